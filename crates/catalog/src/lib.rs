@@ -1,0 +1,22 @@
+//! The catalog: what an operator says about an upstream, and what an upstream says about its tools.
+//!
+//! - [`manifest`]: the operator's YAML file about one upstream. Its word on effects counts.
+//! - [`definition`]: a tool's definition as the upstream sent it, and its pin (SHA-256 over RFC 8785).
+//! - [`diff`]: what changed between two definitions, legibly.
+//! - [`names`]: tool names on MCP, and names that look alike.
+//! - [`visible`]: text from strangers, with everything hidden made visible.
+//!
+//! Apart from [`Manifest::load`] and [`manifest::load_dir`], which read files, nothing here does I/O; who talks to
+//! upstreams is `countersign-connect`, and who decides about calls is `countersign-gate`.
+
+pub mod definition;
+pub mod diff;
+pub mod manifest;
+pub mod names;
+pub mod visible;
+
+pub use definition::{Definition, PinError, pin};
+pub use diff::{Change, ChangeKind, Diff, diff};
+pub use manifest::{Manifest, ManifestError, RateLimit, ToolSettings, Transport, Workspaces};
+pub use names::{NameMap, confusable_key, mcp_names, name_problem, own_names};
+pub use visible::{visible, visible_line};

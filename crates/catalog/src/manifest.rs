@@ -1,0 +1,229 @@
+//! The operator's manifest of one upstream: how to reach it, who may see it, and what each tool does to the world.
+//!
+//! A strict YAML document (`docs/manifest.md`, JSON Schema in `docs/schemas/manifest.schema.json`). Unknown and duplicate
+//! keys are refused, with file, line and column. What an upstream says about its own tools never overrides this file.
+
+mod duration;
+mod load;
+mod text;
+mod transport;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use countersign_domain::{Effect, UpstreamName, WorkspaceName};
+use countersign_proof::digest::Digest;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub use duration::{DurationError, parse_duration};
+pub use load::{ManifestError, load_dir};
+pub use text::{EnvText, MissingVariable};
+pub use transport::{HttpTransport, Protocol, SELF_COMMAND, StdioTransport, Transport};
+
+/// The version of the manifest format.
+pub const MANIFEST_VERSION: u32 = 1;
+/// Longest manifest that is read, in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
+/// The longest deadline that a manifest may give a call.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+/// Upstream names that built-in capabilities bear.
+pub const RESERVED_UPSTREAMS: &[&str] = &["countersign", "trust", "runbook", "exchange", "comply"];
+
+/// One upstream, as its operator describes it.
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Countersign upstream manifest")]
+pub struct Manifest {
+    /// The format's version: 1.
+    #[schemars(schema_with = "schema::version")]
+    pub version: u32,
+    /// The upstream's name: 1 to 32 of a-z, 0-9 and '-', starting with a letter. Tools are `upstream:tool`.
+    #[schemars(schema_with = "schema::upstream")]
+    pub upstream: UpstreamName,
+    /// A name for people.
+    #[serde(default)]
+    pub title: Option<String>,
+    /// What it is for, in the operator's words.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// How to reach it.
+    pub transport: Transport,
+    /// Which workspaces may see it: a list, or `all` (the default).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::workspaces")]
+    pub workspaces: Workspaces,
+    /// How long a call may take, counted from its dispatch: `30s` by default, at most `10m`.
+    #[serde(default = "default_timeout", deserialize_with = "duration::call")]
+    #[schemars(schema_with = "schema::duration")]
+    pub timeout: Duration,
+    /// How often its tools are listed again: `60s` by default, from `1s` to `24h`.
+    #[serde(default = "default_refresh", deserialize_with = "duration::refresh")]
+    #[schemars(schema_with = "schema::duration")]
+    pub refresh: Duration,
+    /// How long it may take to start and to agree on a protocol: `30s` by default, at most `10m`.
+    #[serde(default = "default_timeout", deserialize_with = "duration::call")]
+    #[schemars(schema_with = "schema::duration")]
+    pub start_timeout: Duration,
+    /// How many calls it is given at once: 64 by default, 1 to 4096. Further calls wait within their deadline.
+    #[serde(default = "default_concurrency", deserialize_with = "load::concurrency")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_concurrency: u32,
+    /// The effect of tools that are not listed or state none: `write` (the default) or `destructive`, never `read`.
+    #[serde(default, deserialize_with = "load::default_effect")]
+    #[schemars(schema_with = "schema::default_effect")]
+    pub effects: Effect,
+    /// What we know about each tool, by the upstream's own name for it.
+    #[serde(default, deserialize_with = "load::tools")]
+    pub tools: BTreeMap<String, ToolEntry>,
+}
+
+/// What a manifest says about one tool.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolEntry {
+    /// What it does to the world: `read`, `write` or `destructive`. An upstream's own hints are not believed.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::effect")]
+    pub effect: Option<Effect>,
+    /// Our own description, shown to agents instead of the upstream's.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// The definition's pin. Where stated, no other definition is ever accepted.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::pin")]
+    pub pin: Option<Digest>,
+    /// Whether the last approval executes the call at once, without waiting for the agent to redeem it.
+    #[serde(default)]
+    pub execute_on_approval: bool,
+    /// Whether the tool is kept out of every list and refused when called.
+    #[serde(default)]
+    pub hidden: bool,
+    /// How often one principal may call it.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
+    /// How long a call may take, instead of the upstream's `timeout`.
+    #[serde(default, deserialize_with = "duration::optional_call")]
+    #[schemars(schema_with = "schema::duration")]
+    pub timeout: Option<Duration>,
+}
+
+/// So many calls in so much time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Calls, at least 1.
+    #[schemars(range(min = 1))]
+    pub calls: std::num::NonZeroU32,
+    /// The time in which that many calls may start: `1s` to `24h`.
+    #[serde(deserialize_with = "duration::refresh")]
+    #[schemars(schema_with = "schema::duration")]
+    pub per: Duration,
+}
+
+/// Which workspaces may see an upstream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Workspaces {
+    /// Every workspace.
+    #[default]
+    All,
+    /// These.
+    Only(Vec<WorkspaceName>),
+}
+
+/// What holds for one tool: its entry over the upstream's defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolSettings {
+    /// What it does to the world.
+    pub effect: Effect,
+    /// Our own description, if any.
+    pub description: Option<String>,
+    /// The pin that the manifest asserts, if any.
+    pub pin: Option<Digest>,
+    /// Whether the last approval executes the call.
+    pub execute_on_approval: bool,
+    /// Whether the tool is kept out of lists and refused.
+    pub hidden: bool,
+    /// How often one principal may call it.
+    pub rate_limit: Option<RateLimit>,
+    /// How long a call may take.
+    pub timeout: Duration,
+    /// Whether the manifest lists the tool at all.
+    pub listed: bool,
+}
+
+impl Manifest {
+    /// What holds for the tool of this name, listed or not.
+    pub fn tool(&self, name: &str) -> ToolSettings {
+        let listed = self.tools.get(name);
+        let entry = listed.cloned().unwrap_or_default();
+        ToolSettings {
+            effect: entry.effect.unwrap_or(self.effects),
+            description: entry.description,
+            pin: entry.pin,
+            execute_on_approval: entry.execute_on_approval,
+            hidden: entry.hidden,
+            rate_limit: entry.rate_limit,
+            timeout: entry.timeout.unwrap_or(self.timeout),
+            listed: listed.is_some(),
+        }
+    }
+
+    /// Whether callers of this workspace may see the upstream.
+    pub fn visible_to(&self, workspace: &WorkspaceName) -> bool {
+        match &self.workspaces {
+            Workspaces::All => true,
+            Workspaces::Only(names) => names.contains(workspace),
+        }
+    }
+
+    /// The JSON Schema (2020-12) of the format, for editors.
+    pub fn json_schema() -> serde_json::Value {
+        schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Self>().to_value()
+    }
+}
+
+fn default_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_refresh() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn default_concurrency() -> u32 {
+    64
+}
+
+/// Schemas of types that are checked by code.
+mod schema {
+    use schemars::{Schema, SchemaGenerator, json_schema};
+
+    const WORKSPACE: &str = "^[a-z0-9_][a-z0-9_.-]{0,62}$";
+
+    pub fn version(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "const": super::MANIFEST_VERSION })
+    }
+    pub fn upstream(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,31}$", "not": { "enum": super::RESERVED_UPSTREAMS } })
+    }
+    pub fn workspaces(_: &mut SchemaGenerator) -> Schema {
+        let list = json_schema!({ "type": "array", "minItems": 1, "items": { "type": "string", "pattern": WORKSPACE } });
+        json_schema!({ "anyOf": [{ "const": "all" }, list] })
+    }
+    pub fn duration(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[1-9][0-9]{0,8}(ms|s|m|h)$", "examples": ["500ms", "30s", "10m"] })
+    }
+    pub fn default_effect(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": ["write", "destructive"] })
+    }
+    pub fn effect(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": ["read", "write", "destructive"] })
+    }
+    pub fn pin(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^sha256:[0-9a-f]{64}$" })
+    }
+}
+
+#[cfg(test)]
+mod tests;

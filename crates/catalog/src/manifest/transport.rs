@@ -1,0 +1,188 @@
+//! How an upstream is reached.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use url::Url;
+
+use super::text::{EnvText, is_variable};
+
+/// The `command` that stands for the running executable itself, wherever it is installed.
+pub const SELF_COMMAND: &str = "@self";
+
+/// Headers that the protocol or the network client writes.
+const OWN_HEADERS: &[&str] = &[
+    "accept",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "last-event-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// How an upstream is reached.
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Transport {
+    /// A child process that speaks MCP on its standard input and output.
+    Stdio(StdioTransport),
+    /// An MCP endpoint over streamable HTTP.
+    Http(HttpTransport),
+}
+
+/// A child process.
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StdioTransport {
+    /// The program: a path, a name looked up in PATH, or `@self` for the running executable.
+    pub command: String,
+    /// Its arguments, passed as they are, without a shell.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment variables on top of the few that are passed on (PATH, HOME, LANG, …).
+    #[serde(default)]
+    pub env: BTreeMap<String, EnvText>,
+    /// Its working directory; the node's own by default.
+    #[serde(default)]
+    pub cwd: Option<PathBuf>,
+    /// Which protocol revision to speak.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// An HTTP endpoint.
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpTransport {
+    /// The MCP endpoint: `http` or `https`, without user name and fragment.
+    #[schemars(schema_with = "url_schema")]
+    pub url: Url,
+    /// Headers to send with every request, such as `Authorization`.
+    #[serde(default)]
+    pub headers: BTreeMap<String, EnvText>,
+    /// Which protocol revision to speak.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// Which protocol revision to speak with an upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum Protocol {
+    /// Find out: the newest first, then the older handshake.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// The handshake era (2025-11-25, or an older one if the upstream answers so).
+    #[serde(rename = "2025-11-25")]
+    V2025_11_25,
+    /// Per-request metadata, without handshake or session.
+    #[serde(rename = "2026-07-28")]
+    V2026_07_28,
+}
+
+fn url_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "format": "uri", "pattern": "^https?://" })
+}
+
+/// serde's own reading of a tagged enum forgets where a key stood in the file, so all keys are read flat and sorted out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Flat {
+    #[serde(rename = "type")]
+    kind: Kind,
+    #[serde(default)]
+    command: Option<String>,
+    #[serde(default)]
+    args: Option<Vec<String>>,
+    #[serde(default)]
+    env: Option<BTreeMap<String, EnvText>>,
+    #[serde(default)]
+    cwd: Option<PathBuf>,
+    #[serde(default)]
+    url: Option<String>,
+    #[serde(default)]
+    headers: Option<BTreeMap<String, EnvText>>,
+    #[serde(default)]
+    protocol: Protocol,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Stdio,
+    Http,
+}
+
+impl<'de> Deserialize<'de> for Transport {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        Flat::deserialize(input)?.sort_out().map_err(D::Error::custom)
+    }
+}
+
+impl Flat {
+    fn sort_out(self) -> Result<Transport, String> {
+        match self.kind {
+            Kind::Stdio => self.stdio().map(Transport::Stdio),
+            Kind::Http => self.http().map(Transport::Http),
+        }
+    }
+
+    fn stdio(self) -> Result<StdioTransport, String> {
+        if self.url.is_some() || self.headers.is_some() {
+            return Err("`url` and `headers` belong to `type: http`".to_owned());
+        }
+        let command = self.command.filter(|c| !c.is_empty()).ok_or("`type: stdio` needs a `command`")?;
+        let args = self.args.unwrap_or_default();
+        if command.contains('\0') || args.iter().any(|arg| arg.contains('\0')) {
+            return Err("a NUL character cannot be passed to a program".to_owned());
+        }
+        let env = self.env.unwrap_or_default();
+        if let Some(name) = env.keys().find(|name| !is_variable(name)) {
+            return Err(format!("{name:?} is not a name for an environment variable"));
+        }
+        Ok(StdioTransport { command, args, env, cwd: self.cwd, protocol: self.protocol })
+    }
+
+    fn http(self) -> Result<HttpTransport, String> {
+        if self.command.is_some() || self.args.is_some() || self.env.is_some() || self.cwd.is_some() {
+            return Err("`command`, `args`, `env` and `cwd` belong to `type: stdio`".to_owned());
+        }
+        let url = check_url(&self.url.ok_or("`type: http` needs a `url`")?)?;
+        let headers = self.headers.unwrap_or_default();
+        headers.keys().try_for_each(|name| check_header(name))?;
+        Ok(HttpTransport { url, headers, protocol: self.protocol })
+    }
+}
+
+fn check_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|e| format!("{text:?} is not a URL: {e}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(format!("{text:?} must be an http or https URL"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("put credentials into `headers`, not into the URL".to_owned());
+    }
+    if url.fragment().is_some() {
+        return Err("an endpoint's URL has no fragment".to_owned());
+    }
+    Ok(url)
+}
+
+fn check_header(name: &str) -> Result<(), String> {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.is_empty() || !name.chars().all(token) {
+        return Err(format!("{name:?} is not a header name"));
+    }
+    let lower = name.to_ascii_lowercase();
+    if OWN_HEADERS.contains(&lower.as_str()) || lower.starts_with("mcp-") {
+        return Err(format!("the header {name} is set by the protocol"));
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! Upstreams: MCP servers as child processes and over streamable HTTP.
+//!
+//! A thin JSON-RPC client of our own, since what passes through must stay what it was: arguments go out and results come
+//! back as raw JSON, members that nobody here knows included. It speaks 2026-07-28 and, where an upstream doesn't, the
+//! handshake era back to 2024-11-05; the newest is tried first.
+//!
+//! Nothing here calls a tool without a [`Permit`](countersign_gate::permit::Permit), and nothing is retried unless it is
+//! certain that it was not received.
+
+mod http;
+mod link;
+mod rpc;
+mod sse;
+mod stdio;
+mod upstream;
+
+pub use upstream::{ConnectError, McpUpstream, Settings};

@@ -1,0 +1,45 @@
+//! Upstreams as the gate sees them, against real processes and real sockets.
+
+mod http;
+mod stdio;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use countersign_catalog::Manifest;
+use countersign_connect::McpUpstream;
+use countersign_egress::{Egress, EgressConfig};
+use countersign_gate::permit::{Permit, test_permit};
+use countersign_gate::upstream::{DispatchError, ToolResult, Upstream};
+use countersign_proof::digest::Digest;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+fn connect(transport: &str, rest: &str) -> Arc<McpUpstream> {
+    let yaml = format!("version: 1\nupstream: ads\ntransport: {transport}\n{rest}");
+    let manifest = Manifest::parse(&yaml, "test.yaml").unwrap_or_else(|e| panic!("{e}"));
+    McpUpstream::new(&manifest, &Egress::new(EgressConfig::default())).expect("sets up")
+}
+
+fn permit(tool: &str, arguments: &str, millis: u64) -> Permit {
+    let tool = format!("ads:{tool}").parse().expect("a tool");
+    let arguments = RawValue::from_string(arguments.to_owned()).expect("JSON");
+    test_permit(tool, arguments, Digest::of(b""), Instant::now() + Duration::from_millis(millis))
+}
+
+async fn call(upstream: &McpUpstream, tool: &str, arguments: &str, millis: u64) -> Result<ToolResult, DispatchError> {
+    upstream.dispatch(permit(tool, arguments, millis)).await
+}
+
+fn json(raw: &RawValue) -> Value {
+    serde_json::from_str(raw.get()).expect("JSON")
+}
+
+/// Waits up to ten seconds for something to become true.
+async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !check() {
+        assert!(start.elapsed() < Duration::from_secs(10), "still not so: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,95 @@
+//! `countersign log`: the transparency log's head, keys and health.
+
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+use crate::client::Node;
+use crate::exit::Exit;
+use crate::local;
+use crate::output::{self, Style};
+
+/// What to do with the log.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  countersign log keys > log.vkey       what `countersign verify --key` needs
+  countersign log checkpoint
+  countersign log fsck --json")]
+pub enum Command {
+    /// The newest signed checkpoint of the open shard, as C2SP says
+    Checkpoint,
+    /// The verifier keys of all shards, one on each line
+    Keys,
+    /// Rebuild the tree from the stored leaves and check every commitment, sequence and signature
+    Fsck,
+}
+
+/// Shows or checks the log.
+///
+/// # Errors
+/// If neither the node nor the data directory can be read.
+pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Checkpoint => {
+            let text = match Node::find_public(global)? {
+                Some(node) => {
+                    let reply = node.send("GET", "/checkpoint", &[], None).await?;
+                    if !reply.is_success() {
+                        return Err(reply.failure().into());
+                    }
+                    String::from_utf8(reply.body)?
+                }
+                None => local::checkpoint(global)?,
+            };
+            if global.json { output::json(&json!({ "checkpoint": text })) } else { output::line(text.trim_end_matches('\n')) }
+            Ok(Exit::Ok)
+        }
+        Command::Keys => keys(global).await,
+        Command::Fsck => {
+            let report = match Node::find_running(global)? {
+                Some(node) => local::Checked::of(node.post("/admin/fsck", &json!({})).await?),
+                None => local::fsck(global)?,
+            };
+            Ok(show_fsck(global, &report))
+        }
+    }
+}
+
+async fn keys(global: &Global) -> anyhow::Result<Exit> {
+    let logs = match Node::find_public(global)? {
+        Some(node) => node.get("/logs").await?,
+        None => local::logs(global)?,
+    };
+    if global.json {
+        output::json(&logs);
+    } else {
+        logs.as_array().into_iter().flatten().for_each(|log| output::line(output::text(log, "/vkey")));
+    }
+    Ok(Exit::Ok)
+}
+
+fn show_fsck(global: &Global, report: &local::Checked) -> Exit {
+    if global.json {
+        output::json(&report.details);
+    } else {
+        let (style, word) = if report.ok { (Style::Good, "fsck ok") } else { (Style::Bad, "fsck FAILED") };
+        output::line(output::paint(style, word));
+        show_members(&report.details);
+    }
+    if report.ok { Exit::Ok } else { Exit::Invalid }
+}
+
+/// The members of a report, one on each line; nested lists indented.
+pub fn show_members(report: &Value) {
+    for (name, value) in report.as_object().into_iter().flatten() {
+        let name = name.replace('_', " ");
+        match value {
+            Value::Array(items) if items.is_empty() => output::line(format!("  {name:<22} none")),
+            Value::Array(items) => {
+                output::line(format!("  {name}"));
+                items.iter().for_each(|item| output::line(format!("    {}", output::text(item, ""))));
+            }
+            other => output::line(format!("  {name:<22} {}", output::text(other, ""))),
+        }
+    }
+}

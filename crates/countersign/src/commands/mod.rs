@@ -1,0 +1,17 @@
+//! The commands, one file for each group: what can be typed, one request to the node, and how the answer is shown.
+
+pub mod administer;
+pub mod approvals;
+pub mod audit;
+pub mod backup;
+pub mod call;
+pub mod doctor;
+pub mod log;
+pub mod mcp;
+pub mod policy;
+pub mod receipt;
+pub mod sample;
+pub mod token;
+pub mod tools;
+pub mod up;
+pub mod verify;

@@ -1,0 +1,207 @@
+//! `countersign tools`: what upstreams offer, and the review that lets a definition be called.
+
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+use crate::client::{Node, escaped};
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Style};
+
+/// What to do with tools.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  countersign tools list
+  countersign tools diff ads:createCampaign       what changed since the review
+  countersign tools accept ads:createCampaign     shows the definition, then asks
+  countersign tools accept --all --json")]
+pub enum Command {
+    /// Every tool with its state; without the role `operator`, those that you may use
+    List,
+    /// One tool's definition
+    Show {
+        /// The tool, as `upstream:tool`
+        tool: String,
+    },
+    /// What waits for review, against what was accepted
+    Diff {
+        /// The tool, as `upstream:tool`
+        tool: String,
+    },
+    /// Accept definitions after showing them; from then on they can be called and policies can name them
+    Accept(Accept),
+}
+
+/// What to accept.
+#[derive(Debug, clap::Args)]
+pub struct Accept {
+    /// The tools, as `upstream:tool`
+    #[arg(required_unless_present = "all")]
+    tools: Vec<String>,
+    /// Everything that waits for review
+    #[arg(long, conflicts_with = "tools")]
+    all: bool,
+    /// Accept only if the definition still has this digest
+    #[arg(long, value_name = "SHA256", conflicts_with = "all")]
+    pin: Option<String>,
+    /// Don't ask whether you are sure (in a pipe, nothing is asked)
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Shows or accepts tools.
+///
+/// # Errors
+/// If the node refuses or does not answer.
+pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
+    let node = Node::find(global)?;
+    match command {
+        Command::List => list(global, &node).await,
+        Command::Show { tool } => show(global, &node, &tool).await,
+        Command::Diff { tool } => {
+            let diff = node.get(&format!("/admin/tools/{}/diff", escaped(&tool))).await?;
+            if global.json { output::json(&diff) } else { show_diff(&diff) }
+            Ok(Exit::Ok)
+        }
+        Command::Accept(accept) => accept_tools(global, &node, accept).await,
+    }
+}
+
+async fn list(global: &Global, node: &Node) -> anyhow::Result<Exit> {
+    let reply = node.send("GET", "/admin/tools", &[], None).await?;
+    if reply.status == 403 {
+        return list_visible(global, node).await;
+    }
+    let tools = reply.into_json()?;
+    if global.json {
+        output::json(&tools);
+        return Ok(Exit::Ok);
+    }
+    let tools = tools.as_array().cloned().unwrap_or_default();
+    let rows = tools.iter().map(|tool| {
+        let pin = tool["proposed"].as_str().or(tool["accepted"].as_str()).unwrap_or("–");
+        let findings = tool["findings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let findings = output::visible(&findings.collect::<Vec<_>>().join("; "));
+        vec![
+            output::text(tool, "/name"),
+            state(tool),
+            output::text(tool, "/effect"),
+            output::text(tool, "/mcp_name"),
+            output::short(pin, 19),
+            findings,
+        ]
+    });
+    output::table(&["TOOL", "STATE", "EFFECT", "OVER MCP", "DEFINITION", "FINDINGS"], rows.collect());
+    if tools.iter().any(waits) {
+        output::line(format!("\nNew and changed tools cannot be called: review them with {}.", output::paint(Style::Code, "countersign tools accept --all")));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn list_visible(global: &Global, node: &Node) -> anyhow::Result<Exit> {
+    let tools = node.get("/tool-catalog").await?;
+    if global.json {
+        output::json(&tools);
+        return Ok(Exit::Ok);
+    }
+    let rows = tools.as_array().into_iter().flatten().map(|tool| {
+        let about = tool["description"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_owned();
+        vec![output::text(tool, "/name"), output::text(tool, "/effect"), output::short(&output::visible(&about), 70)]
+    });
+    output::table(&["TOOL", "EFFECT", "ABOUT"], rows.collect());
+    Ok(Exit::Ok)
+}
+
+async fn show(global: &Global, node: &Node, tool: &str) -> anyhow::Result<Exit> {
+    let reports = node.send("GET", "/admin/tools", &[], None).await?;
+    let tools = if reports.status == 403 { node.get("/tool-catalog").await? } else { reports.into_json()? };
+    let found = tools.as_array().into_iter().flatten().find(|entry| entry["name"] == tool);
+    let found = found.ok_or_else(|| unknown(tool))?;
+    if global.json {
+        output::json(found);
+    } else {
+        output::line(output::visible(&serde_json::to_string_pretty(found)?));
+    }
+    Ok(Exit::Ok)
+}
+
+fn unknown(tool: &str) -> Failure {
+    Failure::new(Exit::Failed, format!("no tool {tool:?}")).advise("`countersign tools list` shows their names")
+}
+
+fn waits(tool: &Value) -> bool {
+    matches!(tool["status"].as_str(), Some("new" | "changed"))
+}
+
+fn state(tool: &Value) -> String {
+    let status = output::text(tool, "/status");
+    let style = match status.as_str() {
+        "accepted" => Style::Good,
+        "missing" => Style::Bad,
+        _ => Style::Warn,
+    };
+    output::paint(style, &status)
+}
+
+async fn accept_tools(global: &Global, node: &Node, accept: Accept) -> anyhow::Result<Exit> {
+    let reports = node.get("/admin/tools").await?;
+    let reports = reports.as_array().cloned().unwrap_or_default();
+    let chosen: Vec<&Value> = if accept.all {
+        reports.iter().filter(|report| waits(report)).collect()
+    } else {
+        let find = |tool: &String| reports.iter().find(|r| r["name"] == **tool).ok_or_else(|| unknown(tool));
+        accept.tools.iter().map(find).collect::<Result<_, _>>()?
+    };
+    let mut accepted = Vec::new();
+    for report in &chosen {
+        let Some(pin) = report["proposed"].as_str() else { continue };
+        if accept.pin.as_deref().is_some_and(|wanted| wanted != pin) {
+            let message = format!("{} now has the definition {pin}, not the one that you named", output::text(report, "/name"));
+            return Err(Failure::new(Exit::Failed, message).advise("look at `countersign tools diff` again").into());
+        }
+        if let Some(event) = accept_one(global, node, report, pin, accept.yes).await? {
+            accepted.push(json!({"name": report["name"], "pin": pin, "receipt": event}));
+        }
+    }
+    if global.json {
+        output::json(&accepted.into());
+    } else if accepted.is_empty() {
+        output::line("Nothing was accepted: no definition waits for review.");
+    }
+    Ok(Exit::Ok)
+}
+
+/// Shows, asks where there is somebody to ask, and accepts exactly the definition that was shown.
+async fn accept_one(global: &Global, node: &Node, report: &Value, pin: &str, yes: bool) -> anyhow::Result<Option<Value>> {
+    let name = report["name"].as_str().unwrap_or_default();
+    let path = format!("/admin/tools/{}", escaped(name));
+    if !global.json {
+        output::line(format!("{}  {}  {pin}", output::paint(Style::Head, &output::visible(name)), state(report)));
+        show_diff(&node.get(&format!("{path}/diff")).await?);
+        for finding in report["findings"].as_array().into_iter().flatten() {
+            output::line(format!("  {} {}", output::paint(Style::Warn, "finding:"), output::text(finding, "")));
+        }
+        if output::can_ask() && !yes && !output::ask("Accept exactly this definition?") {
+            return Ok(None);
+        }
+    }
+    let reply = node.post(&format!("{path}/accept"), &json!({ "pin": pin })).await?;
+    let event = reply["receipt"].clone();
+    if !global.json {
+        output::line(format!("{}  receipt {}\n", output::paint(Style::Good, "accepted"), output::text(&event, "")));
+    }
+    Ok(Some(event))
+}
+
+/// The node's readable diff, lines coloured by their first character.
+fn show_diff(diff: &Value) {
+    let text = diff["text"].as_str().unwrap_or("(nothing waits for review)");
+    for line in output::visible(text).lines() {
+        let style = match line.as_bytes().first() {
+            Some(b'+') => Some(Style::Good),
+            Some(b'-') => Some(Style::Bad),
+            _ => None,
+        };
+        output::line(format!("  {}", style.map_or_else(|| line.to_owned(), |style| output::paint(style, line))));
+    }
+}

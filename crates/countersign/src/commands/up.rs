@@ -1,0 +1,201 @@
+//! `countersign up`: run a node. The first start writes a starter home; every start says where to connect and what to type.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+
+use countersign_server::{Config, Node, Overrides, StartError};
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+use crate::exit::{Exit, Failure};
+use crate::local::{self, Claims};
+use crate::output::{self, Style, paint};
+
+/// How long the token in the editor's configuration is good for, milliseconds.
+const EDITOR_TOKEN_MS: i64 = 30 * 86_400_000;
+
+/// Options of `up`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  countersign up
+  countersign up --home ./node --listen 127.0.0.1:9000
+  countersign up --init                  only write the starter home
+  countersign up --log-format json       for a supervisor; COUNTERSIGN_LOG=debug says more
+
+Signals: SIGTERM and SIGINT end the node in order, SIGHUP reloads the policies.")]
+pub struct Args {
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Bare hostname that names the log; required off loopback
+    #[arg(long, value_name = "HOST")]
+    log_domain: Option<String>,
+    /// Write the starter home, if there is none, and end
+    #[arg(long)]
+    init: bool,
+    /// How to log on standard error; by default human on a terminal, json otherwise
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Human,
+    /// One JSON object for each line
+    Json,
+}
+
+/// Runs a node until a signal ends it.
+///
+/// # Errors
+/// If the configuration cannot be used, or the node cannot start.
+pub async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
+    let overrides =
+        Overrides { listen: args.listen, log_domain: args.log_domain.clone(), ..local::overrides(global)? };
+    let written = starter(&overrides)?;
+    if args.init {
+        show_starter(global, &overrides, &written)?;
+        return Ok(Exit::Ok);
+    }
+    let config = Config::load(&overrides).map_err(|error| local::unusable(&error))?;
+    log_to_stderr(args.log_format)?;
+    let node = Node::start(config.clone()).await.map_err(|error| not_started(&error))?;
+    if output::on_terminal() {
+        if !written.is_empty() {
+            show_starter(global, &overrides, &written)?;
+        }
+        welcome(global, &config, &node)?;
+    } else {
+        node.notes().iter().for_each(|note| tracing::info!("{note}"));
+    }
+    node.run_until_signal().await?;
+    Ok(Exit::Ok)
+}
+
+/// Starts a node on this home for a command that needs one, without a word on standard output.
+///
+/// # Errors
+/// As [`run`].
+pub async fn start_quietly(global: &Global) -> anyhow::Result<Node> {
+    let overrides = local::overrides(global)?;
+    starter(&overrides)?;
+    let config = Config::load(&overrides).map_err(|error| local::unusable(&error))?;
+    log_to_stderr(None)?;
+    Node::start(config).await.map_err(|error| not_started(&error).into())
+}
+
+fn not_started(error: &StartError) -> Failure {
+    let exit = if error.is_busy() { Exit::Busy } else { Exit::Failed };
+    let advice = if error.is_busy() {
+        "another node runs on this data directory; stop it, or choose another --home"
+    } else {
+        "`countersign doctor` looks for the cause"
+    };
+    Failure::new(exit, format!("the node did not start: {error}")).advise(advice)
+}
+
+fn starter(overrides: &Overrides) -> anyhow::Result<Vec<std::path::PathBuf>> {
+    countersign_server::config::write_starter(overrides).map_err(|error| local::unusable(&error).into())
+}
+
+fn show_starter(global: &Global, overrides: &Overrides, written: &[std::path::PathBuf]) -> anyhow::Result<()> {
+    let config = Config::load(overrides).map_err(|error| local::unusable(&error))?;
+    if global.json {
+        output::json(&json!({ "home": local::home(&config), "written": written }));
+        return Ok(());
+    }
+    if written.is_empty() {
+        output::line(format!("{} is there already; nothing was written", config.config_file.display()));
+    } else {
+        output::line(format!("{} written to {}:", paint(Style::Head, "A starter home"), local::home(&config).display()));
+        written.iter().for_each(|path| output::line(format!("  {}", path.display())));
+    }
+    Ok(())
+}
+
+/// To standard error, filtered by `COUNTERSIGN_LOG` (default `info`).
+fn log_to_stderr(format: Option<LogFormat>) -> anyhow::Result<()> {
+    let filter = std::env::var("COUNTERSIGN_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
+        .map_err(|error| Failure::new(Exit::Usage, format!("COUNTERSIGN_LOG: {error}")))?;
+    let terminal = std::io::stderr().is_terminal();
+    let format = format.unwrap_or(if terminal { LogFormat::Human } else { LogFormat::Json });
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = match format {
+        LogFormat::Human => log.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    set.map_err(|error| anyhow::anyhow!("logging: {error}"))
+}
+
+fn welcome(global: &Global, config: &Config, node: &Node) -> anyhow::Result<()> {
+    let url = &node.url();
+    let field = |name: &str, value: &str| output::line(format!("  {} {value}", paint(Style::Dim, &format!("{name:<6}"))));
+    output::line(format!("\n{} is up. {}", paint(Style::Head, "Countersign"), paint(Style::Dim, "Ctrl-C ends it.")));
+    field("MCP", &format!("{}   (one upstream: {url}/mcp/NAME)", paint(Style::Code, &format!("{url}/mcp"))));
+    field("HTTP", &format!("{url}   (described at {url}/openapi.json)"));
+    field("home", &local::home(config).display().to_string());
+    field("data", &config.data_dir.display().to_string());
+    node.notes().iter().for_each(|note| field("note", &output::visible(note)));
+    if config.development_issuer {
+        editor(global, url)?;
+    } else {
+        output::line("\nClients authenticate with tokens of your identity provider.");
+    }
+    output::line(paint(Style::Head, "\nNext, in another terminal:"));
+    let home = global.home.as_ref().map(|home| format!(" --home {}", home.display())).unwrap_or_default();
+    for (command, why) in [
+        ("tools list", "what the upstreams offer; nothing can be called yet"),
+        ("tools accept --all", "review and accept it"),
+        ("call ads:listCampaigns", "use a tool, get a receipt"),
+        ("approvals list", "what waits for people"),
+        ("doctor", "look for what is wrong"),
+    ] {
+        let command = format!("countersign{home} {command}");
+        output::line(format!("  {}  {}", paint(Style::Code, &format!("{command:<44}")), paint(Style::Dim, why)));
+    }
+    output::line("");
+    Ok(())
+}
+
+/// The configuration of an editor, with a development token made just now.
+fn editor(global: &Global, url: &str) -> anyhow::Result<()> {
+    let claims = Claims {
+        act: Some("editor".into()),
+        ttl_ms: EDITOR_TOKEN_MS,
+        ..Claims::person(&local::user(), &["finance-write"])
+    };
+    let token = local::mint(global, &claims)?;
+    let [vs_code, others] = editor_configuration(url, &token);
+    output::line(paint(Style::Head, "\nVS Code, .vscode/mcp.json:"));
+    output::line(serde_json::to_string(&vs_code)?);
+    output::line(paint(Style::Head, "\nClaude Code, .mcp.json; Cursor, .cursor/mcp.json:"));
+    output::line(serde_json::to_string(&others)?);
+    let expires = output::utc(output::now_ms() + EDITOR_TOKEN_MS);
+    output::line(paint(
+        Style::Dim,
+        &format!("The token is a development one: agent \"editor\" for {}, role finance-write, until {expires}.", local::user()),
+    ));
+    Ok(())
+}
+
+/// The files of VS Code, and of Claude Code and Cursor.
+fn editor_configuration(url: &str, token: &str) -> [Value; 2] {
+    let server = json!({ "type": "http", "url": format!("{url}/mcp"), "headers": { "Authorization": format!("Bearer {token}") } });
+    [json!({ "servers": { "countersign": server } }), json!({ "mcpServers": { "countersign": server } })]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn editors_get_url_and_token() {
+        let [vs_code, others] = editor_configuration("http://127.0.0.1:8000", "t");
+        assert_eq!(vs_code.pointer("/servers/countersign/url"), Some(&json!("http://127.0.0.1:8000/mcp")));
+        assert_eq!(others.pointer("/mcpServers/countersign/headers/Authorization"), Some(&json!("Bearer t")));
+    }
+}

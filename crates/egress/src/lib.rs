@@ -1,0 +1,122 @@
+//! The one network client: every outgoing connection, except a database's, is made here.
+//!
+//! Who connects names a [`Purpose`]. Each purpose has its own [`Rule`]: which origins, which names, which address ranges.
+//! - Host names are resolved here, and addresses that are not public are refused unless the rule names them (server-side
+//!   request forgery, DNS rebinding): the address that was checked is the address that is connected to.
+//! - No redirects, no cookies, no proxy from the environment, no retries, no decompression; every wait has a deadline, every
+//!   body a bound.
+//! - [`EgressError::not_sent`] says with certainty that no byte of a request left. What is retried is decided elsewhere.
+
+mod client;
+mod error;
+mod resolve;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+pub use client::{PurposeClient, Response};
+pub use error::EgressError;
+pub use resolve::{Lookup, SystemLookup};
+pub use rules::{HostPattern, Network, Origin, Rule, RuleError, is_public};
+
+/// What a connection is for. Each purpose has an allow-list of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// An upstream of a manifest.
+    Upstream,
+    /// An issuer's keys and metadata.
+    Jwks,
+    /// The node's own administration interface, from its command line.
+    Admin,
+    /// A subscriber's webhook.
+    Webhook,
+    /// Traces and metrics.
+    Telemetry,
+    /// Registries of servers and packages.
+    Registry,
+    /// A key management service.
+    Kms,
+}
+
+impl Purpose {
+    /// The name in configuration and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Upstream => "upstream",
+            Purpose::Jwks => "jwks",
+            Purpose::Admin => "admin",
+            Purpose::Webhook => "webhook",
+            Purpose::Telemetry => "telemetry",
+            Purpose::Registry => "registry",
+            Purpose::Kms => "kms",
+        }
+    }
+}
+
+/// How the node reaches out.
+#[derive(Debug, Clone)]
+pub struct EgressConfig {
+    /// What each purpose may reach. A purpose without a rule reaches nothing that [`Egress::client_for`] was not given.
+    pub rules: BTreeMap<Purpose, Rule>,
+    /// An HTTP proxy for everything but loopback. It resolves names itself, so addresses are then its to check.
+    pub proxy: Option<Url>,
+    /// How long name resolution, TCP and TLS may take together.
+    pub connect_timeout: Duration,
+    /// Further certificate authorities, PEM.
+    pub extra_roots: Vec<u8>,
+}
+
+impl Default for EgressConfig {
+    /// Nothing allowed, no proxy, 10 s to connect, the platform's certificate authorities.
+    fn default() -> Self {
+        let connect_timeout = Duration::from_secs(10);
+        Self { rules: BTreeMap::new(), proxy: None, connect_timeout, extra_roots: Vec::new() }
+    }
+}
+
+/// The node's way out.
+#[derive(Clone)]
+pub struct Egress {
+    config: Arc<EgressConfig>,
+    lookup: Arc<dyn Lookup>,
+}
+
+impl Egress {
+    /// With the system's name resolution.
+    pub fn new(config: EgressConfig) -> Self {
+        Self::with_lookup(config, Arc::new(SystemLookup))
+    }
+
+    /// With another name resolution. Addresses are checked all the same.
+    pub fn with_lookup(config: EgressConfig, lookup: Arc<dyn Lookup>) -> Self {
+        Self { config: Arc::new(config), lookup }
+    }
+
+    /// A client under the purpose's rule. Keep it: it holds the connections.
+    ///
+    /// # Errors
+    /// [`EgressError::Setup`] if TLS or the proxy cannot be set up.
+    pub fn client(&self, purpose: Purpose) -> Result<PurposeClient, EgressError> {
+        PurposeClient::new(purpose, self.rule(purpose), &self.config, &self.lookup)
+    }
+
+    /// A client for one URL's origin, which an operator configured, and nothing else. Private addresses are still refused
+    /// unless the URL itself names one (a literal, `localhost`) or the purpose's rule lists the network.
+    ///
+    /// # Errors
+    /// [`EgressError::Refused`] if the URL has no origin; [`EgressError::Setup`] as for [`Egress::client`].
+    pub fn client_for(&self, purpose: Purpose, url: &Url) -> Result<PurposeClient, EgressError> {
+        let origin = Origin::of(url).map_err(|e| EgressError::Refused(e.to_string()))?;
+        let rule = Rule { origins: vec![origin], hosts: Vec::new(), networks: self.rule(purpose).networks };
+        PurposeClient::new(purpose, rule, &self.config, &self.lookup)
+    }
+
+    fn rule(&self, purpose: Purpose) -> Rule {
+        self.config.rules.get(&purpose).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,186 @@
+//! The client against real sockets: what is refused, what is certain, what is bounded.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use countersign_egress::{Egress, EgressConfig, EgressError, Lookup, Purpose, PurposeClient, Response, Rule};
+use http::{HeaderMap, Method};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use url::Url;
+
+/// Answers every connection with these bytes, after a first read; counts connections.
+async fn server(answer: &'static [u8], hold: bool) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("an address").port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(serve(socket, answer, hold));
+        }
+    });
+    (port, count)
+}
+
+async fn serve(mut socket: TcpStream, answer: &'static [u8], hold: bool) {
+    let mut buffer = [0; 4096];
+    let _ = socket.read(&mut buffer).await;
+    let _ = socket.write_all(answer).await;
+    if hold {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+/// Names that lead where a test says, another place each time.
+struct Fixed(Vec<Vec<IpAddr>>, AtomicUsize);
+
+#[async_trait]
+impl Lookup for Fixed {
+    async fn lookup(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+        let turn = self.1.fetch_add(1, Ordering::SeqCst);
+        Ok(self.0[turn % self.0.len()].clone())
+    }
+}
+
+fn leading_to(turns: &[&[&str]]) -> Arc<Fixed> {
+    let parse = |texts: &&[&str]| texts.iter().map(|t| t.parse().expect("an address")).collect();
+    Arc::new(Fixed(turns.iter().map(parse).collect(), AtomicUsize::new(0)))
+}
+
+fn url(text: &str) -> Url {
+    Url::parse(text).expect("a URL")
+}
+
+async fn post(client: &PurposeClient, target: &Url, millis: u64) -> Result<Response, EgressError> {
+    let deadline = Instant::now() + Duration::from_millis(millis);
+    client.send(Method::POST, target, HeaderMap::new(), Bytes::from_static(b"{}"), deadline).await
+}
+
+#[tokio::test]
+async fn a_configured_literal_is_reached_and_a_redirect_is_not_followed() {
+    let (elsewhere, visits) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await;
+    let answer = format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 2\r\n\r\nok");
+    let (port, _) = server(answer.leak().as_bytes(), false).await;
+    let target = url(&format!("http://127.0.0.1:{port}/mcp"));
+    let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");
+    let response = post(&client, &target, 5_000).await.expect("an answer");
+    assert_eq!(response.status(), 302);
+    let body = response.bytes(10, Instant::now() + Duration::from_secs(5)).await.expect("a body");
+    assert_eq!((&body[..], visits.load(Ordering::SeqCst)), (&b"ok"[..], 0));
+}
+
+#[tokio::test]
+async fn other_origins_are_refused_before_anything_is_sent() {
+    let (port, visits) = server(b"HTTP/1.1 200 OK\r\n\r\n", false).await;
+    let client = Egress::new(EgressConfig::default()).client_for(Purpose::Jwks, &url("https://issuer.example/")).expect("a client");
+    for target in [format!("http://127.0.0.1:{port}/"), format!("http://localhost:{port}/"), "http://issuer.example/".into()] {
+        let error = post(&client, &url(&target), 1_000).await.expect_err("refused");
+        assert!(matches!(error, EgressError::Refused(_)) && error.not_sent(), "{error}");
+    }
+    assert_eq!(visits.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_leads_inside_is_refused_even_if_it_once_led_outside() {
+    let (port, visits) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await;
+    let target = url(&format!("http://rebind.example:{port}/"));
+    // 192.0.2.1 (TEST-NET) is special, too; a public address must not be connected to from a test.
+    for turns in [&[&["127.0.0.1"][..]][..], &[&["169.254.169.254"], &["127.0.0.1"]], &[&["::ffff:127.0.0.1", "10.0.0.1"]]] {
+        let egress = Egress::with_lookup(EgressConfig::default(), leading_to(turns));
+        let client = egress.client_for(Purpose::Upstream, &target).expect("a client");
+        for _ in 0..2 {
+            let error = post(&client, &target, 1_000).await.expect_err("refused");
+            assert!(matches!(&error, EgressError::Refused(why) if why.contains("not a public address")), "{error}");
+        }
+    }
+    assert_eq!(visits.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_listed_network_is_reached_and_bad_addresses_are_left_out() {
+    let (port, visits) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await;
+    let target = url(&format!("http://inside.example:{port}/"));
+    let rule = Rule { networks: vec!["127.0.0.1/32".parse().expect("a network")], ..Rule::default() };
+    let config = EgressConfig { rules: [(Purpose::Upstream, rule)].into(), ..EgressConfig::default() };
+    let egress = Egress::with_lookup(config, leading_to(&[&["169.254.169.254", "127.0.0.1"]]));
+    let client = egress.client_for(Purpose::Upstream, &target).expect("a client");
+    assert_eq!(post(&client, &target, 2_000).await.expect("an answer").status(), 200);
+    // The networks of one purpose are not another's.
+    let other = egress.client_for(Purpose::Webhook, &target).expect("a client");
+    assert!(matches!(post(&other, &target, 1_000).await, Err(EgressError::Refused(_))));
+    assert_eq!(visits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn localhost_in_a_configured_url_means_the_loopback() {
+    let (port, _) = server(b"HTTP/1.1 204 No Content\r\n\r\n", false).await;
+    let target = url(&format!("http://localhost:{port}/"));
+    let egress = Egress::with_lookup(EgressConfig::default(), leading_to(&[&["127.0.0.1"]]));
+    let client = egress.client_for(Purpose::Upstream, &target).expect("a client");
+    assert_eq!(post(&client, &target, 2_000).await.expect("an answer").status(), 204);
+}
+
+#[tokio::test]
+async fn errors_say_whether_the_request_may_have_been_sent() {
+    // Nobody listens: certain.
+    let closed = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("an address").port();
+    let target = url(&format!("http://127.0.0.1:{closed}/"));
+    let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");
+    let error = post(&client, &target, 2_000).await.expect_err("nobody there");
+    assert!(matches!(error, EgressError::Unreachable(_)), "{error:?}");
+
+    // The connection closes after the request was read: not certain.
+    let (port, _) = server(b"", false).await;
+    let target = url(&format!("http://127.0.0.1:{port}/"));
+    let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");
+    let error = post(&client, &target, 2_000).await.expect_err("lost");
+    assert!(matches!(error, EgressError::Lost(_)), "{error:?}");
+
+    // No answer: the deadline holds, and the request was sent.
+    let (port, _) = server(b"", true).await;
+    let target = url(&format!("http://127.0.0.1:{port}/"));
+    let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");
+    let start = Instant::now();
+    assert_eq!(post(&client, &target, 300).await.expect_err("late"), EgressError::Timeout { sent: true });
+    assert!(start.elapsed() < Duration::from_secs(2));
+
+    // A name whose resolution takes longer than the deadline: nothing was sent.
+    struct Slow;
+    #[async_trait]
+    impl Lookup for Slow {
+        async fn lookup(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            Ok(Vec::new())
+        }
+    }
+    let target = url("https://slow.example/");
+    let client = Egress::with_lookup(EgressConfig::default(), Arc::new(Slow)).client_for(Purpose::Upstream, &target);
+    let error = post(&client.expect("a client"), &target, 200).await.expect_err("late");
+    assert_eq!(error, EgressError::Timeout { sent: false });
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_whatever_the_head_says() {
+    let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n5\r\n67890\r\n0\r\n\r\n";
+    for (answer, limit, ok) in [
+        (&b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n"[..], 10, false),
+        (chunked, 9, false),
+        (chunked, 10, true),
+    ] {
+        let (port, _) = server(answer, false).await;
+        let target = url(&format!("http://127.0.0.1:{port}/"));
+        let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");
+        let response = post(&client, &target, 2_000).await.expect("a head");
+        let body = response.bytes(limit, Instant::now() + Duration::from_secs(2)).await;
+        assert_eq!(body.is_ok(), ok, "{body:?}");
+        if !ok {
+            assert_eq!(body, Err(EgressError::TooLarge { limit }));
+        }
+    }
+}

@@ -1,0 +1,701 @@
+//! The way of a call, from request to outcome, with the ledger's word at each point that must be durable.
+//!
+//! What is true if the process dies:
+//! - before the intent: nothing happened, nothing is recorded but refusals;
+//! - after the intent, before the outcome: the write is `unknown` when the node comes back, and is shown to a person;
+//! - after the outcome, before the answer: the event, and with an idempotency key the answer, are there to be asked for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use countersign_domain::{EventType, Principal, Refusal, RefusalKind, ToolRef};
+use countersign_ledger::Append;
+use countersign_ledger::state::{Conflict, Fingerprint, IdempotencyRow, IdempotencyState, IntentRow, IntentState, RequestRow, StateOp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::api::{Answer, CallOutcome, CallRequest, Redeem, WaitOutcome};
+use crate::frozen;
+use crate::gate::{AppendFailure, Gate};
+use crate::keyring::WorkspaceKeys;
+use crate::permit::Permit;
+use crate::record::{Facts, reason};
+use crate::stages::{self, Authorised, Claim, Cleared, Limited, Redeemed};
+use crate::upstream::{DispatchError, ToolResult};
+
+/// How long a second redeemer waits for the first one's answer.
+const REPLAY_WAIT: Duration = Duration::from_secs(30);
+/// Room for an upstream that overruns the permit's deadline while giving up.
+const DISPATCH_GRACE: Duration = Duration::from_secs(2);
+
+impl Gate {
+    /// Makes a call: executes it, or says that people have to agree first.
+    ///
+    /// Once an intent is durable the call goes on to its outcome even if the returned future is dropped.
+    ///
+    /// # Errors
+    /// A typed refusal; recorded as an event wherever the caller is authenticated and a limit does not say otherwise.
+    pub async fn call(self: &Arc<Self>, request: CallRequest) -> Result<CallOutcome, Refusal> {
+        let facts = Facts::new(Uuid::now_v7(), &request.principal, &request.tool, &request.correlation);
+        // The caller's own limit comes first: otherwise refusals by later stages could be made without bound.
+        if let Err(refusal) = self.principals.take(&request.principal.key()) {
+            return Err(self.refuse_limited(&facts, refusal, &request.principal.key()).await);
+        }
+        if let Err(refusal) = check_key(request.idempotency_key.as_deref()) {
+            return Err(self.refuse(&facts, refusal, None).await);
+        }
+        let authorised = match self.authorise_call(request.principal, &request.tool, request.arguments, facts).await {
+            Ok(authorised) => authorised,
+            Err((facts, refusal)) => return Err(self.refuse(&facts, refusal, None).await),
+        };
+        let limited = self.limit(authorised).await?;
+        let keys = self.keys(&limited.resolved().principal.workspace).await?;
+        let idempotency = request.idempotency_key.map(|key| scope_of(&keys, &limited, &key));
+        if let Some(scope) = idempotency
+            && let Some(outcome) = self.repeated(&limited, &keys, scope).await?
+        {
+            return Ok(outcome);
+        }
+        if !limited.0.owed.is_empty() {
+            return self.open_request(limited, &keys, idempotency).await;
+        }
+        let cleared = Cleared { limited, claim: Claim { request: None, idempotency } };
+        self.execute(cleared, keys).await.map(CallOutcome::Done)
+    }
+
+    /// Resolve, validate and authorise.
+    pub(crate) async fn authorise_call(
+        &self,
+        principal: Arc<Principal>,
+        tool: &ToolRef,
+        arguments: Vec<u8>,
+        facts: Facts,
+    ) -> Result<Authorised, (Facts, Refusal)> {
+        if let Err(refusal) = self.registry.verify(&tool.upstream).await {
+            return Err((facts, refusal));
+        }
+        let found = self.registry.peek().tool(tool).cloned();
+        let resolved = stages::resolve(principal, found, &self.frozen.load(), arguments, facts)?;
+        let validated = stages::validate(resolved, &self.settings.arguments)?;
+        stages::authorise(validated, self.policies.current().as_deref(), self.now())
+    }
+
+    async fn limit(&self, authorised: Authorised) -> Result<Limited, Refusal> {
+        let resolved = &authorised.validated.resolved;
+        let key = resolved.principal.key();
+        let name = resolved.tool.tool.to_string();
+        let own = resolved.tool.limit.as_ref().map_or(Ok(()), |limit| limit.take(&key));
+        match own.and_then(|()| self.tools.take(&name)) {
+            Ok(()) => Ok(Limited(authorised)),
+            Err(refusal) => Err(self.refuse_limited(&resolved.facts, refusal, &format!("{key} {name}")).await),
+        }
+    }
+
+    /// Records a refusal and names its event in it. A refusal that can't be recorded is still a refusal.
+    pub(crate) async fn refuse(&self, facts: &Facts, refusal: Refusal, parent: Option<Uuid>) -> Refusal {
+        let draft = facts.draft(EventType::CallDenied, self.now(), parent).with("reason", reason(&refusal));
+        let id = draft.id;
+        let entry = match facts.entry(draft, None) {
+            Ok(entry) => entry,
+            Err(internal) => return internal,
+        };
+        match self.append(Append { events: vec![entry], ops: vec![] }).await {
+            Ok(_) => refusal.recorded_as(id),
+            Err(failure) => {
+                tracing::error!(refusal = %refusal, failure = ?failure, "a refusal could not be recorded");
+                refusal
+            }
+        }
+    }
+
+    async fn refuse_limited(&self, facts: &Facts, refusal: Refusal, key: &str) -> Refusal {
+        if self.suppressed.note(facts.workspace.as_str(), key) { self.refuse(facts, refusal, None).await } else { refusal }
+    }
+
+    /// What an earlier call with the same idempotency key means for this one.
+    async fn repeated(
+        self: &Arc<Self>,
+        limited: &Limited,
+        keys: &WorkspaceKeys,
+        (scope, fingerprint): (Fingerprint, Fingerprint),
+    ) -> Result<Option<CallOutcome>, Refusal> {
+        let Some(row) = self.read(move |r| r.idempotency(&scope)).await? else { return Ok(None) };
+        let facts = &limited.resolved().facts;
+        if row.expires <= self.now() && matches!(row.state, IdempotencyState::Done | IdempotencyState::Pending) {
+            return Ok(None);
+        }
+        if row.fingerprint != fingerprint {
+            let refusal = Refusal::new(RefusalKind::IdempotencyMismatch, "this Idempotency-Key was used with other arguments; use a new key for a new call");
+            return Err(self.refuse(facts, refusal, None).await);
+        }
+        match row.state {
+            IdempotencyState::Done => self.replay(facts, keys, &row).await.map(|a| Some(CallOutcome::Done(a))),
+            IdempotencyState::InFlight => Err(in_flight(row.call)),
+            IdempotencyState::Unknown => Err(self.refuse(facts, unknown(row.call), None).await),
+            IdempotencyState::Pending => self.repeated_pending(limited, keys, row.call).await,
+        }
+    }
+
+    async fn repeated_pending(self: &Arc<Self>, limited: &Limited, keys: &WorkspaceKeys, id: Uuid) -> Result<Option<CallOutcome>, Refusal> {
+        let Some(row) = self.read(move |r| r.request(id)).await? else { return Ok(None) };
+        match self.standing(&row) {
+            Standing::Open => Ok(Some(CallOutcome::Pending(self.pending_call(&row, keys)))),
+            Standing::Redeemed => self.replay_request(&limited.resolved().facts, keys, &row).await.map(|a| Some(CallOutcome::Done(a))),
+            Standing::Over(refusal) => Err(self.refuse(&limited.resolved().facts, refusal, Some(row.event)).await),
+        }
+    }
+
+    /// Hands out a recorded answer again, and records that it did.
+    async fn replay(&self, facts: &Facts, keys: &WorkspaceKeys, row: &IdempotencyRow) -> Result<Answer, Refusal> {
+        let sealed = row.answer.as_deref().ok_or_else(crate::gate::ledger_away)?;
+        let plain = keys.open(&answer_purpose(&row.scope), sealed).map_err(|e| {
+            tracing::error!(error = %e, call = %row.call, "a recorded answer does not open");
+            Refusal::new(RefusalKind::Internal, "the recorded answer can't be read")
+        })?;
+        let recorded: Recorded = serde_json::from_slice(&plain)
+            .map_err(|_| Refusal::new(RefusalKind::Internal, "the recorded answer can't be read"))?;
+        let draft = facts.draft(EventType::CallReplayed, self.now(), Some(recorded.event)).with("of", row.call.to_string());
+        let entry = facts.entry(draft, None)?;
+        self.append(Append { events: vec![entry], ops: vec![] }).await.map_err(AppendFailure::unexpected)?;
+        match recorded.body {
+            RecordedBody::Result { result, is_error } => {
+                Ok(Answer { call: row.call, event: recorded.event, result, is_error, replayed: true })
+            }
+            RecordedBody::Refusal { kind, detail } => {
+                Err(Refusal::new(kind, detail).recorded_as(recorded.event).with("replayed", true))
+            }
+        }
+    }
+
+    /// The recorded answer of a redeemed request; waits while the first redeemer is still executing.
+    async fn replay_request(&self, facts: &Facts, keys: &WorkspaceKeys, request: &RequestRow) -> Result<Answer, Refusal> {
+        let scope = request_scope(keys, request.id);
+        let until = Instant::now() + REPLAY_WAIT;
+        loop {
+            let row = self.read(move |r| r.idempotency(&scope)).await?;
+            match row {
+                Some(row) if row.state == IdempotencyState::Done => return self.replay(facts, keys, &row).await,
+                Some(row) if row.state == IdempotencyState::Unknown => return Err(unknown(request.id)),
+                Some(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(50)).await,
+                Some(_) => return Err(in_flight(request.id)),
+                None => return Err(already_redeemed(request)),
+            }
+        }
+    }
+
+    /// Redeems a request whose obligations may be met: executes it, or says what is still owed.
+    ///
+    /// The call is resolved, validated and authorised again by the definition and the policies of now.
+    ///
+    /// # Errors
+    /// A typed refusal; an approval is only consumed by the transaction that also records the intent.
+    pub async fn redeem(self: &Arc<Self>, principal: &Arc<Principal>, what: Redeem, correlation: &str) -> Result<CallOutcome, Refusal> {
+        let keys = self.keys(&principal.workspace).await?;
+        let placeholder = match &what {
+            Redeem::Token { tool, .. } => tool.clone(),
+            Redeem::Request(_) => ToolRef { upstream: principal_upstream(), tool: "await_approval".into() },
+        };
+        let facts = Facts::new(Uuid::now_v7(), principal, &placeholder, correlation);
+        if let Err(refusal) = self.principals.take(&principal.key()) {
+            return Err(self.refuse_limited(&facts, refusal, &principal.key()).await);
+        }
+        let by_id = matches!(what, Redeem::Request(_));
+        let row = match self.presented(principal, &keys, &what).await {
+            Ok(row) => row,
+            Err(refusal) => return Err(self.refuse(&facts, refusal, None).await),
+        };
+        let mut facts = Facts::new(row.id, principal, &row.tool, correlation);
+        facts.effect = Some(row.effect);
+        facts.pin = Some(row.pin);
+        match self.standing(&row) {
+            Standing::Open if row.is_met() => {}
+            Standing::Open => return Ok(CallOutcome::Pending(self.pending_call(&row, &keys))),
+            Standing::Redeemed if by_id => return self.replay_request(&facts, &keys, &row).await.map(CallOutcome::Done),
+            Standing::Redeemed => return Err(self.refuse(&facts, already_redeemed(&row), Some(row.event)).await),
+            Standing::Over(refusal) => return Err(self.refuse(&facts, refusal, Some(row.event)).await),
+        }
+        match self.redeem_met(principal, &row, facts, &keys).await {
+            // Somebody else redeemed it in between.
+            Err(refusal) if refusal.kind == RefusalKind::AlreadyRedeemed && by_id => {
+                let facts = Facts::new(row.id, principal, &row.tool, correlation);
+                self.replay_request(&facts, &keys, &row).await.map(CallOutcome::Done)
+            }
+            other => other.map(CallOutcome::Done),
+        }
+    }
+
+    /// The request that a redeemer means, if it may redeem it.
+    async fn presented(&self, principal: &Principal, keys: &WorkspaceKeys, what: &Redeem) -> Result<RequestRow, Refusal> {
+        let bad_token = || Refusal::new(RefusalKind::InvalidActionToken, "the action token is not one that was given to you for this tool");
+        let id = match what {
+            Redeem::Request(id) => *id,
+            Redeem::Token { token, .. } => token_request(token).ok_or_else(bad_token)?,
+        };
+        let row = self.read(move |r| r.request(id)).await?;
+        let row = row.filter(|row| row.workspace == principal.workspace && row.requester == principal.key());
+        let Redeem::Token { tool, token, arguments } = what else {
+            return row.ok_or_else(|| Refusal::new(RefusalKind::NotFound, "you have no such request"));
+        };
+        let row = row.ok_or_else(bad_token)?;
+        let genuine = action_token(keys, &row);
+        // The secret half is compared in constant time.
+        let same = aws_lc_rs::constant_time::verify_slices_are_equal(genuine.as_bytes(), token.as_bytes()).is_ok();
+        if !same || row.tool != *tool {
+            return Err(bad_token());
+        }
+        if let Some(arguments) = arguments {
+            let (_, canonical) = stages::read_arguments(arguments, &self.settings.arguments)?;
+            if call_fingerprint(keys, &row.requester, &row.tool, &row.pin, &canonical) != row.fingerprint {
+                return Err(Refusal::new(RefusalKind::ArgumentsChanged, "the arguments differ from those that people agreed to; invoke the tool again to ask anew"));
+            }
+        }
+        Ok(row)
+    }
+
+    async fn redeem_met(self: &Arc<Self>, principal: &Arc<Principal>, row: &RequestRow, facts: Facts, keys: &Arc<WorkspaceKeys>) -> Result<Answer, Refusal> {
+        let parent = Some(row.event);
+        // What people agreed to must be what the upstream offers at this moment, not a minute ago.
+        if let Err(refusal) = self.registry.refresh_now(&row.tool.upstream).await {
+            return Err(self.refuse(&facts, refusal, parent).await);
+        }
+        let pin_now = self.registry.peek().tool(&row.tool).filter(|t| t.callable().is_ok()).and_then(|t| t.pin());
+        if pin_now != Some(row.pin) {
+            let refusal = Refusal::new(RefusalKind::DefinitionChanged, "the tool's definition changed after people agreed; once it is reviewed, invoke the tool again to ask anew");
+            return Err(self.refuse(&facts, refusal, parent).await);
+        }
+        let kept = self.kept(row, keys)?;
+        let authorised = match self.authorise_call(Arc::clone(principal), &row.tool, kept.arguments.get().as_bytes().to_vec(), facts).await {
+            Ok(authorised) => authorised,
+            Err((facts, refusal)) => return Err(self.refuse(&facts, refusal, parent).await),
+        };
+        if !row.owed.covers(&authorised.owed) {
+            let refusal = Refusal::new(RefusalKind::PolicyDenied, "the policies now ask for more than people gave; wait for this request's expiry, or change the arguments, and ask anew");
+            return Err(self.refuse(&authorised.validated.resolved.facts, refusal, parent).await);
+        }
+        let limited = self.limit(authorised).await?;
+        let answers = row.answers.iter().map(|a| a.event).collect();
+        let redeemed = Redeemed { id: row.id, event: row.event, answers };
+        let idempotency = Some((request_scope(keys, row.id), row.fingerprint));
+        let cleared = Cleared { limited, claim: Claim { request: Some(redeemed), idempotency } };
+        self.execute(cleared, Arc::clone(keys)).await
+    }
+
+    /// Waits until everything owed is given, the request ends, or the time is up.
+    ///
+    /// # Errors
+    /// If the caller has no such request, or the ledger is away.
+    pub async fn wait(&self, principal: &Principal, request: Uuid, at_most: Duration) -> Result<WaitOutcome, Refusal> {
+        let until = tokio::time::Instant::now() + at_most;
+        let mut wake = self.waiters.subscribe(request);
+        let outcome = loop {
+            wake.mark_unchanged();
+            let row = match self.read(move |r| r.request(request)).await {
+                Ok(row) => row.filter(|row| row.workspace == principal.workspace && row.requester == principal.key()),
+                Err(refusal) => break Err(refusal),
+            };
+            let Some(row) = row else { break Err(Refusal::new(RefusalKind::NotFound, "you have no such request")) };
+            match self.standing(&row) {
+                Standing::Open if row.is_met() => break Ok(WaitOutcome::Met),
+                Standing::Open => {}
+                Standing::Redeemed | Standing::Over(_) => break Ok(WaitOutcome::Closed),
+            }
+            let expiry = tokio::time::Instant::now() + Duration::from_millis(row.expires.saturating_sub(self.now()) + 1);
+            if tokio::time::timeout_at(until.min(expiry), wake.changed()).await.is_err() && tokio::time::Instant::now() >= until {
+                break Ok(WaitOutcome::StillPending);
+            }
+        };
+        self.waiters.leave(request, wake);
+        outcome
+    }
+
+    /// Executes a cleared call on a task of its own, so that a caller who goes away can't leave it half done.
+    async fn execute(self: &Arc<Self>, cleared: Cleared, keys: Arc<WorkspaceKeys>) -> Result<Answer, Refusal> {
+        let gate = Arc::clone(self);
+        let run = tokio::spawn(async move {
+            let _counted = gate.enter();
+            gate.run(cleared, &keys).await
+        });
+        run.await.unwrap_or_else(|e| {
+            tracing::error!(error = %e, "a call's task ended early");
+            Err(Refusal::new(RefusalKind::Internal, "the call ended early; look for its event before trying again"))
+        })
+    }
+
+    async fn run(self: &Arc<Self>, cleared: Cleared, keys: &WorkspaceKeys) -> Result<Answer, Refusal> {
+        let Cleared { limited, claim } = cleared;
+        let needs_intent = limited.resolved().tool.effect.needs_intent() || claim.request.is_some();
+        let intent = if needs_intent { Some(self.record_intent(&limited, &claim, keys).await?) } else { None };
+        let resolved = limited.resolved();
+        let started = Instant::now();
+        let dispatched = match RawValue::from_string(text_of(&resolved.raw)?) {
+            Err(_) => Err(DispatchError::NotSent("the arguments are not JSON".into())),
+            Ok(arguments) => {
+                let deadline = stages::deadline(&resolved.tool);
+                let pin = resolved.facts.pin.ok_or_else(|| Refusal::new(RefusalKind::Internal, "the tool has no pin"))?;
+                let permit = Permit::grant(resolved.facts.call, resolved.tool.tool.clone(), arguments, pin, deadline, resolved.facts.correlation.clone());
+                let dispatch = resolved.tool.upstream.dispatch(permit);
+                let hard_stop = tokio::time::Instant::from_std(deadline + DISPATCH_GRACE);
+                tokio::time::timeout_at(hard_stop, dispatch).await.unwrap_or(Err(DispatchError::Timeout))
+            }
+        };
+        let ended = Ended { dispatched, duration_ms: started.elapsed().as_millis() as u64, intent };
+        self.record_outcome(&limited, &claim, keys, ended).await
+    }
+
+    /// The durable point before anything happens: intent, consumed approval and idempotency key in one transaction.
+    async fn record_intent(&self, limited: &Limited, claim: &Claim, keys: &WorkspaceKeys) -> Result<Uuid, Refusal> {
+        let resolved = limited.resolved();
+        let facts = &resolved.facts;
+        let now = self.now();
+        let parent = claim.request.as_ref().map(|r| r.answers.last().copied().unwrap_or(r.event));
+        let mut draft = facts.draft(EventType::CallIntent, now, parent);
+        if let Some(request) = &claim.request {
+            draft = draft.with("request", request.event.to_string());
+            draft = draft.with("approvals", json!(request.answers.iter().map(Uuid::to_string).collect::<Vec<_>>()));
+        }
+        let event = draft.id;
+        let fingerprint = call_fingerprint(keys, &resolved.principal.key(), &resolved.tool.tool, &pin_of(facts)?, &limited.validated().canonical);
+        let mut ops = vec![StateOp::RequireNotFrozen { targets: frozen::targets(&resolved.principal, &resolved.tool.tool) }];
+        ops.extend(claim.request.as_ref().map(|r| StateOp::Redeem { request: r.id }));
+        if let Some((scope, fingerprint)) = claim.idempotency {
+            let row = IdempotencyRow { scope, fingerprint, state: IdempotencyState::InFlight, call: facts.call, answer: None, expires: self.keep_until() };
+            ops.push(StateOp::IdempotencyBegin { row });
+        }
+        ops.push(StateOp::IntentOpen {
+            row: Box::new(IntentRow {
+                call: facts.call,
+                workspace: facts.workspace.clone(),
+                principal: facts.principal.clone(),
+                tool: facts.tool.clone(),
+                pin: pin_of(facts)?,
+                effect: resolved.tool.effect,
+                fingerprint,
+                event,
+                state: IntentState::Open,
+                at: now,
+                idempotency: claim.idempotency.map(|(scope, _)| scope),
+            }),
+        });
+        let entry = facts.entry(draft, None)?;
+        match self.append(Append { events: vec![entry], ops }).await {
+            Ok(_) => Ok(event),
+            Err(AppendFailure::Refused(refusal)) => Err(refusal),
+            Err(AppendFailure::Conflict(conflict)) => {
+                let refusal = conflict_refusal(conflict);
+                Err(self.refuse(facts, refusal, parent).await)
+            }
+        }
+    }
+
+    /// The durable point before the answer is released.
+    async fn record_outcome(&self, limited: &Limited, claim: &Claim, keys: &WorkspaceKeys, ended: Ended) -> Result<Answer, Refusal> {
+        let facts = &limited.resolved().facts;
+        let judged = judge(ended, facts.call);
+        let parent = judged.intent;
+        let mut draft = facts.draft(judged.kind, self.now(), parent);
+        let event = draft.id;
+        let mut outcome = judged.outcome;
+        let entry = match &judged.body {
+            RecordedBody::Result { result, .. } => facts.entry(draft, Some((&mut outcome, result.get().as_bytes())))?,
+            RecordedBody::Refusal { .. } => {
+                draft = draft.with("outcome", outcome);
+                facts.entry(draft, None)?
+            }
+        };
+        let mut ops = Vec::new();
+        if parent.is_some() {
+            let call = facts.call;
+            ops.push(if judged.kind == EventType::CallUnknown { StateOp::IntentUnknown { call } } else { StateOp::IntentClose { call } });
+        }
+        ops.extend(claim.request.as_ref().map(|r| StateOp::CloseRequest { request: r.id, closed_by: event }));
+        let recorded = Recorded { event, body: judged.body };
+        if let Some((scope, fingerprint)) = claim.idempotency {
+            ops.extend(self.remember(&judged.memory, scope, fingerprint, facts.call, keys, &recorded, parent.is_some())?);
+        }
+        match self.append(Append { events: vec![entry], ops }).await {
+            Ok(_) => {}
+            // Two reads with one key ran at the same time: the other one's answer is kept, this one's is still true.
+            Err(AppendFailure::Conflict(Conflict::IdempotencyExists(_))) if parent.is_none() => {
+                return Err(in_flight(facts.call));
+            }
+            Err(failure) => return Err(failure.unexpected()),
+        }
+        match recorded.body {
+            RecordedBody::Result { result, is_error } => Ok(Answer { call: facts.call, event, result, is_error, replayed: false }),
+            RecordedBody::Refusal { kind, detail } => Err(Refusal::new(kind, detail).recorded_as(event)),
+        }
+    }
+
+    /// What becomes of the idempotency key.
+    #[allow(clippy::too_many_arguments)] // one call site; a struct would only rename the arguments
+    fn remember(
+        &self,
+        memory: &Memory,
+        scope: Fingerprint,
+        fingerprint: Fingerprint,
+        call: Uuid,
+        keys: &WorkspaceKeys,
+        recorded: &Recorded,
+        begun: bool,
+    ) -> Result<Vec<StateOp>, Refusal> {
+        let internal = |_| Refusal::new(RefusalKind::Internal, "the answer could not be kept");
+        match memory {
+            // `IntentUnknown` has moved the key already.
+            Memory::Unknown => Ok(vec![]),
+            Memory::Forget if begun => Ok(vec![StateOp::IdempotencyDrop { scope }]),
+            Memory::Forget => Ok(vec![]),
+            Memory::Keep => {
+                let plain = serde_json::to_vec(recorded).map_err(|_| Refusal::new(RefusalKind::Internal, "the answer could not be kept"))?;
+                let answer = Some(keys.seal(&answer_purpose(&scope), &plain).map_err(internal)?);
+                let row = IdempotencyRow { scope, fingerprint, state: IdempotencyState::InFlight, call, answer: None, expires: self.keep_until() };
+                let begin = (!begun).then_some(StateOp::IdempotencyBegin { row });
+                let set = StateOp::IdempotencySet { scope, state: IdempotencyState::Done, answer };
+                Ok(begin.into_iter().chain([set]).collect())
+            }
+        }
+    }
+
+    pub(crate) fn keep_until(&self) -> u64 {
+        self.now() + self.settings.idempotency_ttl.as_millis() as u64
+    }
+
+    /// After a start: every intent that is still open belongs to a process that died. Its outcome is unknown.
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Refusal> {
+        let intents = self.read(|r| r.intents()).await?;
+        for intent in intents.into_iter().filter(|i| i.state == IntentState::Open) {
+            let facts = Facts {
+                call: intent.call,
+                workspace: intent.workspace.clone(),
+                principal: intent.principal.clone(),
+                tool: intent.tool.clone(),
+                effect: Some(intent.effect),
+                pin: Some(intent.pin),
+                correlation: String::new(),
+                policy: None,
+                canonical_input: None,
+            };
+            let outcome = json!({"status": "crashed", "duration_ms": 0});
+            let draft = facts.draft(EventType::CallUnknown, self.now(), Some(intent.event)).with("outcome", outcome);
+            let entry = facts.entry(draft, None)?;
+            let append = Append { events: vec![entry], ops: vec![StateOp::IntentUnknown { call: intent.call }] };
+            self.append(append).await.map_err(AppendFailure::unexpected)?;
+            tracing::warn!(call = %intent.call, tool = %intent.tool, "a write of unknown outcome waits for a person: `countersign unknown list`");
+        }
+        Ok(())
+    }
+
+    /// How a request stands at this moment, for its requester.
+    pub(crate) fn standing(&self, row: &RequestRow) -> Standing {
+        use countersign_ledger::state::RequestStatus as S;
+        match row.status {
+            S::Pending if row.expires > self.now() => Standing::Open,
+            S::Pending | S::Expired => Standing::Over(Refusal::new(RefusalKind::ApprovalExpired, "nobody agreed in time; invoke the tool again to ask anew")),
+            S::Redeemed => Standing::Redeemed,
+            S::Denied => Standing::Over(denied_by(row)),
+            S::Revoked => Standing::Over(Refusal::new(RefusalKind::Frozen, "the request was revoked by a freeze")),
+        }
+    }
+}
+
+/// How a request stands for its requester.
+pub(crate) enum Standing {
+    Open,
+    Redeemed,
+    Over(Refusal),
+}
+
+struct Ended {
+    dispatched: Result<ToolResult, DispatchError>,
+    duration_ms: u64,
+    intent: Option<Uuid>,
+}
+
+struct Judged {
+    kind: EventType,
+    outcome: Map<String, Value>,
+    body: RecordedBody,
+    memory: Memory,
+    intent: Option<Uuid>,
+}
+
+enum Memory {
+    Keep,
+    Forget,
+    Unknown,
+}
+
+/// An answer as it is kept, sealed, for replays. Externally tagged: raw JSON survives neither flattening nor untagged enums.
+#[derive(Serialize, Deserialize)]
+struct Recorded {
+    event: Uuid,
+    body: RecordedBody,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RecordedBody {
+    Result { result: Box<RawValue>, is_error: bool },
+    Refusal { kind: RefusalKind, detail: String },
+}
+
+/// What a dispatch's end means: for a write, everything after sending without an answer is unknown.
+fn judge(ended: Ended, call: Uuid) -> Judged {
+    let Ended { dispatched, duration_ms, intent } = ended;
+    let refusal = |kind, detail: String| RecordedBody::Refusal { kind, detail };
+    let (status, error, body, known) = match dispatched {
+        Ok(result) => {
+            let status = if result.is_error { "tool_error" } else { "ok" };
+            (status, None, RecordedBody::Result { result: result.raw, is_error: result.is_error }, true)
+        }
+        Err(DispatchError::Rpc { code, message, raw }) => ("upstream_error", Some(code.to_string()), rpc_result(&message, &raw), true),
+        Err(DispatchError::NotSent(why)) => {
+            tracing::warn!(%call, why, "not sent");
+            ("not_sent", None, refusal(RefusalKind::UpstreamUnavailable, format!("nothing was sent to the upstream: {why}")), true)
+        }
+        Err(DispatchError::Timeout) => ("timeout", None, refusal(RefusalKind::UpstreamTimeout, "the upstream did not answer in time".into()), false),
+        Err(DispatchError::Lost(why)) => ("lost", Some(why), refusal(RefusalKind::UpstreamUnavailable, "the upstream was lost during the call".into()), false),
+        Err(DispatchError::Protocol(why)) => ("protocol_error", Some(why), refusal(RefusalKind::UpstreamProtocol, "the upstream's answer is not the protocol".into()), false),
+    };
+    let mut outcome = Map::new();
+    outcome.insert("status".into(), status.into());
+    outcome.insert("duration_ms".into(), duration_ms.into());
+    if let Some(error) = error {
+        outcome.insert("error".into(), error.chars().take(300).collect::<String>().into());
+    }
+    let is_unknown = !known && intent.is_some();
+    let (kind, memory) = match &body {
+        _ if is_unknown => (EventType::CallUnknown, Memory::Unknown),
+        RecordedBody::Result { .. } => (EventType::CallCompleted, Memory::Keep),
+        RecordedBody::Refusal { .. } => (EventType::CallCompleted, Memory::Forget),
+    };
+    let body = match body {
+        RecordedBody::Refusal { kind, detail } if is_unknown => RecordedBody::Refusal {
+            kind,
+            detail: format!("{detail}; whether it acted is NOT known. It will not be retried, and an identical call is refused until an operator has looked (call {call})"),
+        },
+        other => other,
+    };
+    Judged { kind, outcome, body, memory, intent }
+}
+
+/// A JSON-RPC error as the tool result that a client can show, with the upstream's own error kept in `_meta`.
+fn rpc_result(message: &str, raw: &RawValue) -> RecordedBody {
+    let text = format!("The upstream refused the call: {message}");
+    let value = json!({"content": [{"type": "text", "text": text}], "isError": true, "_meta": {"dev.countersign/upstream-error": raw}});
+    let result = serde_json::value::to_raw_value(&value).unwrap_or_else(|_| RawValue::NULL.to_owned());
+    RecordedBody::Result { result, is_error: true }
+}
+
+fn text_of(raw: &[u8]) -> Result<String, Refusal> {
+    String::from_utf8(raw.to_vec()).map_err(|_| Refusal::new(RefusalKind::MalformedRequest, "the arguments are not UTF-8"))
+}
+
+fn pin_of(facts: &Facts) -> Result<countersign_proof::digest::Digest, Refusal> {
+    facts.pin.ok_or_else(|| Refusal::new(RefusalKind::Internal, "the tool has no pin"))
+}
+
+fn check_key(key: Option<&str>) -> Result<(), Refusal> {
+    match key {
+        Some(key) if key.is_empty() || key.len() > 255 || !key.bytes().all(|b| b.is_ascii_graphic() || b == b' ') => {
+            Err(Refusal::new(RefusalKind::MalformedRequest, "an Idempotency-Key is 1 to 255 visible ASCII characters"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn scope_of(keys: &WorkspaceKeys, limited: &Limited, key: &str) -> (Fingerprint, Fingerprint) {
+    let resolved = limited.resolved();
+    let scope = keys.fingerprint("idempotency-key", &[resolved.principal.key().as_bytes(), resolved.tool.tool.to_string().as_bytes(), key.as_bytes()]);
+    (scope, keys.fingerprint("arguments", &[&limited.validated().canonical]))
+}
+
+/// Under which a redeemed request's answer is kept.
+pub(crate) fn request_scope(keys: &WorkspaceKeys, request: Uuid) -> Fingerprint {
+    keys.fingerprint("request-answer", &[request.as_bytes()])
+}
+
+/// The identity of a call: who, which tool by which definition, which arguments.
+pub(crate) fn call_fingerprint(
+    keys: &WorkspaceKeys,
+    requester: &str,
+    tool: &ToolRef,
+    pin: &countersign_proof::digest::Digest,
+    canonical: &[u8],
+) -> Fingerprint {
+    keys.fingerprint("call", &[requester.as_bytes(), tool.to_string().as_bytes(), &pin.0, canonical])
+}
+
+fn answer_purpose(scope: &Fingerprint) -> Vec<u8> {
+    [b"answer|".as_slice(), scope].concat()
+}
+
+/// `cst_` and the request's id and an HMAC in base64url: nothing to store, and worthless for anything else.
+pub(crate) fn action_token(keys: &WorkspaceKeys, row: &RequestRow) -> String {
+    use base64::Engine as _;
+    let secret = keys.action_token(row.id.as_bytes(), &row.requester);
+    let bytes = [row.id.as_bytes().as_slice(), &secret].concat();
+    format!("cst_{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn token_request(token: &str) -> Option<Uuid> {
+    use base64::Engine as _;
+    let text = token.strip_prefix("cst_").filter(|t| t.len() == 64)?;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).ok()?;
+    Uuid::from_slice(bytes.get(..16)?).ok()
+}
+
+fn principal_upstream() -> countersign_domain::UpstreamName {
+    "countersign".parse().unwrap_or_else(|_| unreachable!("a constant that fits its rule"))
+}
+
+fn in_flight(call: Uuid) -> Refusal {
+    let mut refusal = Refusal::new(RefusalKind::IdempotencyInFlight, "the first call with this key is still running; ask again shortly");
+    refusal.retry_after = Some(1);
+    refusal.with("call", call.to_string())
+}
+
+fn unknown(call: Uuid) -> Refusal {
+    let detail = format!("an identical call ({call}) was sent and its outcome is not known; an operator settles it with `countersign unknown resolve {call}`");
+    Refusal::new(RefusalKind::OutcomeUnknown, detail).with("call", call.to_string())
+}
+
+fn already_redeemed(row: &RequestRow) -> Refusal {
+    let refusal = Refusal::new(RefusalKind::AlreadyRedeemed, "this request was executed already; its outcome is in the event that `executed_as` names");
+    match row.closed_by {
+        Some(event) => refusal.with("executed_as", event.to_string()),
+        None => refusal,
+    }
+}
+
+pub(crate) fn denied_by(row: &RequestRow) -> Refusal {
+    let no = row.answers.iter().find(|a| !a.granted);
+    let who = no.map_or("a person", |a| a.principal.id.as_str());
+    let why = no.and_then(|a| a.reason.as_deref()).map(|r| format!(": {r}")).unwrap_or_default();
+    Refusal::new(RefusalKind::ApprovalDenied, format!("{who} denied this call{why}")).with("denied_until", row.expires)
+}
+
+/// A conflict of the intent's transaction, as the caller learns it.
+pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
+    use countersign_ledger::state::RequestStatus as S;
+    match conflict {
+        Conflict::OutcomeUnknown { call } => unknown(call),
+        Conflict::Frozen(row) => frozen::refusal(&row),
+        Conflict::IdempotencyExists(row) if row.state == IdempotencyState::Unknown => unknown(row.call),
+        Conflict::IdempotencyExists(row) => in_flight(row.call),
+        Conflict::RequestState(row) | Conflict::RequestExists(row) => match row.status {
+            S::Redeemed => already_redeemed(&row),
+            S::Denied => denied_by(&row),
+            S::Pending | S::Expired => Refusal::new(RefusalKind::ApprovalExpired, "nobody agreed in time; invoke the tool again to ask anew"),
+            S::Revoked => Refusal::new(RefusalKind::Frozen, "the request was revoked by a freeze"),
+        },
+        Conflict::TooManyOpen { open } => {
+            let detail = format!("{open} of your requests wait for people; let them be answered, or expire, first");
+            Refusal::new(RefusalKind::TooManyPending, detail)
+        }
+        Conflict::AlreadyAnswered => Refusal::new(RefusalKind::NotOpen, "you have answered this request already"),
+        Conflict::SelfApproval => Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to"),
+        Conflict::NotFound => Refusal::new(RefusalKind::NotFound, "there is no such thing"),
+    }
+}

@@ -1,0 +1,326 @@
+//! The gate's parts, put together, and what it does in the background.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use countersign_domain::{EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName};
+use countersign_ledger::state::StateOp;
+use countersign_ledger::{Append, AppendError, Appended, Ledger};
+use countersign_proof::canonical::Limits;
+use serde_json::json;
+
+use crate::api::VisibleTool;
+use crate::frozen::FrozenSet;
+use crate::identity::Authenticator;
+use crate::keyring::{Keyring, WorkspaceKeys};
+use crate::limits::{Limiter, Rate, Suppressed};
+use crate::policies::{PolicyStore, Reloaded};
+use crate::record;
+use crate::registry::{Registry, ToolState, View};
+use crate::waiters::Waiters;
+
+/// How the gate is set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Calls of one principal, over all tools.
+    pub per_principal: Rate,
+    /// Calls of one tool, over all principals.
+    pub per_tool: Rate,
+    /// The most open requests of one principal.
+    pub open_requests: u32,
+    /// Bounds of a call's arguments.
+    pub arguments: Limits,
+    /// How long a recorded answer can be replayed.
+    pub idempotency_ttl: Duration,
+    /// The clock.
+    pub clock: fn() -> Millis,
+}
+
+/// The gate. One per node, shared.
+pub struct Gate {
+    pub(crate) ledger: Ledger,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) policies: Arc<PolicyStore>,
+    pub(crate) keyring: Keyring,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) settings: Settings,
+    pub(crate) principals: Limiter,
+    pub(crate) tools: Limiter,
+    pub(crate) suppressed: Suppressed,
+    pub(crate) frozen: ArcSwap<FrozenSet>,
+    pub(crate) waiters: Waiters,
+    unauthenticated: std::sync::Mutex<std::collections::BTreeMap<(&'static str, String), u64>>,
+    in_flight: AtomicU64,
+}
+
+/// The most different names in one minute's account of refusals before authentication.
+const MAX_CAUSES: usize = 64;
+
+impl Gate {
+    /// Puts the gate together: marks writes of a dead process as unknown, loads freezes and policies.
+    ///
+    /// # Errors
+    /// If the ledger can't be read or written.
+    pub async fn open(
+        ledger: Ledger,
+        registry: Arc<Registry>,
+        policies: Arc<PolicyStore>,
+        keyring: Keyring,
+        authenticator: Authenticator,
+        settings: Settings,
+    ) -> Result<Arc<Self>, Refusal> {
+        let gate = Arc::new(Self {
+            principals: Limiter::new("principal", settings.per_principal),
+            tools: Limiter::new("tool", settings.per_tool),
+            ledger,
+            registry,
+            policies,
+            keyring,
+            authenticator,
+            settings,
+            suppressed: Suppressed::default(),
+            frozen: ArcSwap::default(),
+            waiters: Waiters::default(),
+            unauthenticated: std::sync::Mutex::default(),
+            in_flight: AtomicU64::new(0),
+        });
+        gate.recover().await?;
+        gate.reload_freezes().await?;
+        gate.reload_policies().await;
+        Ok(gate)
+    }
+
+    pub(crate) fn now(&self) -> Millis {
+        (self.settings.clock)()
+    }
+
+    /// The ledger behind the gate, for surfaces that serve the log itself.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The tools, for surfaces that list them.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// The policy sets, for the operator's pages.
+    pub fn policies(&self) -> &Arc<PolicyStore> {
+        &self.policies
+    }
+
+    /// Who the bearer of this token is.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Unauthenticated`]; the caller of this counts it with [`Gate::note_refusal`].
+    pub async fn authenticate(&self, bearer: &str) -> Result<Arc<Principal>, Refusal> {
+        self.authenticator.authenticate(bearer, self.now()).await
+    }
+
+    /// Counts a refusal before authentication: no event, one number a minute and cause.
+    pub fn note_refusal(&self, surface: &'static str, cause: &str) {
+        if let Ok(mut counts) = self.unauthenticated.lock() {
+            let cause = if counts.len() < MAX_CAUSES { cause.chars().take(40).collect() } else { "other".to_owned() };
+            *counts.entry((surface, cause)).or_insert(0) += 1;
+        }
+    }
+
+    /// Calls between intent and outcome right now: what a graceful stop waits for.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(self))
+    }
+
+    /// The tools that this caller may see and call, sorted by name.
+    pub fn tools(&self, principal: &Principal) -> Vec<VisibleTool> {
+        let view = self.registry.peek();
+        let mut tools: Vec<_> = view.tools().filter(|t| t.visible_to(principal)).filter_map(|t| visible(&view, t)).collect();
+        tools.sort_by(|a, b| a.tool.cmp(&b.tool));
+        tools
+    }
+
+    /// Grows whenever [`Gate::tools`] may answer differently.
+    pub fn catalog_version(&self) -> u64 {
+        self.registry.peek().version
+    }
+
+    /// The tool with this name on `/mcp`.
+    pub fn tool_by_mcp_name(&self, name: &str) -> Option<ToolRef> {
+        self.registry.peek().mcp_names.tool(name).cloned()
+    }
+
+    /// The tool with this name on `/mcp/{upstream}`.
+    pub fn tool_by_own_name(&self, upstream: &UpstreamName, name: &str) -> Option<ToolRef> {
+        self.registry.peek().own_names.get(upstream)?.tool(name).cloned()
+    }
+
+    pub(crate) async fn keys(&self, workspace: &WorkspaceName) -> Result<Arc<WorkspaceKeys>, Refusal> {
+        self.keyring.workspace(workspace).await.map_err(|e| {
+            tracing::error!(error = %e, %workspace, "workspace key");
+            ledger_away()
+        })
+    }
+
+    /// Appends, with everything but conflicts turned into the one refusal that callers get when the ledger can't record.
+    pub(crate) async fn append(&self, append: Append) -> Result<Appended, AppendFailure> {
+        self.ledger.append(append).await.map_err(|e| match e {
+            AppendError::Conflict(conflict) => AppendFailure::Conflict(conflict),
+            other => {
+                tracing::error!(error = %other, "append failed");
+                AppendFailure::Refused(ledger_away())
+            }
+        })
+    }
+
+    pub(crate) async fn read<T, F>(&self, read: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn countersign_ledger::Reader) -> Result<T, countersign_ledger::StoreError> + Send + 'static,
+    {
+        self.ledger.read(read).await.map_err(|e| {
+            tracing::error!(error = %e, "ledger read failed");
+            ledger_away()
+        })
+    }
+
+    pub(crate) async fn reload_freezes(&self) -> Result<(), Refusal> {
+        let rows = self.read(|r| r.freezes()).await?;
+        self.frozen.store(Arc::new(FrozenSet::new(rows)));
+        Ok(())
+    }
+
+    /// Reads the policies again. A set that does not load leaves the old one in force and says so in the log and the ledger.
+    pub async fn reload_policies(&self) -> Reloaded {
+        let policies = Arc::clone(&self.policies);
+        let tools = self.registry.view().descriptions();
+        let reloaded = tokio::task::spawn_blocking(move || policies.reload(&tools)).await.unwrap_or(Reloaded::Unchanged);
+        let draft = |kind| EventDraft::new(record::event_id(), WorkspaceName::node(), kind, self.now()).by(&Principal::node());
+        let draft = match &reloaded {
+            Reloaded::Unchanged => return reloaded,
+            Reloaded::InForce(version) => {
+                tracing::info!(version, "policies in force");
+                draft(EventType::PolicyLoaded).with("policy", json!({"version": version}))
+            }
+            Reloaded::Refused(problems) => {
+                for problem in problems {
+                    tracing::error!(%problem, "policy refused; the set before it stays in force");
+                }
+                let texts: Vec<String> = problems.iter().take(20).map(ToString::to_string).collect();
+                draft(EventType::PolicyRejected).with("problems", json!(texts))
+            }
+        };
+        if let Ok(entry) = record::entry(draft, None, None, None)
+            && let Err(AppendFailure::Refused(why)) = self.append(Append { events: vec![entry], ops: vec![] }).await
+        {
+            tracing::error!(%why, "a policy change could not be recorded");
+        }
+        reloaded
+    }
+
+    /// What runs beside the calls: upstream watching, expiry, aggregates, limiter sweeps. Ends when the handles are aborted.
+    pub fn run_background(self: &Arc<Self>) -> Vec<tokio::task::JoinHandle<()>> {
+        let gate = Arc::clone(self);
+        let mut handles = self.registry.watch(move || {
+            let gate = Arc::clone(&gate);
+            tokio::spawn(async move { gate.reload_policies().await });
+        });
+        let gate = Arc::clone(self);
+        handles.push(tokio::spawn(async move { gate.housekeeping().await }));
+        handles
+    }
+
+    async fn housekeeping(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(5));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for round in 0_u64.. {
+            tick.tick().await;
+            if let Err(why) = self.expire_requests().await {
+                tracing::warn!(%why, "expired requests could not be closed");
+            }
+            if round % 12 == 11 {
+                self.flush_aggregates().await;
+                self.principals.sweep();
+                self.tools.sweep();
+            }
+        }
+    }
+
+    /// Writes down what was only counted: refusals before authentication, and refusals by limits beyond the first.
+    pub async fn flush_aggregates(&self) {
+        let now = self.now();
+        let counts = self.unauthenticated.lock().map(|mut c| std::mem::take(&mut *c)).unwrap_or_default();
+        let mut append = Append::default();
+        if !counts.is_empty() {
+            let counts = counts.into_iter().map(|((surface, cause), n)| (format!("{surface}/{cause}"), n)).collect();
+            append.ops.push(StateOp::CountRefusals { minute: now / 60_000, counts });
+        }
+        for (workspace, key, more) in self.suppressed.drain() {
+            let Ok(workspace) = workspace.parse::<WorkspaceName>() else { continue };
+            let draft = EventDraft::new(record::event_id(), workspace, EventType::CallDenied, now)
+                .by(&Principal::node())
+                .with("reason", json!({"kind": RefusalKind::RateLimited.slug(), "detail": "further refusals of the last window"}))
+                .with("limited", key)
+                .with("count", more);
+            append.events.extend(record::entry(draft, None, None, None));
+        }
+        if append.events.is_empty() && append.ops.is_empty() {
+            return;
+        }
+        if let Err(AppendFailure::Refused(why)) = self.append(append).await {
+            tracing::warn!(%why, "aggregates were lost");
+        }
+    }
+}
+
+/// Counts a call as in flight until it is dropped.
+pub(crate) struct InFlight(Arc<Gate>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why an append did not happen.
+#[derive(Debug)]
+pub(crate) enum AppendFailure {
+    Conflict(countersign_ledger::state::Conflict),
+    Refused(Refusal),
+}
+
+impl AppendFailure {
+    /// For appends whose operations can't conflict with anything that a caller did.
+    pub fn unexpected(self) -> Refusal {
+        match self {
+            AppendFailure::Refused(refusal) => refusal,
+            AppendFailure::Conflict(conflict) => {
+                tracing::error!(%conflict, "unexpected conflict");
+                Refusal::new(RefusalKind::Internal, "the state changed underneath this request; try again")
+            }
+        }
+    }
+}
+
+pub(crate) fn ledger_away() -> Refusal {
+    let mut refusal = Refusal::new(RefusalKind::LedgerUnavailable, "the ledger cannot record right now, so nothing is allowed to happen; try again later");
+    refusal.retry_after = Some(5);
+    refusal
+}
+
+fn visible(view: &View, tool: &crate::registry::Tool) -> Option<VisibleTool> {
+    let ToolState::Accepted(accepted) = &tool.state else { return None };
+    Some(VisibleTool {
+        mcp_name: view.mcp_names.name(&tool.tool)?.to_owned(),
+        own_name: view.own_names.get(&tool.tool.upstream)?.name(&tool.tool)?.to_owned(),
+        tool: tool.tool.clone(),
+        effect: tool.effect,
+        pin: accepted.pin,
+        definition: Arc::clone(&accepted.definition),
+    })
+}

@@ -1,0 +1,32 @@
+//! The gate: every call passes its stages, and each stage either refuses with a typed reason or hands on a stronger type.
+//!
+//! `identify → resolve → validate → authorise → limit → confirm → [intent] → dispatch → [outcome]`. [`stages`] holds the
+//! types, [`flow`] walks them, [`permit`] is the only way to an upstream. What surfaces need is in [`api`] and on [`Gate`].
+//!
+//! Absent on purpose: sockets (the upstreams are handed in), HTTP or MCP (surfaces translate), SQL (the ledger's store).
+
+pub mod admin;
+pub mod api;
+pub mod approvals;
+pub mod flow;
+pub mod frozen;
+pub mod identity;
+pub mod keyring;
+pub mod limits;
+pub mod permit;
+pub mod policies;
+mod record;
+pub mod registry;
+pub mod stages;
+pub mod upstream;
+pub mod waiters;
+
+mod gate;
+pub use gate::{Gate, Settings};
+
+/// Fresh random bytes from the operating system's generator by way of a thread-local one.
+pub(crate) fn entropy<const N: usize>() -> [u8; N] {
+    let mut out = [0; N];
+    rand::Rng::fill_bytes(&mut rand::rng(), &mut out);
+    out
+}

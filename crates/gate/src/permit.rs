@@ -1,0 +1,67 @@
+//! The permit: the gate's proof, in the type system, that a call may be dispatched.
+//!
+//! Its fields are private and its one constructor is visible to this crate alone, so no other crate can make one; it is not
+//! `Clone`, and [`Upstream::dispatch`](crate::upstream::Upstream::dispatch) consumes it, so it is used once.
+
+use std::time::Instant;
+
+use countersign_domain::ToolRef;
+use countersign_proof::digest::Digest;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// Leave to execute one call, once, with exactly these bytes, by this definition, until this moment.
+#[derive(Debug)]
+pub struct Permit {
+    call: Uuid,
+    tool: ToolRef,
+    arguments: Box<RawValue>,
+    pin: Digest,
+    deadline: Instant,
+    correlation: String,
+}
+
+impl Permit {
+    pub(crate) fn grant(
+        call: Uuid,
+        tool: ToolRef,
+        arguments: Box<RawValue>,
+        pin: Digest,
+        deadline: Instant,
+        correlation: String,
+    ) -> Self {
+        Self { call, tool, arguments, pin, deadline, correlation }
+    }
+
+    /// The call's id.
+    pub fn call(&self) -> Uuid {
+        self.call
+    }
+    /// The tool to call.
+    pub fn tool(&self) -> &ToolRef {
+        &self.tool
+    }
+    /// The arguments: a JSON object, byte for byte what was validated, decided upon and agreed to.
+    pub fn arguments(&self) -> &RawValue {
+        &self.arguments
+    }
+    /// The accepted definition's pin.
+    pub fn pin(&self) -> &Digest {
+        &self.pin
+    }
+    /// When to give up.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+    /// For logs and traces across systems.
+    pub fn correlation(&self) -> &str {
+        &self.correlation
+    }
+}
+
+/// A permit that nobody decided upon, for the tests of upstreams.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub fn test_permit(tool: ToolRef, arguments: Box<RawValue>, pin: Digest, deadline: Instant) -> Permit {
+    Permit::grant(Uuid::now_v7(), tool, arguments, pin, deadline, "test".to_owned())
+}

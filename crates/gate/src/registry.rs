@@ -1,0 +1,533 @@
+//! Which tools there are: manifests, accepted pins and what the upstreams say right now.
+//!
+//! Calls go by accepted pins alone. Before the first call to an upstream, and after every hint that its tools may have
+//! changed, its definitions are listed again and compared; a tool whose definition differs is quarantined until a person
+//! accepts the new one. The view is swapped as a whole, so a call sees one state of the catalog from start to end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use countersign_catalog::{Definition, Manifest, NameMap, ToolSettings, confusable_key, mcp_names, own_names};
+use countersign_domain::{Effect, EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName};
+use countersign_ledger::state::{PinRow, PinStatus, StateOp};
+use countersign_ledger::{Append, Ledger};
+use countersign_policy::ToolDescription;
+use countersign_proof::digest::Digest;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use crate::limits::{Limiter, Rate};
+use crate::record;
+use crate::upstream::Upstream;
+
+/// How long a re-listing before a call may take.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(20);
+/// The most schema problems that a refusal names.
+const MAX_PROBLEMS: usize = 8;
+
+/// A tool in the current view.
+pub struct Tool {
+    /// Its name.
+    pub tool: ToolRef,
+    /// Its effect by our manifest.
+    pub effect: Effect,
+    /// How long a call may take.
+    pub timeout: Duration,
+    /// Whether it executes as soon as nothing is owed.
+    pub execute_on_approval: bool,
+    /// The manifest's own limit, per principal.
+    pub limit: Option<Arc<Limiter>>,
+    /// Whether calls can be made, and by which definition.
+    pub state: ToolState,
+    /// Where it lives.
+    pub upstream: Arc<dyn Upstream>,
+    hidden: bool,
+    manifest: Arc<Manifest>,
+}
+
+/// How a tool stands.
+pub enum ToolState {
+    /// Reviewed and unchanged as far as is known.
+    Accepted(Accepted),
+    /// Not callable until a person accepts it.
+    Quarantined {
+        /// The definition that was accepted before, if any.
+        accepted: Option<Digest>,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A reviewed definition, ready for use.
+pub struct Accepted {
+    /// Its pin.
+    pub pin: Digest,
+    /// The raw definition as a value, unknown members included.
+    pub definition: Arc<Value>,
+    validator: jsonschema::Validator,
+}
+
+impl Accepted {
+    /// What is wrong with these arguments, or nothing.
+    pub fn schema_problems(&self, input: &Value) -> Option<Vec<String>> {
+        if self.validator.is_valid(input) {
+            return None;
+        }
+        let problem = |e: jsonschema::ValidationError<'_>| {
+            let place = e.instance_path().to_string();
+            let place = if place.is_empty() { "arguments".to_owned() } else { place };
+            let text: String = e.masked().to_string().chars().take(300).collect();
+            format!("{place}: {text}")
+        };
+        Some(self.validator.iter_errors(input).take(MAX_PROBLEMS).map(problem).collect())
+    }
+}
+
+impl Tool {
+    /// The accepted pin, if any.
+    pub fn pin(&self) -> Option<Digest> {
+        match &self.state {
+            ToolState::Accepted(accepted) => Some(accepted.pin),
+            ToolState::Quarantined { accepted, .. } => *accepted,
+        }
+    }
+
+    /// Whether this caller may know of the tool.
+    pub fn visible_to(&self, principal: &Principal) -> bool {
+        !self.hidden && self.manifest.visible_to(&principal.workspace)
+    }
+
+    /// Whether calls can be made.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Quarantined`], with why and what to do.
+    pub fn callable(&self) -> Result<(), Refusal> {
+        match &self.state {
+            ToolState::Accepted(_) => Ok(()),
+            ToolState::Quarantined { reason, .. } => {
+                let detail = format!("{} is quarantined: {reason}. An operator reviews it with `countersign tools diff {0}` and `tools accept {0}`", self.tool, );
+                Err(Refusal::new(RefusalKind::Quarantined, detail))
+            }
+        }
+    }
+}
+
+/// The catalog at one moment.
+#[derive(Default)]
+pub struct View {
+    tools: HashMap<ToolRef, Arc<Tool>>,
+    /// Names on `/mcp`.
+    pub mcp_names: NameMap,
+    /// Names on `/mcp/{upstream}`.
+    pub own_names: BTreeMap<UpstreamName, NameMap>,
+    /// All rows behind it, for reports.
+    pub pins: Vec<PinRow>,
+    /// Findings by tool.
+    pub findings: BTreeMap<ToolRef, Vec<String>>,
+    /// Grows with every change, so that surfaces can cache what they render.
+    pub version: u64,
+}
+
+impl View {
+    /// A tool by its name.
+    pub fn tool(&self, tool: &ToolRef) -> Option<&Arc<Tool>> {
+        self.tools.get(tool)
+    }
+    /// All tools, in no order.
+    pub fn tools(&self) -> impl Iterator<Item = &Arc<Tool>> {
+        self.tools.values()
+    }
+    /// What the policies' schema is made of: the accepted definitions, sorted.
+    pub fn descriptions(&self) -> Vec<ToolDescription> {
+        descriptions(self.tools.values().filter_map(|t| match &t.state {
+            ToolState::Accepted(a) => Some((t.tool.clone(), t.effect, Arc::clone(&a.definition))),
+            // A quarantined tool keeps its accepted definition in the schema: policies about it stay loadable.
+            ToolState::Quarantined { .. } => self.accepted_value(&t.tool).map(|d| (t.tool.clone(), t.effect, d)),
+        }))
+    }
+
+    fn accepted_value(&self, tool: &ToolRef) -> Option<Arc<Value>> {
+        let row = self.pins.iter().find(|p| p.tool == *tool && p.status == PinStatus::Accepted)?;
+        serde_json::from_str(&row.definition).ok().map(Arc::new)
+    }
+
+    /// The same with one tool's definition replaced: what would be if it were accepted.
+    pub fn descriptions_with(&self, tool: &ToolRef, effect: Effect, definition: &Value) -> Vec<ToolDescription> {
+        let mut all = self.descriptions();
+        all.retain(|d| d.tool != *tool);
+        let input_schema = definition.get("inputSchema").cloned().unwrap_or_else(|| json!({"type": "object"}));
+        all.push(ToolDescription { tool: tool.clone(), effect, input_schema });
+        all.sort_by(|a, b| a.tool.cmp(&b.tool));
+        all
+    }
+}
+
+fn descriptions(tools: impl Iterator<Item = (ToolRef, Effect, Arc<Value>)>) -> Vec<ToolDescription> {
+    let mut all: Vec<_> = tools
+        .map(|(tool, effect, definition)| {
+            let input_schema = definition.get("inputSchema").cloned().unwrap_or_else(|| json!({"type": "object"}));
+            ToolDescription { tool, effect, input_schema }
+        })
+        .collect();
+    all.sort_by(|a, b| a.tool.cmp(&b.tool));
+    all
+}
+
+struct Source {
+    manifest: Arc<Manifest>,
+    upstream: Arc<dyn Upstream>,
+    /// `changes()` value up to which the definitions were verified, plus one; 0 is never.
+    verified: AtomicU64,
+    refreshing: Mutex<()>,
+}
+
+/// Keeps the view true.
+pub struct Registry {
+    sources: BTreeMap<UpstreamName, Source>,
+    view: ArcSwap<View>,
+    ledger: Ledger,
+    clock: fn() -> Millis,
+    rebuilding: Mutex<()>,
+}
+
+/// Why a refresh failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// The upstream did not list its tools.
+    #[error("{0}")]
+    Upstream(String),
+    /// The ledger could not record what was found.
+    #[error("the ledger cannot record: {0}")]
+    Ledger(String),
+    /// No such upstream.
+    #[error("there is no upstream of that name")]
+    Unknown,
+}
+
+impl Registry {
+    /// A registry over manifests with their upstreams; the view starts from the stored pins.
+    ///
+    /// # Errors
+    /// If the stored pins can't be read.
+    pub async fn open(
+        upstreams: Vec<(Manifest, Arc<dyn Upstream>)>,
+        ledger: Ledger,
+        clock: fn() -> Millis,
+    ) -> Result<Self, RefreshError> {
+        let sources = upstreams.into_iter().map(|(manifest, upstream)| {
+            let name = manifest.upstream.clone();
+            let manifest = Arc::new(manifest);
+            (name, Source { manifest, upstream, verified: AtomicU64::new(0), refreshing: Mutex::new(()) })
+        });
+        let registry = Self {
+            sources: sources.collect(),
+            view: ArcSwap::from_pointee(View::default()),
+            ledger,
+            clock,
+            rebuilding: Mutex::new(()),
+        };
+        registry.rebuild().await?;
+        Ok(registry)
+    }
+
+    /// The catalog right now.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// The catalog right now, for a short look.
+    pub(crate) fn peek(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// All upstreams with their manifests.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&Manifest, &Arc<dyn Upstream>)> {
+        self.sources.values().map(|s| (&*s.manifest, &s.upstream))
+    }
+
+    /// Whether an upstream's definitions were compared since it last may have changed.
+    fn is_verified(&self, source: &Source) -> bool {
+        source.verified.load(Ordering::Acquire) == *source.upstream.changes().borrow() + 1
+    }
+
+    /// Makes sure that an upstream's definitions have been compared since they last may have changed.
+    ///
+    /// # Errors
+    /// [`RefusalKind::UpstreamUnavailable`]: a call by an unverified definition is not made.
+    pub async fn verify(&self, upstream: &UpstreamName) -> Result<(), Refusal> {
+        let Some(source) = self.sources.get(upstream) else { return Ok(()) };
+        if self.is_verified(source) {
+            return Ok(());
+        }
+        self.refresh_now(upstream).await
+    }
+
+    /// Lists an upstream's tools again, whatever is known of them: before an approved call is executed.
+    ///
+    /// # Errors
+    /// As [`Registry::verify`].
+    pub async fn refresh_now(&self, upstream: &UpstreamName) -> Result<(), Refusal> {
+        let refreshed = tokio::time::timeout(VERIFY_TIMEOUT, self.refresh(upstream)).await;
+        let why = match refreshed {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(RefreshError::Ledger(why))) => {
+                tracing::error!(why, "could not record a refresh");
+                return Err(Refusal::new(RefusalKind::LedgerUnavailable, "the ledger cannot record right now; nothing was done"));
+            }
+            Ok(Err(why)) => why.to_string(),
+            Err(_) => format!("it did not list its tools within {} s", VERIFY_TIMEOUT.as_secs()),
+        };
+        let detail = format!("the upstream {upstream} can't be verified, so nothing was sent to it: {why}");
+        Err(Refusal::new(RefusalKind::UpstreamUnavailable, detail))
+    }
+
+    /// Lists an upstream's tools, records what is new or changed, and swaps the view if anything is.
+    ///
+    /// # Errors
+    /// If the upstream or the ledger does not do its part; the view stays.
+    pub async fn refresh(&self, name: &UpstreamName) -> Result<(), RefreshError> {
+        let source = self.sources.get(name).ok_or(RefreshError::Unknown)?;
+        let _single_flight = source.refreshing.lock().await;
+        // Read before listing: a change during the listing makes the next call verify again.
+        let seen = *source.upstream.changes().borrow();
+        let raw = source.upstream.discover().await.map_err(|e| RefreshError::Upstream(e.to_string()))?;
+        let listing: Vec<&str> = raw.iter().map(|r| r.get()).collect();
+        let stored = self.ledger.read(|r| r.pins()).await.map_err(|e| RefreshError::Ledger(e.to_string()))?;
+        let append = self.compare(source, &listing, &stored)?;
+        if !append.ops.is_empty() {
+            self.ledger.append(append).await.map_err(|e| RefreshError::Ledger(e.to_string()))?;
+            self.rebuild().await?;
+        }
+        source.verified.store(seen + 1, Ordering::Release);
+        Ok(())
+    }
+
+    fn compare(&self, source: &Source, listing: &[&str], stored: &[PinRow]) -> Result<Append, RefreshError> {
+        let now = (self.clock)();
+        let upstream = &source.manifest.upstream;
+        let row = |tool: &str, status| stored.iter().find(|p| p.tool.upstream == *upstream && p.tool.tool == tool && p.status == status);
+        let mut append = Append::default();
+        let mut seen = std::collections::HashSet::new();
+        for raw in listing {
+            let definition = match Definition::parse(raw) {
+                Ok(definition) => definition,
+                Err(why) => {
+                    let name = countersign_catalog::definition::name_for_messages(raw);
+                    tracing::warn!(%upstream, tool = name, %why, "a definition can't be pinned; the tool can't be used");
+                    continue;
+                }
+            };
+            if !seen.insert(definition.name.clone()) {
+                tracing::warn!(%upstream, tool = definition.name, "listed twice; only the first counts");
+                continue;
+            }
+            let tool = ToolRef { upstream: upstream.clone(), tool: definition.name.clone() };
+            let settings = source.manifest.tool(&definition.name);
+            let accepted = row(&definition.name, PinStatus::Accepted).map(|p| p.pin);
+            let proposed = row(&definition.name, PinStatus::Proposed).map(|p| p.pin);
+            let pin_row = |status, by| PinRow { tool: tool.clone(), pin: definition.pin, definition: (*raw).to_owned(), status, at: now, by };
+            let draft = |kind| {
+                EventDraft::new(record::event_id(), WorkspaceName::node(), kind, now)
+                    .by(&Principal::node())
+                    .tool(&tool, Some(&definition.pin), settings.effect)
+            };
+            if accepted == Some(definition.pin) {
+                if proposed.is_some() {
+                    append.ops.push(StateOp::PinWithdraw { tool });
+                }
+            } else if settings.pin == Some(definition.pin) {
+                append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
+                append.ops.push(StateOp::PinAccept { row: pin_row(PinStatus::Accepted, Some("manifest".into())) });
+                self.push(&mut append, draft(EventType::ToolAccepted).with("by", "manifest"), &tool)?;
+            } else if proposed != Some(definition.pin) {
+                append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
+                let why = if accepted.is_some() { "changed" } else { "new" };
+                let before = accepted.map(|p| p.to_string());
+                self.push(&mut append, draft(EventType::ToolQuarantined).with("cause", why).with("accepted_pin", before), &tool)?;
+            }
+        }
+        Ok(append)
+    }
+
+    fn push(&self, append: &mut Append, draft: EventDraft, tool: &ToolRef) -> Result<(), RefreshError> {
+        let entry = record::entry(draft, None, None, Some(tool.to_string())).map_err(|e| RefreshError::Ledger(e.detail))?;
+        append.events.push(entry);
+        Ok(())
+    }
+
+    /// Builds the view anew from the stored pins.
+    ///
+    /// # Errors
+    /// If the pins can't be read; the old view stays.
+    pub async fn rebuild(&self) -> Result<(), RefreshError> {
+        let _one_at_a_time = self.rebuilding.lock().await;
+        let pins = self.ledger.read(|r| r.pins()).await.map_err(|e| RefreshError::Ledger(e.to_string()))?;
+        let version = self.view.load().version + 1;
+        self.view.store(Arc::new(self.build(pins, version)));
+        Ok(())
+    }
+
+    fn build(&self, pins: Vec<PinRow>, version: u64) -> View {
+        let mut by_tool: BTreeMap<ToolRef, (Option<&PinRow>, Option<&PinRow>)> = BTreeMap::new();
+        for row in &pins {
+            let slot = by_tool.entry(row.tool.clone()).or_default();
+            match row.status {
+                PinStatus::Accepted => slot.0 = Some(row),
+                PinStatus::Proposed => slot.1 = Some(row),
+            }
+        }
+        let mut tools = HashMap::new();
+        let mut findings: BTreeMap<ToolRef, Vec<String>> = BTreeMap::new();
+        let confusable = confusables(by_tool.iter().map(|(t, (a, _))| (t, a.is_some())));
+        for (tool, (accepted, proposed)) in &by_tool {
+            let Some(source) = self.sources.get(&tool.upstream) else { continue };
+            let (state, mut found) = state_of(*accepted, *proposed, confusable.get(tool));
+            if let Some(row) = proposed.or(*accepted) {
+                found.extend(hidden_findings(&row.definition));
+            }
+            if !found.is_empty() {
+                findings.insert(tool.clone(), found);
+            }
+            tools.insert(tool.clone(), Arc::new(make_tool(source, tool, state)));
+        }
+        let mut names: Vec<ToolRef> = tools.keys().cloned().collect();
+        names.sort();
+        let mut own: BTreeMap<UpstreamName, Vec<ToolRef>> = BTreeMap::new();
+        for tool in &names {
+            own.entry(tool.upstream.clone()).or_default().push(tool.clone());
+        }
+        View {
+            tools,
+            mcp_names: mcp_names(&names),
+            own_names: own.into_iter().map(|(upstream, tools)| (upstream, own_names(&tools))).collect(),
+            pins,
+            findings,
+            version,
+        }
+    }
+
+    /// Settings of a tool by its manifest.
+    pub fn settings(&self, tool: &ToolRef) -> Option<ToolSettings> {
+        self.sources.get(&tool.upstream).map(|s| s.manifest.tool(&tool.tool))
+    }
+
+    /// Verifies each upstream when it says that it changed, and lists those again that run, at their manifest's interval.
+    /// Runs until the returned handles are aborted.
+    pub fn watch(self: &Arc<Self>, after: impl Fn() + Clone + Send + 'static) -> Vec<tokio::task::JoinHandle<()>> {
+        let names: Vec<_> = self.sources.keys().cloned().collect();
+        let watch = |name: UpstreamName| {
+            let registry = Arc::clone(self);
+            let after = after.clone();
+            tokio::spawn(async move { registry.watch_one(&name, after).await })
+        };
+        names.into_iter().map(watch).collect()
+    }
+
+    async fn watch_one(&self, name: &UpstreamName, after: impl Fn()) {
+        let Some(source) = self.sources.get(name) else { return };
+        let mut changes = source.upstream.changes();
+        let mut first = true;
+        loop {
+            let version = self.view.load().version;
+            // An upstream that is idle is not started for the sake of looking; its first call verifies it. One that is
+            // not known at all is looked at once, so that the operator has something to review.
+            let known = self.view.load().pins.iter().any(|p| p.tool.upstream == *name);
+            if (first && !known) || source.upstream.status().state == "ready" {
+                if let Err(why) = self.refresh(name).await {
+                    tracing::warn!(upstream = %name, %why, "could not list the upstream's tools");
+                }
+                if self.view.load().version != version {
+                    after();
+                }
+            }
+            first = false;
+            let pause = tokio::time::sleep(source.manifest.refresh);
+            tokio::select! {
+                () = pause => {}
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+fn make_tool(source: &Source, tool: &ToolRef, state: ToolState) -> Tool {
+    let settings = source.manifest.tool(&tool.tool);
+    let limit = settings.rate_limit.as_ref().map(|l| Arc::new(Limiter::new("tool's caller", Rate { calls: l.calls, per: l.per })));
+    Tool {
+        tool: tool.clone(),
+        effect: settings.effect,
+        timeout: settings.timeout,
+        execute_on_approval: settings.execute_on_approval,
+        limit,
+        state,
+        upstream: Arc::clone(&source.upstream),
+        hidden: settings.hidden,
+        manifest: Arc::clone(&source.manifest),
+    }
+}
+
+fn state_of(accepted: Option<&PinRow>, proposed: Option<&PinRow>, confusable: Option<&String>) -> (ToolState, Vec<String>) {
+    let quarantined = |reason: String| ToolState::Quarantined { accepted: accepted.map(|p| p.pin), reason };
+    let mut findings = Vec::new();
+    if let Some(other) = confusable {
+        findings.push(format!("its name looks like that of {other}"));
+    }
+    let state = match (accepted, proposed) {
+        (None, _) if confusable.is_some() => quarantined(format!("nobody has reviewed it, and {}", findings[0])),
+        (None, _) => quarantined("nobody has reviewed it yet".into()),
+        (Some(_), Some(_)) => quarantined("its definition changed since it was reviewed".into()),
+        (Some(row), None) => match accept(row) {
+            Ok(accepted) => ToolState::Accepted(accepted),
+            Err(why) => {
+                findings.push(why.clone());
+                quarantined(why)
+            }
+        },
+    };
+    (state, findings)
+}
+
+fn accept(row: &PinRow) -> Result<Accepted, String> {
+    let definition = Definition::parse(&row.definition).map_err(|e| e.to_string())?;
+    // A stored definition that no longer has its pin was changed behind our back.
+    if definition.pin != row.pin {
+        return Err("its stored definition does not have the accepted pin".into());
+    }
+    let validator = jsonschema::validator_for(&definition.input_schema)
+        .map_err(|e| format!("its inputSchema can't be used: {e}"))?;
+    Ok(Accepted { pin: row.pin, definition: Arc::new(Value::Object(definition.members)), validator })
+}
+
+/// Tools of one upstream whose names look alike; the reviewed one keeps its good name, later ones point at it.
+fn confusables<'a>(tools: impl Iterator<Item = (&'a ToolRef, bool)>) -> BTreeMap<ToolRef, String> {
+    let mut groups: BTreeMap<(UpstreamName, String), Vec<(&ToolRef, bool)>> = BTreeMap::new();
+    for (tool, accepted) in tools {
+        groups.entry((tool.upstream.clone(), confusable_key(&tool.tool))).or_default().push((tool, accepted));
+    }
+    let mut found = BTreeMap::new();
+    for mut group in groups.into_values().filter(|g| g.len() > 1) {
+        group.sort_by_key(|(tool, accepted)| (!accepted, (*tool).clone()));
+        let first = group[0].0.to_string();
+        found.extend(group[1..].iter().map(|(tool, _)| ((*tool).clone(), first.clone())));
+    }
+    found
+}
+
+fn hidden_findings(definition: &str) -> Option<String> {
+    // Escapes hide characters from a look at the raw text, so the decoded strings are searched.
+    fn walk(value: &Value, found: &mut Vec<char>) {
+        match value {
+            Value::String(s) => found.extend(countersign_catalog::visible::hidden_characters(s, 8).into_iter().map(|(_, c)| c)),
+            Value::Array(items) => items.iter().for_each(|v| walk(v, found)),
+            Value::Object(members) => members.values().for_each(|v| walk(v, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(&serde_json::from_str(definition).ok()?, &mut found);
+    let listed: Vec<String> = found.iter().take(4).map(|c| format!("U+{:04X}", u32::from(*c))).collect();
+    (!listed.is_empty()).then(|| format!("its definition holds hidden characters: {}", listed.join(", ")))
+}

@@ -1,0 +1,245 @@
+//! What a store promises to the ledger, and what the ledger may ask of it.
+//!
+//! **Durability.** [`Group::commit`] returns `Ok` only when everything that the group wrote survives the loss of power
+//! (SQLite: `synchronous=FULL` in WAL mode; Postgres: `fsync` and `synchronous_commit` on, refused otherwise).
+//! **Failure.** After `Err` from `commit` the group may or may not be stored. The caller must read the head again in a new
+//! group before it says anything to anyone: that read decides. The store never retries by itself.
+//! **Isolation.** One group at a time over all processes: [`Store::begin`] takes the writer's lock and sees the newest head.
+//! **Readers** see only committed groups, whole ones, and may lag behind the newest.
+
+use countersign_domain::{Millis, WorkspaceName};
+use countersign_proof::commitment::Salt;
+use countersign_proof::digest::Digest;
+use countersign_proof::merkle::Hash;
+use uuid::Uuid;
+
+use crate::state::{
+    Conflict, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus, StateOp,
+};
+
+/// A failing store. The detail is for the log, not for callers.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The driver reported an error.
+    #[error("database: {0}")]
+    Database(String),
+    /// The disk is full or a quota was reached.
+    #[error("no space left: {0}")]
+    Full(String),
+    /// Stored data is not what was written.
+    #[error("corrupt data: {0}")]
+    Corrupt(String),
+    /// The data was written by a newer version, or an older one that is no longer read.
+    #[error("schema version {found} is not supported (this build reads up to {supported})")]
+    Version {
+        /// What the database says.
+        found: i64,
+        /// What this build knows.
+        supported: i64,
+    },
+}
+
+/// The newest state of the open shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Number of the shard, from 0.
+    pub shard: u32,
+    /// Its origin (C2SP checkpoint line 1).
+    pub origin: String,
+    /// Leaves.
+    pub size: u64,
+    /// RFC 6962 root over them.
+    pub root: Hash,
+    /// The compact range (hashes of the perfect subtrees, largest first).
+    pub frontier: Vec<Hash>,
+    /// The signed checkpoint of exactly this size, a C2SP signed note.
+    pub checkpoint: String,
+}
+
+/// An event with its place and its openings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// Number of the shard.
+    pub shard: u32,
+    /// Leaf index in the shard.
+    pub index: u64,
+    /// The event's id.
+    pub id: Uuid,
+    /// Its workspace.
+    pub workspace: WorkspaceName,
+    /// Its number in the workspace's gapless sequence, from 1, across shards.
+    pub seq: u64,
+    /// The event's `type`.
+    pub kind: String,
+    /// The event's `time`.
+    pub time: Millis,
+    /// The commitment; survives erasure.
+    pub commitment: Digest,
+    /// The event's canonical JSON and salt, unless erased.
+    pub opening: Option<Opening>,
+    /// For look-ups: the call, if the event belongs to one.
+    pub call: Option<Uuid>,
+    /// For filters: `Principal` id.
+    pub principal: Option<String>,
+    /// For filters: `upstream:tool`.
+    pub tool: Option<String>,
+}
+
+/// What opens a commitment. Erased as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// The event's salt.
+    pub salt: Salt,
+    /// The event as RFC 8785 bytes.
+    pub event: Vec<u8>,
+    /// Salt of the argument and result digests inside the event; not part of a receipt unless disclosed.
+    pub detail_salt: Option<Salt>,
+}
+
+/// The newest place in a workspace's sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail {
+    /// The last number given.
+    pub seq: u64,
+    /// The commitment of that event.
+    pub commitment: Digest,
+}
+
+/// A filter over events; all given parts must match. Pages go by `(workspace, seq)`.
+#[derive(Debug, Clone, Default)]
+pub struct EventQuery {
+    /// Only this workspace (a caller's own, unless an auditor of the node).
+    pub workspace: Option<WorkspaceName>,
+    /// Only this `type`, or a prefix ending in `.`.
+    pub kind: Option<String>,
+    /// Only this principal id.
+    pub principal: Option<String>,
+    /// Only this `upstream:tool`.
+    pub tool: Option<String>,
+    /// Only this call.
+    pub call: Option<Uuid>,
+    /// `time >= since`.
+    pub since: Option<Millis>,
+    /// `time < until`.
+    pub until: Option<Millis>,
+    /// Global positions after (ascending) or before (descending) this one; opaque to callers.
+    pub cursor: Option<u64>,
+    /// Newest first.
+    pub descending: bool,
+    /// At most this many, 1 to 1000.
+    pub limit: u32,
+}
+
+/// A page of events: each with its global position, which is the cursor that continues after it.
+#[derive(Debug, Clone, Default)]
+pub struct EventPage {
+    /// The events with their global positions.
+    pub rows: Vec<(u64, EventRow)>,
+    /// Whether more match.
+    pub more: bool,
+}
+
+/// A shard in the order of opening.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardRow {
+    /// Number, from 0.
+    pub shard: u32,
+    /// Its origin.
+    pub origin: String,
+    /// Its verifier key (C2SP vkey text).
+    pub vkey: String,
+    /// The newest signed checkpoint that this database has of it.
+    pub checkpoint: Option<String>,
+    /// Leaves.
+    pub size: u64,
+}
+
+/// Where the ledger keeps itself. One writer; any number of readers.
+pub trait Store: Send + 'static {
+    /// Starts a group: takes the writer's lock, sees the newest state. Dropping the group rolls back.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    fn begin(&mut self) -> Result<Box<dyn Group + '_>, StoreError>;
+
+    /// A handle for reading, usable from any thread.
+    fn reader(&self) -> std::sync::Arc<dyn Reader>;
+
+    /// Housekeeping off the request path (moving the write-ahead log into the database, forgetting expired rows).
+    ///
+    /// # Errors
+    /// If the database does not answer; harmless to the data.
+    fn maintain(&mut self) -> Result<(), StoreError>;
+}
+
+/// One durable transaction: many appends, then tree growth and a new head.
+pub trait Group {
+    /// The database's time: what expiry is compared with.
+    fn now(&mut self) -> Result<Millis, StoreError>;
+    /// The open shard's head; `None` before the first shard is opened.
+    fn head(&mut self) -> Result<Option<Head>, StoreError>;
+    /// The newest place in a workspace's sequence, including this group's own inserts.
+    fn tail(&mut self, workspace: &WorkspaceName) -> Result<Option<Tail>, StoreError>;
+    /// Applies one append's operations, all or nothing. A conflict leaves the group as it was before the call.
+    fn apply(&mut self, ops: &[StateOp]) -> Result<Result<(), Conflict>, StoreError>;
+    /// Adds an event at its place. The id is new (UUIDv7); a duplicate is `Corrupt`.
+    fn insert(&mut self, row: &EventRow) -> Result<(), StoreError>;
+    /// Stores the hash row of a complete tile: level (of tiles, 8 tree levels each), index, 256 hashes.
+    fn put_tile(&mut self, shard: u32, level: u8, index: u64, hashes: &[Hash]) -> Result<(), StoreError>;
+    /// Registers a shard before its first head.
+    fn open_shard(&mut self, row: &ShardRow) -> Result<(), StoreError>;
+    /// Replaces the head.
+    fn set_head(&mut self, head: &Head) -> Result<(), StoreError>;
+    /// Makes the group durable. See the module's words on failure.
+    fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Reads of committed state. Calls block; run them off the async threads.
+pub trait Reader: Send + Sync {
+    /// The newest committed head.
+    fn head(&self) -> Result<Option<Head>, StoreError>;
+    /// All shards, oldest first.
+    fn shards(&self) -> Result<Vec<ShardRow>, StoreError>;
+    /// One event by its id.
+    fn event(&self, id: Uuid) -> Result<Option<EventRow>, StoreError>;
+    /// The events of a call, oldest first.
+    fn events_of_call(&self, call: Uuid) -> Result<Vec<EventRow>, StoreError>;
+    /// A page of events.
+    fn events(&self, query: &EventQuery) -> Result<EventPage, StoreError>;
+    /// Commitments of a shard's leaves `from..to`, in order; at most 65,536.
+    fn commitments(&self, shard: u32, from: u64, to: u64) -> Result<Vec<Digest>, StoreError>;
+    /// Events of a shard from a leaf index on, in order; at most `limit` (1 to 1000).
+    fn leaves(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EventRow>, StoreError>;
+    /// The hashes of a complete tile.
+    fn tile(&self, shard: u32, level: u8, index: u64) -> Result<Option<Vec<Hash>>, StoreError>;
+    /// The newest place in a workspace's sequence.
+    fn tail(&self, workspace: &WorkspaceName) -> Result<Option<Tail>, StoreError>;
+    /// All workspaces that have events or a key.
+    fn workspaces(&self) -> Result<Vec<WorkspaceName>, StoreError>;
+    /// A workspace's wrapped key.
+    fn workspace_key(&self, workspace: &WorkspaceName) -> Result<Option<Vec<u8>>, StoreError>;
+    /// A request by its id. A pending one past its expiry is reported as it is stored.
+    fn request(&self, id: Uuid) -> Result<Option<RequestRow>, StoreError>;
+    /// Requests, newest first; of one workspace, of one status, at most `limit` (1 to 1000).
+    fn requests(
+        &self,
+        workspace: Option<&WorkspaceName>,
+        status: Option<RequestStatus>,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<RequestRow>, StoreError>;
+    /// Pending requests past their expiry, oldest first, at most `limit`.
+    fn expired_requests(&self, now: Millis, limit: u32) -> Result<Vec<RequestRow>, StoreError>;
+    /// The pending or sticky-denied request with this fingerprint.
+    fn request_by_fingerprint(&self, fingerprint: &Fingerprint) -> Result<Option<RequestRow>, StoreError>;
+    /// A use of an idempotency key.
+    fn idempotency(&self, scope: &Fingerprint) -> Result<Option<IdempotencyRow>, StoreError>;
+    /// Intents that are open or unknown, oldest first, at most 10,000.
+    fn intents(&self) -> Result<Vec<IntentRow>, StoreError>;
+    /// Everything frozen.
+    fn freezes(&self) -> Result<Vec<FreezeRow>, StoreError>;
+    /// Every known tool definition.
+    fn pins(&self) -> Result<Vec<PinRow>, StoreError>;
+    /// Refusal aggregates since a minute: minute, name, count.
+    fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>, StoreError>;
+}

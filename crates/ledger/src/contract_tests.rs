@@ -1,0 +1,481 @@
+//! What every store must pass: the contract of [`crate::contract`] and [`crate::state`], as tests.
+//!
+//! A store's own tests call [`run_all`] with a function that opens a fresh, empty store. Expiry is tested with times in
+//! the past and the future of the store's own clock, so that nothing waits and no clock is replaced.
+#![allow(clippy::unwrap_used, missing_docs, reason = "this is test code that lives in a library so that stores can share it")]
+
+use countersign_domain::obligation::ObligationKind;
+use countersign_domain::principal::PrincipalRecord;
+use countersign_domain::{Effect, Millis, Obligations, Principal, ToolRef, WorkspaceName};
+use countersign_proof::digest::Digest;
+use uuid::Uuid;
+
+use crate::contract::{EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
+use crate::state::{
+    AnswerRow, Conflict, FreezeRow, FreezeTarget, IdempotencyRow, IdempotencyState, IntentRow, IntentState, PinRow,
+    PinStatus, RequestRow, RequestStatus, StateOp,
+};
+
+/// Runs the whole suite; panics where the store breaks the contract.
+pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
+    groups_are_all_or_nothing(&mut fresh());
+    the_log_is_read_back_as_written(&mut fresh());
+    an_event_has_one_place(&mut fresh());
+    events_are_found_by_what_is_asked(&mut fresh());
+    an_append_is_all_or_nothing(&mut fresh());
+    requests_are_consumed_once(&mut fresh());
+    requests_expire_and_are_revoked(&mut fresh());
+    open_requests_are_unique_and_capped(&mut fresh());
+    idempotency_keys_are_taken_once(&mut fresh());
+    unknown_writes_stand_in_the_way(&mut fresh());
+    freezes_refuse(&mut fresh());
+    pins_are_proposed_and_accepted(&mut fresh());
+    bodies_are_erased_and_commitments_stay(&mut fresh());
+    small_state_is_kept(&mut fresh());
+}
+
+fn id(n: u8) -> Uuid {
+    Uuid::from_bytes([n, 0, 0, 0, 0, 0, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, n])
+}
+
+fn workspace(name: &str) -> WorkspaceName {
+    name.parse().unwrap()
+}
+
+fn tool() -> ToolRef {
+    "ads:createCampaign".parse().unwrap()
+}
+
+fn person(name: &str) -> PrincipalRecord {
+    PrincipalRecord { id: name.into(), ..Principal::node().record() }
+}
+
+fn event(index: u64, seq: u64, kind: &str) -> EventRow {
+    let n = u8::try_from(index).unwrap();
+    EventRow {
+        shard: 0,
+        index,
+        id: id(n),
+        workspace: workspace(if index % 2 == 0 { "even" } else { "odd" }),
+        seq,
+        kind: kind.into(),
+        time: 1000 + index,
+        commitment: Digest::of(&[n]),
+        opening: Some(Opening { salt: [n; 32], event: vec![b'{', n, b'}'], detail_salt: Some([7; 32]) }),
+        call: Some(id(200 + n / 2)),
+        principal: Some(format!("agent-{}", index % 3)),
+        tool: (index > 2).then(|| tool().to_string()),
+    }
+}
+
+fn shard() -> ShardRow {
+    ShardRow { shard: 0, origin: "a.example".into(), vkey: "vkey".into(), checkpoint: None, size: 0 }
+}
+
+fn head(size: u64) -> Head {
+    Head {
+        shard: 0,
+        origin: "a.example".into(),
+        size,
+        root: [9; 32],
+        frontier: vec![[1; 32], [2; 32]],
+        checkpoint: format!("note {size}"),
+    }
+}
+
+/// A committed group.
+fn write<T>(store: &mut impl Store, work: impl FnOnce(&mut dyn Group) -> T) -> T {
+    let mut group = store.begin().unwrap();
+    let result = work(&mut *group);
+    group.commit().unwrap();
+    result
+}
+
+fn apply(store: &mut impl Store, ops: &[StateOp]) -> Result<(), Conflict> {
+    write(store, |group| group.apply(ops).unwrap())
+}
+
+fn now(store: &mut impl Store) -> Millis {
+    store.begin().unwrap().now().unwrap()
+}
+
+fn groups_are_all_or_nothing(store: &mut impl Store) {
+    let reader = store.reader();
+    {
+        let mut group = store.begin().unwrap();
+        group.open_shard(&shard()).unwrap();
+        group.insert(&event(0, 1, "log.opened")).unwrap();
+        group.set_head(&head(1)).unwrap();
+        assert_eq!(group.head().unwrap(), Some(head(1)), "a group sees its own writes");
+        assert_eq!(group.tail(&workspace("even")).unwrap().map(|t| t.seq), Some(1));
+        assert_eq!(reader.head().unwrap(), None, "readers see only what is committed");
+        assert_eq!(reader.event(id(0)).unwrap(), None);
+    }
+    assert_eq!(store.begin().unwrap().head().unwrap(), None, "a dropped group leaves nothing behind");
+    assert!(reader.shards().unwrap().is_empty());
+}
+
+fn the_log_is_read_back_as_written(store: &mut impl Store) {
+    let tile: Vec<_> = (0..=255).map(|n| [n; 32]).collect();
+    let rows: Vec<_> = (0..4).map(|n| event(n, n / 2 + 1, "call.completed")).collect();
+    write(store, |group| {
+        group.open_shard(&shard()).unwrap();
+        rows.iter().for_each(|row| group.insert(row).unwrap());
+        group.put_tile(0, 1, 5, &tile).unwrap();
+        group.set_head(&head(3)).unwrap();
+        group.set_head(&head(4)).unwrap();
+    });
+    let reader = store.reader();
+    assert_eq!(reader.head().unwrap(), Some(head(4)));
+    let known = ShardRow { checkpoint: Some("note 4".into()), size: 4, ..shard() };
+    assert_eq!(reader.shards().unwrap(), [known], "a shard's row follows its head");
+    assert_eq!(reader.event(id(2)).unwrap().as_ref(), Some(&rows[2]));
+    assert_eq!(reader.leaves(0, 1, 2).unwrap(), rows[1..3]);
+    assert!(reader.leaves(1, 0, 9).unwrap().is_empty());
+    assert_eq!(reader.commitments(0, 1, 3).unwrap(), [rows[1].commitment, rows[2].commitment]);
+    assert_eq!(reader.tile(0, 1, 5).unwrap(), Some(tile));
+    assert_eq!(reader.tile(0, 1, 4).unwrap(), None);
+    let tail = Tail { seq: 2, commitment: rows[3].commitment };
+    assert_eq!(reader.tail(&workspace("odd")).unwrap(), Some(tail));
+    assert_eq!(store.begin().unwrap().tail(&workspace("odd")).unwrap(), Some(tail));
+    assert_eq!(reader.tail(&workspace("none")).unwrap(), None);
+    assert_eq!(reader.workspaces().unwrap(), [workspace("even"), workspace("odd")]);
+}
+
+fn an_event_has_one_place(store: &mut impl Store) {
+    write(store, |group| {
+        group.open_shard(&shard()).unwrap();
+        group.insert(&event(0, 1, "call.denied")).unwrap();
+    });
+    for row in [EventRow { index: 1, ..event(0, 2, "call.denied") }, EventRow { id: id(9), ..event(0, 2, "call.denied") }] {
+        let mut group = store.begin().unwrap();
+        assert!(matches!(group.insert(&row), Err(StoreError::Corrupt(_))), "same id or same leaf");
+    }
+}
+
+fn events_are_found_by_what_is_asked(store: &mut impl Store) {
+    write(store, |group| {
+        group.open_shard(&shard()).unwrap();
+        for n in 0..10 {
+            let kind = if n < 5 { "call.completed" } else { "approval.granted" };
+            group.insert(&event(n, n / 2 + 1, kind)).unwrap();
+        }
+    });
+    let reader = store.reader();
+    let all = EventQuery { limit: 1000, ..EventQuery::default() };
+    let check = |query: EventQuery, expected: &[u64]| {
+        let page = reader.events(&query).unwrap();
+        let found: Vec<u64> = page.rows.iter().map(|(_, row)| row.index).collect();
+        assert_eq!(found, expected, "{query:?}");
+        assert!(!page.more);
+    };
+    check(EventQuery { workspace: Some(workspace("odd")), ..all.clone() }, &[1, 3, 5, 7, 9]);
+    check(EventQuery { kind: Some("call.".into()), ..all.clone() }, &[0, 1, 2, 3, 4]);
+    check(EventQuery { kind: Some("approval.granted".into()), ..all.clone() }, &[5, 6, 7, 8, 9]);
+    check(EventQuery { kind: Some("call".into()), ..all.clone() }, &[]);
+    check(EventQuery { principal: Some("agent-1".into()), descending: true, ..all.clone() }, &[7, 4, 1]);
+    check(EventQuery { tool: Some(tool().to_string()), until: Some(1005), ..all.clone() }, &[3, 4]);
+    check(EventQuery { call: Some(id(201)), ..all.clone() }, &[2, 3]);
+    check(EventQuery { since: Some(1008), ..all.clone() }, &[8, 9]);
+    let calls = reader.events_of_call(id(203)).unwrap();
+    assert_eq!(calls.iter().map(|row| row.index).collect::<Vec<_>>(), [6, 7]);
+    for descending in [false, true] {
+        let mut query = EventQuery { limit: 4, descending, ..EventQuery::default() };
+        let mut seen = Vec::new();
+        loop {
+            let page = reader.events(&query).unwrap();
+            seen.extend(page.rows.iter().map(|(_, row)| row.index));
+            query.cursor = page.rows.last().map(|(position, _)| *position);
+            if !page.more {
+                break;
+            }
+        }
+        let mut expected: Vec<u64> = (0..10).collect();
+        if descending {
+            expected.reverse();
+        }
+        assert_eq!(seen, expected, "pages neither skip nor repeat");
+    }
+}
+
+fn an_append_is_all_or_nothing(store: &mut impl Store) {
+    let key = StateOp::WorkspaceKey { workspace: workspace("w"), wrapped: vec![1] };
+    let kept = StateOp::WorkspaceKey { workspace: workspace("kept"), wrapped: vec![2] };
+    let conflict = write(store, |group| {
+        group.apply(&[kept]).unwrap().unwrap();
+        group.apply(&[key, StateOp::IntentClose { call: id(1) }]).unwrap()
+    });
+    assert_eq!(conflict, Err(Conflict::NotFound));
+    let reader = store.reader();
+    assert_eq!(reader.workspace_key(&workspace("w")).unwrap(), None);
+    assert_eq!(reader.workspace_key(&workspace("kept")).unwrap(), Some(vec![2]), "the group's other appends stay");
+}
+
+fn request(n: u8, now: Millis) -> RequestRow {
+    RequestRow {
+        id: id(n),
+        workspace: workspace("w"),
+        requester: "agent".into(),
+        requester_keys: vec!["agent".into(), "boss".into()],
+        person_key: Some("boss".into()),
+        principal: person("agent"),
+        tool: tool(),
+        effect: Effect::Write,
+        pin: Digest::of(b"pin"),
+        fingerprint: [n; 32],
+        arguments: vec![1, 2, 3],
+        owed: Obligations { confirm: true, approvals: 1, expires_seconds: 60, ..Obligations::default() },
+        policy_version: "v1".into(),
+        status: RequestStatus::Pending,
+        created: now,
+        expires: now + 60_000,
+        event: id(n),
+        answers: Vec::new(),
+        closed_by: None,
+        execute_on_approval: true,
+    }
+}
+
+fn open(row: RequestRow) -> StateOp {
+    StateOp::OpenRequest { row: Box::new(row), cap: 3 }
+}
+
+fn answer(request: u8, name: &str, kind: ObligationKind, granted: bool) -> StateOp {
+    let answer = AnswerRow {
+        person: name.into(),
+        principal: person(name),
+        kind,
+        granted,
+        at: 0,
+        event: id(77),
+        reason: Some("because".into()),
+    };
+    StateOp::Answer { request: id(request), answer }
+}
+
+fn is_state(result: Result<(), Conflict>, expected: RequestStatus) -> bool {
+    matches!(result, Err(Conflict::RequestState(row)) if row.status == expected)
+}
+
+fn requests_are_consumed_once(store: &mut impl Store) {
+    use ObligationKind::{Approval, Confirm};
+    let now = now(store);
+    let redeem = || StateOp::Redeem { request: id(1) };
+    assert_eq!(apply(store, &[redeem()]), Err(Conflict::NotFound));
+    apply(store, &[open(request(1, now))]).unwrap();
+    assert_eq!(store.reader().request(id(1)).unwrap(), Some(request(1, now)), "read back as written");
+    assert_eq!(apply(store, &[answer(1, "boss", Approval, true)]), Err(Conflict::SelfApproval));
+    assert_eq!(apply(store, &[answer(9, "amy", Approval, true)]), Err(Conflict::NotFound));
+    apply(store, &[answer(1, "boss", Confirm, true)]).unwrap();
+    assert_eq!(apply(store, &[answer(1, "boss", Confirm, true)]), Err(Conflict::AlreadyAnswered));
+    assert!(is_state(apply(store, &[redeem()]), RequestStatus::Pending), "one approval is still owed");
+    apply(store, &[answer(1, "amy", Approval, true)]).unwrap();
+    let row = store.reader().request(id(1)).unwrap().unwrap();
+    assert!(row.is_met());
+    assert_eq!(row.answers.iter().map(|a| a.person.as_str()).collect::<Vec<_>>(), ["boss", "amy"], "oldest first");
+    assert!(row.answers.iter().all(|a| a.at >= now), "the database's time counts");
+    assert_eq!(row.answers[1].reason.as_deref(), Some("because"));
+    let both = write(store, |group| (group.apply(&[redeem()]).unwrap(), group.apply(&[redeem()]).unwrap()));
+    assert_eq!(both.0, Ok(()));
+    assert!(is_state(both.1, RequestStatus::Redeemed), "not even within one group");
+    assert!(is_state(apply(store, &[answer(1, "eve", Approval, true)]), RequestStatus::Redeemed));
+    apply(store, &[StateOp::CloseRequest { request: id(1), closed_by: id(42) }]).unwrap();
+    assert_eq!(store.reader().request(id(1)).unwrap().unwrap().closed_by, Some(id(42)));
+}
+
+fn requests_expire_and_are_revoked(store: &mut impl Store) {
+    let now = now(store);
+    let past = |n| RequestRow { expires: now - 1, created: now - 100, ..request(n, now) };
+    apply(store, &[open(past(1))]).unwrap();
+    apply(store, &[open(request(2, now))]).unwrap();
+    let pending = RequestStatus::Pending;
+    assert!(is_state(apply(store, &[answer(1, "amy", ObligationKind::Approval, true)]), pending), "too late");
+    assert!(is_state(apply(store, &[StateOp::Redeem { request: id(1) }]), pending));
+    assert!(is_state(apply(store, &[StateOp::Expire { request: id(2), closed_by: id(9) }]), pending), "too early");
+    let late = store.reader().expired_requests(now, 10).unwrap();
+    assert_eq!(late.iter().map(|r| r.id).collect::<Vec<_>>(), [id(1)]);
+    assert_eq!(store.reader().request_by_fingerprint(&[1; 32]).unwrap(), None, "expired whoever looks");
+    apply(store, &[StateOp::Expire { request: id(1), closed_by: id(9) }]).unwrap();
+    apply(store, &[StateOp::Revoke { request: id(2), closed_by: id(8) }]).unwrap();
+    assert!(is_state(apply(store, &[StateOp::Revoke { request: id(2), closed_by: id(7) }]), RequestStatus::Revoked));
+    let reader = store.reader();
+    let rows = reader.requests(Some(&workspace("w")), None, None, 10).unwrap();
+    let found: Vec<_> = rows.iter().map(|r| (r.id, r.status, r.closed_by)).collect();
+    let expected = [(id(2), RequestStatus::Revoked, Some(id(8))), (id(1), RequestStatus::Expired, Some(id(9)))];
+    assert_eq!(found, expected, "newest first");
+    assert_eq!(reader.requests(None, Some(RequestStatus::Revoked), None, 10).unwrap().len(), 1);
+    assert_eq!(reader.requests(None, None, Some(id(2)), 10).unwrap().len(), 1);
+    assert_eq!(reader.requests(None, None, None, 1).unwrap().len(), 1);
+    assert!(reader.requests(Some(&workspace("other")), None, None, 10).unwrap().is_empty());
+}
+
+fn open_requests_are_unique_and_capped(store: &mut impl Store) {
+    let now = now(store);
+    let same = |n: u8, f: u8| RequestRow { fingerprint: [f; 32], ..request(n, now) };
+    let exists = |r: Result<(), Conflict>| matches!(r, Err(Conflict::RequestExists(row)) if row.id == id(1));
+    apply(store, &[open(request(1, now))]).unwrap();
+    assert!(exists(apply(store, &[open(same(2, 1))])));
+    apply(store, &[answer(1, "amy", ObligationKind::Approval, false)]).unwrap();
+    let denied = store.reader().request(id(1)).unwrap().unwrap();
+    assert_eq!((denied.status, denied.closed_by), (RequestStatus::Denied, Some(id(77))));
+    assert!(exists(apply(store, &[open(same(2, 1))])), "a denial is sticky until the expiry");
+    assert_eq!(store.reader().request_by_fingerprint(&[1; 32]).unwrap().map(|r| r.id), Some(id(1)));
+    let over = RequestRow { status: RequestStatus::Denied, expires: now - 1, ..same(3, 2) };
+    apply(store, &[open(over)]).unwrap();
+    apply(store, &[open(same(4, 2))]).unwrap();
+    apply(store, &[open(request(5, now))]).unwrap();
+    apply(store, &[open(request(6, now))]).unwrap();
+    assert_eq!(apply(store, &[open(request(7, now))]), Err(Conflict::TooManyOpen { open: 3 }));
+    let other = RequestRow { requester: "other".into(), ..request(7, now) };
+    apply(store, &[open(other)]).unwrap();
+}
+
+fn idempotency_keys_are_taken_once(store: &mut impl Store) {
+    use IdempotencyState::{Done, InFlight, Pending, Unknown};
+    let now = now(store);
+    let row = |scope: u8, state, expires| IdempotencyRow {
+        scope: [scope; 32],
+        fingerprint: [scope; 32],
+        state,
+        call: id(scope),
+        answer: None,
+        expires,
+    };
+    let begin = |row: IdempotencyRow| StateOp::IdempotencyBegin { row };
+    let first = row(1, InFlight, now + 60_000);
+    apply(store, &[begin(first.clone())]).unwrap();
+    let taken = apply(store, &[begin(row(1, InFlight, now))]);
+    assert_eq!(taken, Err(Conflict::IdempotencyExists(Box::new(first.clone()))));
+    let set = |scope: u8, state, answer| StateOp::IdempotencySet { scope: [scope; 32], state, answer };
+    apply(store, &[set(1, Done, Some(vec![5]))]).unwrap();
+    let done = IdempotencyRow { state: Done, answer: Some(vec![5]), ..first };
+    assert_eq!(store.reader().idempotency(&[1; 32]).unwrap(), Some(done));
+    apply(store, &[StateOp::IdempotencyDrop { scope: [1; 32] }]).unwrap();
+    assert_eq!(store.reader().idempotency(&[1; 32]).unwrap(), None);
+    for (scope, state, replaced) in [(2, Done, true), (3, Pending, true), (4, InFlight, false), (5, Unknown, false)] {
+        apply(store, &[begin(row(scope, InFlight, now - 1)), set(scope, state, None)]).unwrap();
+        let again = apply(store, &[begin(row(scope, InFlight, now + 60_000))]);
+        assert_eq!(again.is_ok(), replaced, "past its time and {state:?}");
+    }
+    apply(store, &[set(99, Done, None)]).unwrap();
+}
+
+fn unknown_writes_stand_in_the_way(store: &mut impl Store) {
+    let intent = |n: u8, fingerprint: u8| IntentRow {
+        call: id(n),
+        workspace: workspace("w"),
+        principal: person("agent"),
+        tool: tool(),
+        pin: Digest::of(b"pin"),
+        effect: Effect::Destructive,
+        fingerprint: [fingerprint; 32],
+        event: id(n),
+        state: IntentState::Open,
+        at: u64::from(n),
+        idempotency: Some([n; 32]),
+    };
+    let open = |row: IntentRow| StateOp::IntentOpen { row: Box::new(row) };
+    let now = now(store);
+    let key = IdempotencyRow {
+        scope: [1; 32],
+        fingerprint: [1; 32],
+        state: IdempotencyState::InFlight,
+        call: id(1),
+        answer: None,
+        expires: now + 1000,
+    };
+    apply(store, &[StateOp::IdempotencyBegin { row: key }, open(intent(1, 1)), open(intent(2, 1))]).unwrap();
+    apply(store, &[StateOp::IntentUnknown { call: id(1) }]).unwrap();
+    assert_eq!(store.reader().idempotency(&[1; 32]).unwrap().unwrap().state, IdempotencyState::Unknown);
+    assert_eq!(apply(store, &[open(intent(3, 1))]), Err(Conflict::OutcomeUnknown { call: id(1) }));
+    apply(store, &[open(intent(3, 2))]).unwrap();
+    apply(store, &[StateOp::IntentClose { call: id(2) }]).unwrap();
+    assert_eq!(apply(store, &[StateOp::IntentClose { call: id(2) }]), Err(Conflict::NotFound));
+    assert_eq!(apply(store, &[StateOp::IntentUnknown { call: id(2) }]), Err(Conflict::NotFound));
+    let left = store.reader().intents().unwrap();
+    assert_eq!(left, [IntentRow { state: IntentState::Unknown, ..intent(1, 1) }, intent(3, 2)], "oldest first");
+    apply(store, &[StateOp::IntentClose { call: id(1) }, open(intent(4, 1))]).unwrap();
+}
+
+fn freezes_refuse(store: &mut impl Store) {
+    let targets = [
+        FreezeTarget::Principal("6:issuer|agent".into()),
+        FreezeTarget::Tool(tool()),
+        FreezeTarget::Upstream("ads".parse().unwrap()),
+        FreezeTarget::Workspace(workspace("w")),
+    ];
+    let require = || StateOp::RequireNotFrozen { targets: targets.to_vec() };
+    let row = |target: &FreezeTarget, reason: &str| FreezeRow {
+        target: target.clone(),
+        reason: reason.into(),
+        at: 5,
+        event: id(1),
+    };
+    for target in &targets {
+        apply(store, &[require()]).unwrap();
+        apply(store, &[StateOp::Freeze { row: row(target, "first") }]).unwrap();
+        apply(store, &[StateOp::Freeze { row: row(target, "second") }]).unwrap();
+        assert_eq!(apply(store, &[require()]), Err(Conflict::Frozen(row(target, "second"))));
+        assert_eq!(store.reader().freezes().unwrap(), [row(target, "second")]);
+        let other = StateOp::RequireNotFrozen { targets: vec![FreezeTarget::Principal("another".into())] };
+        apply(store, &[other]).unwrap();
+        apply(store, &[StateOp::Unfreeze { target: target.clone() }]).unwrap();
+        assert_eq!(apply(store, &[StateOp::Unfreeze { target: target.clone() }]), Err(Conflict::NotFound));
+    }
+}
+
+fn pins_are_proposed_and_accepted(store: &mut impl Store) {
+    let row = |text: &str, status, by: Option<&str>| PinRow {
+        tool: tool(),
+        pin: Digest::of(text.as_bytes()),
+        definition: text.into(),
+        status,
+        at: 3,
+        by: by.map(Into::into),
+    };
+    let (accepted, proposed) = (PinStatus::Accepted, PinStatus::Proposed);
+    let accept = |text: &str| StateOp::PinAccept { row: row(text, accepted, Some("amy")) };
+    let propose = |text: &str| StateOp::PinPropose { row: row(text, proposed, None) };
+    assert_eq!(apply(store, &[accept("one")]), Err(Conflict::NotFound));
+    apply(store, &[propose("zero"), propose("one")]).unwrap();
+    assert_eq!(apply(store, &[accept("zero")]), Err(Conflict::NotFound), "a later proposal replaced it");
+    apply(store, &[accept("one")]).unwrap();
+    assert_eq!(store.reader().pins().unwrap(), [row("one", accepted, Some("amy"))]);
+    apply(store, &[propose("two")]).unwrap();
+    let both = [row("one", accepted, Some("amy")), row("two", proposed, None)];
+    assert_eq!(store.reader().pins().unwrap(), both, "the proposal waits beside the accepted one");
+    apply(store, &[StateOp::PinWithdraw { tool: tool() }]).unwrap();
+    assert_eq!(store.reader().pins().unwrap(), both[..1]);
+    apply(store, &[accept("one"), propose("two"), accept("two")]).unwrap();
+    assert_eq!(store.reader().pins().unwrap(), [row("two", accepted, Some("amy"))]);
+}
+
+fn bodies_are_erased_and_commitments_stay(store: &mut impl Store) {
+    write(store, |group| {
+        group.open_shard(&shard()).unwrap();
+        group.insert(&event(0, 1, "log.opened")).unwrap();
+        group.insert(&event(1, 1, "call.completed")).unwrap();
+        group.insert(&event(2, 2, "event.erased")).unwrap();
+    });
+    let erase = |n| StateOp::Erase { event: id(n) };
+    apply(store, &[erase(1)]).unwrap();
+    let expected = EventRow { opening: None, ..event(1, 1, "call.completed") };
+    assert_eq!(store.reader().event(id(1)).unwrap(), Some(expected));
+    for (n, why) in [(1, "already erased"), (9, "unknown"), (0, "opens the log"), (2, "explains an erasure")] {
+        assert_eq!(apply(store, &[erase(n)]), Err(Conflict::NotFound), "{why}");
+    }
+}
+
+fn small_state_is_kept(store: &mut impl Store) {
+    let key = |wrapped: u8| StateOp::WorkspaceKey { workspace: workspace("w"), wrapped: vec![wrapped] };
+    apply(store, &[key(1), key(2)]).unwrap();
+    assert_eq!(store.reader().workspace_key(&workspace("w")).unwrap(), Some(vec![1]), "the first one stays");
+    assert_eq!(store.reader().workspaces().unwrap(), [workspace("w")]);
+    let minute = now(store) / 60_000;
+    let count = |n| StateOp::CountRefusals { minute, counts: vec![("unauthenticated/expired".into(), n)] };
+    apply(store, &[count(2)]).unwrap();
+    apply(store, &[count(3)]).unwrap();
+    assert_eq!(store.reader().refusals(minute).unwrap(), [(minute, "unauthenticated/expired".into(), 5)]);
+    assert!(store.reader().refusals(minute + 1).unwrap().is_empty());
+    store.maintain().unwrap();
+}

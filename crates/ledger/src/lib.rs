@@ -1,0 +1,33 @@
+//! The ledger: events into the log, in groups, durable before anyone is told.
+//!
+//! What lives here is logic: no SQL (that is `countersign-store`), no sockets. The formats and the commit points are
+//! written down in `docs/ledger.md`.
+//!
+//! - [`contract`]: what a store must promise.
+//! - [`state`]: the facts that change together with events (requests, answers, idempotency, intents, freezes, pins).
+//! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
+//! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
+//! - `opening`: recovery, and when a new shard is opened instead of signing on.
+//! - [`head_file`]: the newest signed head, kept outside the database.
+//! - [`tree`]: RFC 6962 hashes out of stored tiles and commitments.
+//! - [`fsck`]: rebuilds everything from the leaves and says what does not fit.
+//! - [`export`]: the chained JSONL files, and their verification.
+
+pub mod contract;
+#[cfg(feature = "contract-tests")]
+pub mod contract_tests;
+pub mod export;
+pub mod fsck;
+pub mod handle;
+pub mod head_file;
+mod opening;
+mod receipts;
+mod sequencer;
+pub mod state;
+pub mod tree;
+
+pub use contract::{Head, Reader, Store, StoreError};
+pub use fsck::{FsckOptions, FsckReport, fsck};
+pub use handle::{Append, AppendError, Appended, Entry, Ledger, LedgerOptions, Placed, Stats};
+pub use opening::{OpenError, OpenReason, Opened, Predecessor};
+pub use receipts::{Disclose, ReceiptError};

@@ -1,0 +1,146 @@
+//! Receipts out of the ledger.
+
+use countersign_proof::canonical::{Limits, parse_strict};
+use countersign_proof::merkle::{self, TreeError};
+use countersign_proof::receipt::{self, Disclosure, InclusionProof, Label, Receipt, ReceiptBuilder, ReceiptEvent};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::contract::{EventRow, Reader, StoreError};
+use crate::tree::{Snapshot, TileCache, TreeReader};
+
+/// The most parents that a receipt follows, one `parent` link after another.
+const MAX_PARENTS: usize = 16;
+/// Bounds on stored events: wide, since they were bounded when they were made.
+pub(crate) const EVENT_LIMITS: Limits = Limits { max_bytes: 4 << 20, max_depth: 64 };
+
+/// A value to be shown inside a receipt next to the salted digest that stands in the event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Disclose {
+    /// The event that holds the digest.
+    pub event: Uuid,
+    /// Which digest.
+    pub label: Label,
+    /// The value.
+    pub value: Value,
+}
+
+/// Why a receipt was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiptError {
+    /// The event's body and salt were erased; only its commitment is left.
+    #[error("the event was erased")]
+    Erased,
+    /// A value to disclose is not the one whose digest the event holds, or its salt is gone.
+    #[error("the disclosed {0} is not what event {1} holds the digest of")]
+    Disclosure(&'static str, Uuid),
+    /// The store fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The stored event or the receipt breaks a bound of the format.
+    #[error("no receipt could be made: {0}")]
+    Format(String),
+}
+
+/// See [`crate::Ledger::receipt`]. Ancestors that were erased, or that are newer than the snapshot, are left out.
+pub(crate) fn receipt(
+    reader: &dyn Reader,
+    snapshot: &Snapshot,
+    tiles: &TileCache,
+    id: Uuid,
+    disclose: &[Disclose],
+) -> Result<Option<Receipt>, ReceiptError> {
+    let Some(subject) = reader.event(id)?.filter(|row| snapshot.covers(row)) else { return Ok(None) };
+    if subject.opening.is_none() {
+        return Err(ReceiptError::Erased);
+    }
+    let mut rows = ancestors(reader, &subject)?;
+    rows.retain(|row| row.opening.is_some() && snapshot.covers(row));
+    // The newest are the ones that matter most, should there be too many.
+    let surplus = (rows.len() + 1).saturating_sub(receipt::MAX_EVENTS);
+    rows.drain(..surplus);
+    rows.push(subject);
+    let shards = reader.shards()?;
+    let mut builder = ReceiptBuilder::new(id.to_string());
+    for row in &rows {
+        let corrupt = || StoreError::Corrupt(format!("event {} stands in the unknown shard {}", row.id, row.shard));
+        let shard = shards.iter().find(|s| s.shard == row.shard).ok_or_else(corrupt)?;
+        // The open shard's row may be newer than the snapshot: what is shown is the head that is also kept outside.
+        let (size, checkpoint) = if row.shard == snapshot.head.shard {
+            (snapshot.head.size, snapshot.head.checkpoint.clone())
+        } else {
+            let unsigned = || StoreError::Corrupt(format!("shard {} has no checkpoint", row.shard));
+            (shard.size, shard.checkpoint.clone().ok_or_else(unsigned)?)
+        };
+        let tree = TreeReader::new(reader, row.shard, size).cached(tiles).with_snapshot(snapshot);
+        let hashes = merkle::inclusion_proof(&tree, row.index, size).map_err(|e| match e {
+            TreeError::Reader(e) => e,
+            TreeError::OutOfRange { .. } => StoreError::Corrupt(format!("event {} lies beyond its log", row.id)),
+        })?;
+        builder = builder.event(receipt_event(row, &shard.origin, InclusionProof { size, hashes })?);
+        builder = builder.checkpoint(checkpoint);
+        builder = builder.key(&shard.vkey);
+    }
+    for wanted in disclose {
+        builder = builder.disclosure(disclosure(&rows, wanted)?);
+    }
+    builder.build().map(Some).map_err(|e| ReceiptError::Format(e.to_string()))
+}
+
+fn receipt_event(row: &EventRow, origin: &str, proof: InclusionProof) -> Result<ReceiptEvent, ReceiptError> {
+    let opening = row.opening.as_ref().ok_or(ReceiptError::Erased)?;
+    let event = parse_strict(&opening.event, &EVENT_LIMITS)
+        .map_err(|e| StoreError::Corrupt(format!("the body of event {}: {e}", row.id)))?;
+    let made = ReceiptEvent::new(event, opening.salt, origin, row.index, proof);
+    let made = made.map_err(|e| ReceiptError::Format(e.to_string()))?;
+    if made.commitment != row.commitment {
+        return Err(StoreError::Corrupt(format!("the body of event {} does not fit its commitment", row.id)).into());
+    }
+    Ok(made)
+}
+
+/// The events that the subject follows from, in log order, each once, without the subject.
+fn ancestors(reader: &dyn Reader, subject: &EventRow) -> Result<Vec<EventRow>, StoreError> {
+    let before = |row: &EventRow| (row.shard, row.index) < (subject.shard, subject.index);
+    let mut rows: Vec<EventRow> = Vec::new();
+    if let Some(call) = subject.call {
+        rows.extend(reader.events_of_call(call)?.into_iter().filter(before));
+    }
+    let mut next = parent(subject);
+    for _ in 0..MAX_PARENTS {
+        let Some(id) = next else { break };
+        let row = match rows.iter().find(|row| row.id == id) {
+            Some(row) => row.clone(),
+            None => match reader.event(id)?.filter(before) {
+                Some(row) => row,
+                None => break,
+            },
+        };
+        next = parent(&row);
+        if !rows.iter().any(|known| known.id == row.id) {
+            rows.push(row);
+        }
+    }
+    rows.sort_by_key(|row| (row.shard, row.index));
+    Ok(rows)
+}
+
+fn parent(row: &EventRow) -> Option<Uuid> {
+    let event: Value = serde_json::from_slice(&row.opening.as_ref()?.event).ok()?;
+    event.get("parent")?.as_str()?.parse().ok()
+}
+
+fn disclosure(rows: &[EventRow], wanted: &Disclose) -> Result<Disclosure, ReceiptError> {
+    let refused = || ReceiptError::Disclosure(wanted.label.as_str(), wanted.event);
+    let row = rows.iter().find(|row| row.id == wanted.event).ok_or_else(refused)?;
+    let opening = row.opening.as_ref().ok_or_else(refused)?;
+    let salt = opening.detail_salt.ok_or_else(refused)?;
+    let made = Disclosure::new(wanted.event.to_string(), wanted.label, salt, wanted.value.clone());
+    let digest = made.digest().map_err(|e| ReceiptError::Format(e.to_string()))?.to_string();
+    let event: Value = serde_json::from_slice(&opening.event).map_err(|_| refused())?;
+    let held = match wanted.label {
+        Label::Input => event.get("input_digest"),
+        Label::Output => event.pointer("/outcome/output_digest"),
+    };
+    if held.and_then(Value::as_str) == Some(digest.as_str()) { Ok(made) } else { Err(refused()) }
+}

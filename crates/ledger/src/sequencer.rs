@@ -1,0 +1,491 @@
+//! The one thread that writes: events in groups, tree growth and the new checkpoint in one durable transaction.
+//!
+//! It takes whatever waits and commits as soon as it is idle, never on a timer. Nobody is answered before the group is
+//! durable in the database and its head is durable outside. Where a commit fails, the database's own head decides what
+//! happened; until it does, appends are refused and the group's own callers wait.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use countersign_domain::WorkspaceName;
+use countersign_proof::checkpoint::Checkpoint;
+use countersign_proof::commitment::{commit, event_entry};
+use countersign_proof::merkle::leaf_hash;
+use countersign_proof::note::NoteSigner;
+use tokio::sync::oneshot;
+
+use crate::contract::{EventRow, Group, Head, Opening, Store, StoreError, Tail};
+use crate::handle::{Append, AppendError, Appended, Counters, Entry, LedgerOptions, Placed};
+use crate::head_file::HeadFile;
+use crate::tree::{FullTile, Snapshot, Tree};
+
+/// Housekeeping is asked for after this much idleness, and after this many groups.
+const IDLE: Duration = Duration::from_secs(1);
+const GROUPS_BETWEEN_HOUSEKEEPING: u64 = 64;
+/// An undecided group is looked at again after this long, doubling up to the longest.
+const FIRST_RETRY: Duration = Duration::from_millis(10);
+const LAST_RETRY: Duration = Duration::from_secs(1);
+/// The most workspace tails kept in memory.
+const MAX_TAILS: usize = 16_384;
+
+pub(crate) enum Job {
+    Append { append: Append, answer: Answer },
+    Stop,
+}
+
+type Answer = oneshot::Sender<Result<Appended, AppendError>>;
+type Tails = HashMap<WorkspaceName, Tail>;
+
+pub(crate) struct Sequencer<S> {
+    pub(crate) store: S,
+    pub(crate) signer: NoteSigner,
+    pub(crate) head_file: HeadFile,
+    pub(crate) options: LedgerOptions,
+    pub(crate) counters: Arc<Counters>,
+    /// The newest head that this process knows to be durable, with its tree.
+    pub(crate) current: Snapshot,
+    pub(crate) published: Arc<ArcSwap<Snapshot>>,
+    tails: Tails,
+    pending: Option<Pending>,
+}
+
+/// A group whose callers cannot be answered yet.
+struct Pending {
+    stage: Stage,
+    answers: Vec<(Answer, Result<Appended, AppendError>)>,
+    since: Instant,
+    retry_at: Instant,
+    backoff: Duration,
+}
+
+enum Stage {
+    /// The commit failed; the database has not yet said what it stored.
+    Undecided(Box<Grown>),
+    /// The group is durable; its head is not yet outside the database.
+    HeadOutside(Box<Grown>),
+}
+
+/// What a group makes of the ledger.
+pub(crate) struct Grown {
+    pub(crate) snapshot: Snapshot,
+    tails: Tails,
+    events: u64,
+    /// The first event's leaf index and row, to recognise the group by.
+    first: Option<Placed>,
+}
+
+impl<S: Store> Sequencer<S> {
+    pub(crate) fn new(
+        store: S,
+        signer: NoteSigner,
+        head_file: HeadFile,
+        options: LedgerOptions,
+        counters: Arc<Counters>,
+        current: Snapshot,
+    ) -> Self {
+        let published = Arc::new(ArcSwap::from_pointee(current.clone()));
+        Self { store, signer, head_file, options, counters, current, published, tails: Tails::new(), pending: None }
+    }
+
+    pub(crate) fn published(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.published)
+    }
+
+    /// Runs until told to stop or until every handle is gone.
+    pub(crate) fn run(mut self, queue: &Receiver<Job>) {
+        let mut groups = 0;
+        let mut stop = false;
+        while !stop {
+            let wait = self.pending.as_ref().map_or(IDLE, |p| p.retry_at.saturating_duration_since(Instant::now()));
+            let first = match queue.recv_timeout(wait) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            self.settle();
+            let Some(first) = first else {
+                self.maintain();
+                continue;
+            };
+            let mut jobs = Vec::new();
+            stop = self.collect(first, queue, &mut jobs);
+            self.write(jobs);
+            groups += 1;
+            if groups % GROUPS_BETWEEN_HOUSEKEEPING == 0 {
+                self.maintain();
+            }
+        }
+        self.finish(queue);
+    }
+
+    /// Takes what waits, up to a group. Returns whether to stop after it.
+    fn collect(&self, first: Job, queue: &Receiver<Job>, jobs: &mut Vec<(Append, Answer)>) -> bool {
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                Job::Append { append, answer } => {
+                    self.counters.queued.fetch_sub(1, Ordering::Relaxed);
+                    jobs.push((append, answer));
+                }
+                Job::Stop => return true,
+            }
+            next = if jobs.len() < self.options.max_group.max(1) { queue.try_recv().ok() } else { None };
+        }
+        false
+    }
+
+    /// Settles an undecided group if it can be, within the time that its callers are kept waiting, and refuses the rest.
+    fn finish(mut self, queue: &Receiver<Job>) {
+        while let Some(pending) = &self.pending
+            && !pending.answers.is_empty()
+        {
+            std::thread::sleep(pending.retry_at.saturating_duration_since(Instant::now()));
+            self.settle();
+        }
+        for job in queue.try_iter() {
+            if let Job::Append { answer, .. } = job {
+                self.counters.queued.fetch_sub(1, Ordering::Relaxed);
+                reply(answer, Err(AppendError::Closed));
+            }
+        }
+    }
+
+    fn maintain(&mut self) {
+        if let Err(error) = self.store.maintain() {
+            tracing::warn!(%error, "housekeeping failed");
+        }
+    }
+
+    /// Writes one group and answers it, or puts it aside as undecided.
+    fn write(&mut self, jobs: Vec<(Append, Answer)>) {
+        if jobs.is_empty() {
+            return;
+        }
+        if self.pending.is_some() {
+            return refuse(jobs, "the fate of an earlier group is not known yet");
+        }
+        let started = Instant::now();
+        match self.try_write(&jobs) {
+            Ok(Written::Nothing(verdicts)) => self.answer(pair(jobs, verdicts)),
+            Ok(Written::Durable(grown, verdicts)) => self.durable(grown, pair(jobs, verdicts)),
+            Ok(Written::Failed(grown, verdicts, error)) => {
+                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, "a commit failed; asking the database what it stored");
+                self.undecided(grown, pair(jobs, verdicts));
+            }
+            Err(error) => {
+                // The transaction was rolled back before anything was committed: nothing of the group is stored.
+                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                self.tails.clear();
+                tracing::error!(%error, "a group failed");
+                refuse(jobs, &error.to_string());
+            }
+        }
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.counters.last_group_us.store(micros, Ordering::Relaxed);
+    }
+
+    fn try_write(&mut self, jobs: &[(Append, Answer)]) -> Result<Written, StoreError> {
+        let reader = self.store.reader();
+        let mut group = self.store.begin()?;
+        let head = group.head()?;
+        if head.as_ref() != Some(&*self.current.head) {
+            // Another process wrote. Its head is taken over only if this key signed it and it goes on from ours.
+            self.current = adopt(&self.current, head, &*reader, &self.signer)?;
+            self.tails.clear();
+        }
+        let mut draft = Draft::new(&self.current, &self.tails);
+        let mut verdicts = Vec::with_capacity(jobs.len());
+        let mut changed = false;
+        for (append, _) in jobs {
+            // COMMIT POINT 0: nothing is committed yet; if the process dies anywhere before `commit`, the database rolls
+            // the whole group back, and nobody has been answered.
+            match group.apply(&append.ops)? {
+                Ok(()) => {
+                    changed |= !append.ops.is_empty() || !append.events.is_empty();
+                    verdicts.push(Ok(draft.place(&mut *group, &append.events)?));
+                }
+                Err(conflict) => verdicts.push(Err(AppendError::Conflict(conflict))),
+            }
+        }
+        if !changed {
+            return Ok(Written::Nothing(verdicts));
+        }
+        let grown = draft.finish(&mut *group, &self.signer)?;
+        // COMMIT POINT 1: if the process dies inside `commit`, the group is stored whole or not at all. Nobody was answered;
+        // if it is stored, the next start finds the database one group ahead of the head file, which is in order.
+        match group.commit() {
+            Ok(()) => Ok(Written::Durable(grown, verdicts)),
+            Err(error) => Ok(Written::Failed(grown, verdicts, error)),
+        }
+    }
+
+    /// The group is durable in the database.
+    fn durable(&mut self, grown: Grown, answers: Vec<(Answer, Result<Appended, AppendError>)>) {
+        // COMMIT POINT 2: the group is durable and its head is not yet outside. If the process dies here, the next start
+        // finds the database ahead of the head file by this group and signs on. Nobody was answered.
+        if let Err(error) = self.head_outside(&grown) {
+            tracing::error!(%error, "the head outside the database was not written");
+            self.counters.failures.fetch_add(1, Ordering::Relaxed);
+            return self.put_aside(Stage::HeadOutside(Box::new(grown)), answers);
+        }
+        self.publish(grown);
+        // COMMIT POINT 3: durable inside and outside. If the process dies here, some callers never hear of their events,
+        // which the next start has. From here on the head may be shown to anyone.
+        self.answer(answers);
+    }
+
+    fn head_outside(&mut self, grown: &Grown) -> Result<(), crate::head_file::HeadFileError> {
+        if grown.events == 0 {
+            return Ok(());
+        }
+        self.head_file.write(grown.snapshot.head.shard, &grown.snapshot.head.checkpoint)
+    }
+
+    fn publish(&mut self, grown: Grown) {
+        self.counters.groups.fetch_add(1, Ordering::Relaxed);
+        self.counters.events.fetch_add(grown.events, Ordering::Relaxed);
+        if self.tails.len() > MAX_TAILS {
+            self.tails.clear();
+        }
+        self.tails.extend(grown.tails);
+        self.current = grown.snapshot;
+        self.published.store(Arc::new(self.current.clone()));
+    }
+
+    fn answer(&self, answers: Vec<(Answer, Result<Appended, AppendError>)>) {
+        for (answer, result) in answers {
+            if matches!(result, Err(AppendError::Conflict(_))) {
+                self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
+            }
+            reply(answer, result);
+        }
+    }
+
+    fn undecided(&mut self, grown: Grown, answers: Vec<(Answer, Result<Appended, AppendError>)>) {
+        self.tails.clear();
+        if grown.events == 0 {
+            // Changes of state alone move no head, so that nothing would tell a stored group from a lost one.
+            for (answer, _) in answers {
+                reply(answer, Err(AppendError::Undecided));
+            }
+            return;
+        }
+        self.put_aside(Stage::Undecided(Box::new(grown)), answers);
+        self.settle();
+    }
+
+    fn put_aside(&mut self, stage: Stage, answers: Vec<(Answer, Result<Appended, AppendError>)>) {
+        self.counters.undecided.store(true, Ordering::Relaxed);
+        let now = Instant::now();
+        self.pending = Some(Pending { stage, answers, since: now, retry_at: now, backoff: FIRST_RETRY });
+    }
+
+    /// Finds out what became of the group that was put aside, if it is time to look.
+    fn settle(&mut self) {
+        let Some(mut pending) = self.pending.take_if(|p| p.retry_at <= Instant::now()) else { return };
+        self.counters.undecided.store(false, Ordering::Relaxed);
+        let failure = match pending.stage {
+            Stage::Undecided(grown) => match self.look_for(&grown) {
+                Ok(true) => return self.durable(*grown, pending.answers),
+                Ok(false) => {
+                    for (answer, _) in pending.answers {
+                        reply(answer, Err(AppendError::Unavailable("the database did not store the group".into())));
+                    }
+                    return;
+                }
+                Err(error) => {
+                    pending.stage = Stage::Undecided(grown);
+                    error.to_string()
+                }
+            },
+            Stage::HeadOutside(grown) => match self.head_outside(&grown) {
+                Ok(()) => {
+                    self.publish(*grown);
+                    return self.answer(pending.answers);
+                }
+                Err(error) => {
+                    pending.stage = Stage::HeadOutside(grown);
+                    error.to_string()
+                }
+            },
+        };
+        tracing::error!(error = %failure, "still undecided");
+        self.keep_waiting(pending);
+    }
+
+    fn keep_waiting(&mut self, mut pending: Pending) {
+        if pending.since.elapsed() >= self.options.undecided_wait {
+            for (answer, _) in pending.answers.drain(..) {
+                reply(answer, Err(AppendError::Undecided));
+            }
+        }
+        pending.retry_at = Instant::now() + pending.backoff;
+        pending.backoff = (pending.backoff * 2).min(LAST_RETRY);
+        self.counters.undecided.store(true, Ordering::Relaxed);
+        self.pending = Some(pending);
+    }
+
+    /// Whether the database has the group, by its head in a new transaction.
+    fn look_for(&mut self, grown: &Grown) -> Result<bool, StoreError> {
+        let reader = self.store.reader();
+        let mut group = self.store.begin()?;
+        let head = group.head()?;
+        if head.as_ref() == Some(&*grown.snapshot.head) {
+            return Ok(true);
+        }
+        if head.as_ref() == Some(&*self.current.head) {
+            return Ok(false);
+        }
+        // Another process has written since: then its head is past ours, and the leaf at our place is ours or not.
+        let (Some(head), Some(first)) = (head, &grown.first) else {
+            return Err(StoreError::Corrupt("the database went back behind a durable head".into()));
+        };
+        let row = reader.commitments(first.shard, first.index, first.index + 1)?;
+        match row.first() {
+            Some(commitment) => Ok(*commitment == first.commitment),
+            None if head.shard > first.shard => Ok(false),
+            None => Err(StoreError::Database("the reader lags behind the head".into())),
+        }
+    }
+}
+
+enum Written {
+    /// Every append conflicted: nothing to commit.
+    Nothing(Vec<Result<Appended, AppendError>>),
+    Durable(Grown, Vec<Result<Appended, AppendError>>),
+    /// The commit failed; what is stored is not known.
+    Failed(Grown, Vec<Result<Appended, AppendError>>, StoreError),
+}
+
+/// A group being written: a tree that nobody else sees yet.
+pub(crate) struct Draft<'a> {
+    before: &'a Snapshot,
+    known: &'a Tails,
+    tree: Tree,
+    tails: Tails,
+    full: Vec<FullTile>,
+    first: Option<Placed>,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(before: &'a Snapshot, known: &'a Tails) -> Self {
+        Self { before, known, tree: (*before.tree).clone(), tails: Tails::new(), full: Vec::new(), first: None }
+    }
+
+    /// Gives events their places: sequence numbers, commitments, leaves.
+    pub(crate) fn place(&mut self, group: &mut dyn Group, entries: &[Entry]) -> Result<Appended, StoreError> {
+        let mut events = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let placed = self.place_one(group, entry)?;
+            if self.first.is_none() {
+                self.first = Some(placed.clone());
+            }
+            events.push(placed);
+        }
+        Ok(Appended { events })
+    }
+
+    fn place_one(&mut self, group: &mut dyn Group, entry: &Entry) -> Result<Placed, StoreError> {
+        let event = &entry.event;
+        let tail = match self.tails.get(&event.workspace).or_else(|| self.known.get(&event.workspace)) {
+            Some(tail) => Some(*tail),
+            None => group.tail(&event.workspace)?,
+        };
+        let seq = tail.map_or(1, |tail| tail.seq + 1);
+        let body = event.seal(seq, tail.map(|tail| tail.commitment).as_ref());
+        let commitment = commit(&entry.salt, &body);
+        let (shard, index) = (self.before.head.shard, self.tree.size());
+        let row = EventRow {
+            shard,
+            index,
+            id: event.id,
+            workspace: event.workspace.clone(),
+            seq,
+            kind: event.kind.as_str().to_owned(),
+            time: event.time,
+            commitment,
+            opening: Some(Opening { salt: entry.salt, event: body, detail_salt: entry.detail_salt }),
+            call: entry.call,
+            principal: entry.principal.clone(),
+            tool: entry.tool.clone(),
+        };
+        group.insert(&row)?;
+        self.tree.append(leaf_hash(&event_entry(&commitment)), &mut self.full);
+        self.tails.insert(row.workspace, Tail { seq, commitment });
+        Ok(Placed { id: event.id, seq, shard, index, commitment })
+    }
+
+    /// Stores the tiles that became complete and the new head. A group without events leaves the head where it is.
+    pub(crate) fn finish(self, group: &mut dyn Group, signer: &NoteSigner) -> Result<Grown, StoreError> {
+        let before = &self.before.head;
+        let events = self.tree.size() - before.size;
+        if events == 0 {
+            return Ok(Grown { snapshot: self.before.clone(), tails: self.tails, events, first: None });
+        }
+        for (level, index, hashes) in &self.full {
+            group.put_tile(before.shard, *level, *index, hashes)?;
+        }
+        let head = head_of(before.shard, &before.origin, &self.tree, signer)?;
+        group.set_head(&head)?;
+        let snapshot = Snapshot { head: Arc::new(head), tree: Arc::new(self.tree) };
+        Ok(Grown { snapshot, tails: self.tails, events, first: self.first })
+    }
+}
+
+/// The signed head of a tree.
+pub(crate) fn head_of(shard: u32, origin: &str, tree: &Tree, signer: &NoteSigner) -> Result<Head, StoreError> {
+    let (size, root) = (tree.size(), tree.root());
+    let checkpoint = Checkpoint::new(origin, size, root).sign(signer);
+    let checkpoint = checkpoint.map_err(|e| StoreError::Corrupt(format!("the head cannot be signed: {e}")))?;
+    Ok(Head { shard, origin: origin.to_owned(), size, root, frontier: tree.frontier().hashes().to_vec(), checkpoint })
+}
+
+/// Takes over what another process wrote.
+fn adopt(
+    current: &Snapshot,
+    head: Option<Head>,
+    reader: &dyn crate::contract::Reader,
+    signer: &NoteSigner,
+) -> Result<Snapshot, StoreError> {
+    let refuse = |why: &str| Err(StoreError::Corrupt(format!("{why}; restart the node, which opens a new log if it must")));
+    let Some(head) = head else { return refuse("the database lost its head") };
+    if head.shard != current.head.shard || head.origin != current.head.origin {
+        return refuse("another log was opened");
+    }
+    if head.size <= current.head.size {
+        return refuse("the database went back behind a durable head");
+    }
+    match Checkpoint::open(&head.checkpoint, &signer.verifier_key()) {
+        Ok(signed) if signed.size == head.size && signed.root == head.root => {}
+        Ok(_) | Err(_) => return refuse("the head is not signed by this key"),
+    }
+    let tree = Tree::load(reader, head.shard, head.size)?;
+    let grows = countersign_proof::merkle::root(&crate::tree::TreeReader::new(reader, head.shard, head.size), current.head.size)?;
+    if tree.root() != head.root || grows != current.head.root {
+        return refuse("the tree is not the one that the head says");
+    }
+    Ok(Snapshot { head: Arc::new(head), tree: Arc::new(tree) })
+}
+
+fn pair(
+    jobs: Vec<(Append, Answer)>,
+    verdicts: Vec<Result<Appended, AppendError>>,
+) -> Vec<(Answer, Result<Appended, AppendError>)> {
+    jobs.into_iter().map(|(_, answer)| answer).zip(verdicts).collect()
+}
+
+fn refuse(jobs: Vec<(Append, Answer)>, why: &str) {
+    for (_, answer) in jobs {
+        reply(answer, Err(AppendError::Unavailable(why.to_owned())));
+    }
+}
+
+/// A caller that went away does not want the answer.
+fn reply(answer: Answer, result: Result<Appended, AppendError>) {
+    let _ = answer.send(result);
+}

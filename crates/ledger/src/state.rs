@@ -1,0 +1,397 @@
+//! State that changes in the same transaction as the events that explain it.
+//!
+//! Every operation is a check and a change: if its precondition does not hold it yields a [`Conflict`] and its whole append
+//! leaves nothing behind. That is how "consumed once" and "never twice" hold without locks outside the database, on one
+//! node or on many. Times are compared with the database's clock, inside the transaction.
+
+use countersign_domain::obligation::ObligationKind;
+use countersign_domain::principal::PrincipalRecord;
+use countersign_domain::{Effect, Millis, Obligations, ToolRef, UpstreamName, WorkspaceName};
+use countersign_proof::digest::Digest;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A workspace HMAC over something that must be compared but not revealed.
+pub type Fingerprint = [u8; 32];
+
+/// How a pending request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequestStatus {
+    /// Waits for people, or is fully approved and waits to be redeemed.
+    Pending,
+    /// Redeemed; the call was executed (or refused at execution).
+    Redeemed,
+    /// A person said no; identical calls are refused until the expiry.
+    Denied,
+    /// Nobody answered in time, or nobody redeemed it in time.
+    Expired,
+    /// Revoked by a freeze.
+    Revoked,
+}
+
+/// A request for approval, as stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestRow {
+    /// The call's id, which is also the request's.
+    pub id: Uuid,
+    /// The workspace of the requester.
+    pub workspace: WorkspaceName,
+    /// The requester (see `Principal::key`).
+    pub requester: String,
+    /// Everyone who counts as the requester and so may not approve.
+    pub requester_keys: Vec<String>,
+    /// The person whose `confirm` is owed, if a person stands behind the call.
+    pub person_key: Option<String>,
+    /// The requester as events record it.
+    pub principal: PrincipalRecord,
+    /// The tool.
+    pub tool: ToolRef,
+    /// Its effect by our manifest.
+    pub effect: Effect,
+    /// Its pin at the time of the request.
+    pub pin: Digest,
+    /// Identity of the call: principal, tool, pin and arguments.
+    pub fingerprint: Fingerprint,
+    /// The arguments, sealed under the workspace's key.
+    pub arguments: Vec<u8>,
+    /// What was owed when the call was requested.
+    pub owed: Obligations,
+    /// The policy set that said so.
+    pub policy_version: String,
+    /// How it stands. `Pending` past `expires` counts as expired whoever looks.
+    pub status: RequestStatus,
+    /// When it was made.
+    pub created: Millis,
+    /// When an unanswered request counts as denied.
+    pub expires: Millis,
+    /// The `call.pending` event.
+    pub event: Uuid,
+    /// The answers so far, oldest first.
+    pub answers: Vec<AnswerRow>,
+    /// The event that ended it (denial, outcome), once there is one.
+    pub closed_by: Option<Uuid>,
+    /// Whether the call executes as soon as nothing is owed (a manifest's opt-in).
+    pub execute_on_approval: bool,
+}
+
+/// One person's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRow {
+    /// Who answered (see `Principal::key`).
+    pub person: String,
+    /// Who answered, as events record it.
+    pub principal: PrincipalRecord,
+    /// Which obligation it answers.
+    pub kind: ObligationKind,
+    /// Yes or no.
+    pub granted: bool,
+    /// When.
+    pub at: Millis,
+    /// The event that records it.
+    pub event: Uuid,
+    /// The person's own words.
+    pub reason: Option<String>,
+}
+
+impl RequestRow {
+    /// Whether everything owed has been given.
+    pub fn is_met(&self) -> bool {
+        let given = |kind| self.answers.iter().filter(|a| a.granted && a.kind == kind).count() as u64;
+        (!self.owed.confirm || given(ObligationKind::Confirm) > 0)
+            && given(ObligationKind::Approval) >= u64::from(self.owed.approvals)
+    }
+}
+
+/// How the first use of an idempotency key stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdempotencyState {
+    /// Being executed by a live process.
+    InFlight,
+    /// Waits for people under the request of the same call id.
+    Pending,
+    /// Finished; the sealed answer can be replayed.
+    Done,
+    /// The process died after dispatch; a person has to look.
+    Unknown,
+}
+
+/// A use of an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyRow {
+    /// HMAC over workspace, principal, tool and key.
+    pub scope: Fingerprint,
+    /// HMAC over the canonical arguments.
+    pub fingerprint: Fingerprint,
+    /// How it stands.
+    pub state: IdempotencyState,
+    /// The first call.
+    pub call: Uuid,
+    /// The sealed answer, once done.
+    pub answer: Option<Vec<u8>>,
+    /// When the row may be forgotten.
+    pub expires: Millis,
+}
+
+/// How a write that was about to be dispatched stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IntentState {
+    /// Dispatched, or about to be, by a live process.
+    Open,
+    /// Its outcome is not known.
+    Unknown,
+}
+
+/// A write between intent and outcome. Rows of known outcome are removed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntentRow {
+    /// The call.
+    pub call: Uuid,
+    /// Its workspace.
+    pub workspace: WorkspaceName,
+    /// Who called.
+    pub principal: PrincipalRecord,
+    /// The tool.
+    pub tool: ToolRef,
+    /// Its pin.
+    pub pin: Digest,
+    /// Its effect.
+    pub effect: Effect,
+    /// Identity of the call; an identical write is refused while this one is unknown.
+    pub fingerprint: Fingerprint,
+    /// The `call.intent` event.
+    pub event: Uuid,
+    /// How it stands.
+    pub state: IntentState,
+    /// When the intent was recorded.
+    pub at: Millis,
+    /// The idempotency scope of the call, if it had a key.
+    pub idempotency: Option<Fingerprint>,
+}
+
+/// What can be frozen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "name", rename_all = "lowercase")]
+pub enum FreezeTarget {
+    /// A principal by its key or its plain id.
+    Principal(String),
+    /// One tool.
+    Tool(ToolRef),
+    /// A whole upstream.
+    Upstream(UpstreamName),
+    /// A whole workspace.
+    Workspace(WorkspaceName),
+}
+
+/// A freeze in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeRow {
+    /// What is frozen.
+    pub target: FreezeTarget,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Since when.
+    pub at: Millis,
+    /// The event that records it.
+    pub event: Uuid,
+}
+
+/// How a tool definition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PinStatus {
+    /// Reviewed; calls go by this definition.
+    Accepted,
+    /// Seen at the upstream, not reviewed; waits beside the accepted one, if any.
+    Proposed,
+}
+
+/// A tool definition that was seen, by upstream and tool: at most one accepted and one proposed each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinRow {
+    /// The tool.
+    pub tool: ToolRef,
+    /// SHA-256 over the RFC 8785 bytes of the raw definition.
+    pub pin: Digest,
+    /// The raw definition as the upstream sent it, unknown members included.
+    pub definition: String,
+    /// How it stands.
+    pub status: PinStatus,
+    /// When it reached that status.
+    pub at: Millis,
+    /// Who accepted it, as `Principal::key`, or `manifest`.
+    pub by: Option<String>,
+}
+
+/// A check and a change. Checks use the state inside the transaction.
+#[derive(Debug, Clone)]
+pub enum StateOp {
+    /// Opens a request. Conflicts: [`Conflict::RequestExists`] if one with the same fingerprint is pending, or denied and not
+    /// past its expiry; [`Conflict::TooManyOpen`] if the requester has `cap` open ones.
+    OpenRequest {
+        /// The request; `answers` empty, `status` pending.
+        row: Box<RequestRow>,
+        /// The most open requests of one requester.
+        cap: u32,
+    },
+    /// Records an answer. Conflicts: [`Conflict::NotFound`], [`Conflict::RequestState`] unless pending and not expired,
+    /// [`Conflict::SelfApproval`] for an approval by a requester key, [`Conflict::AlreadyAnswered`]. A refusal makes the
+    /// request denied and sets `closed_by`.
+    Answer {
+        /// The request.
+        request: Uuid,
+        /// The answer; `at` is overwritten with the database's time.
+        answer: AnswerRow,
+    },
+    /// Consumes a met request. Conflicts: [`Conflict::NotFound`], [`Conflict::RequestState`] unless pending, unexpired and met.
+    Redeem {
+        /// The request.
+        request: Uuid,
+    },
+    /// Marks an expired request as such. Conflicts: [`Conflict::RequestState`] unless pending and past its expiry.
+    Expire {
+        /// The request.
+        request: Uuid,
+        /// The `approval.expired` event.
+        closed_by: Uuid,
+    },
+    /// Revokes one pending request (freeze). Conflicts: [`Conflict::RequestState`] unless pending.
+    Revoke {
+        /// The request.
+        request: Uuid,
+        /// The `approval.revoked` event.
+        closed_by: Uuid,
+    },
+    /// Sets `closed_by` of a redeemed request to its outcome event.
+    CloseRequest {
+        /// The request.
+        request: Uuid,
+        /// The outcome's event.
+        closed_by: Uuid,
+    },
+    /// Takes an idempotency key. Conflict: [`Conflict::IdempotencyExists`] with the row of the first use; expired rows are
+    /// replaced (never those `InFlight` or `Unknown`).
+    IdempotencyBegin {
+        /// The new row; `state` is `InFlight` or `Pending`, `answer` is `None`.
+        row: IdempotencyRow,
+    },
+    /// Moves a key to a state, with the sealed answer when done.
+    IdempotencySet {
+        /// Which key.
+        scope: Fingerprint,
+        /// The new state.
+        state: IdempotencyState,
+        /// The sealed answer.
+        answer: Option<Vec<u8>>,
+    },
+    /// Forgets a key whose call never reached the upstream.
+    IdempotencyDrop {
+        /// Which key.
+        scope: Fingerprint,
+    },
+    /// Records that a write is about to be dispatched. Conflict: [`Conflict::OutcomeUnknown`] if an identical one is unknown.
+    IntentOpen {
+        /// The intent; `state` open.
+        row: Box<IntentRow>,
+    },
+    /// The write's outcome is known: its intent goes. Conflict: [`Conflict::NotFound`].
+    IntentClose {
+        /// The call.
+        call: Uuid,
+    },
+    /// The write's outcome is not known. Conflict: [`Conflict::NotFound`]. Its idempotency key becomes unknown too.
+    IntentUnknown {
+        /// The call.
+        call: Uuid,
+    },
+    /// Refuses the append if any of these is frozen. Conflict: [`Conflict::Frozen`].
+    RequireNotFrozen {
+        /// All that the call touches.
+        targets: Vec<FreezeTarget>,
+    },
+    /// Freezes. Freezing twice replaces the reason.
+    Freeze {
+        /// What, why and since when.
+        row: FreezeRow,
+    },
+    /// Lifts a freeze. Conflict: [`Conflict::NotFound`].
+    Unfreeze {
+        /// What.
+        target: FreezeTarget,
+    },
+    /// Stores a definition as proposed, replacing an earlier proposal.
+    PinPropose {
+        /// The definition; `status` proposed.
+        row: PinRow,
+    },
+    /// Makes a proposed (or given) definition the accepted one and drops the proposal. Conflict: [`Conflict::NotFound`] if
+    /// neither the proposal nor the accepted row has this pin.
+    PinAccept {
+        /// The definition; `status` accepted.
+        row: PinRow,
+    },
+    /// Drops a proposal (the upstream went back to the accepted definition).
+    PinWithdraw {
+        /// The tool.
+        tool: ToolRef,
+    },
+    /// Erases body, salt and detail salt of an event; the commitment stays. Conflict: [`Conflict::NotFound`].
+    Erase {
+        /// The event.
+        event: Uuid,
+    },
+    /// Stores a workspace's wrapped key if it has none yet; a second one is ignored.
+    WorkspaceKey {
+        /// The workspace.
+        workspace: WorkspaceName,
+        /// The key, wrapped under the root.
+        wrapped: Vec<u8>,
+    },
+    /// Adds to a per-minute aggregate of refusals before authentication. Not an event; kept 30 days at most.
+    CountRefusals {
+        /// Minutes since the epoch.
+        minute: u64,
+        /// A refusal slug and a short cause, from closed sets of ours.
+        counts: Vec<(String, u64)>,
+    },
+}
+
+/// Why an append was not made. Nothing of it was stored.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Conflict {
+    /// The idempotency key is taken.
+    #[error("the idempotency key is taken")]
+    IdempotencyExists(Box<IdempotencyRow>),
+    /// An identical request is open, or denied and not past its expiry.
+    #[error("an identical request exists")]
+    RequestExists(Box<RequestRow>),
+    /// The requester has too many open requests.
+    #[error("{open} requests are open")]
+    TooManyOpen {
+        /// How many are open.
+        open: u32,
+    },
+    /// The request is not in the state that the operation needs.
+    #[error("the request is {:?}", .0.status)]
+    RequestState(Box<RequestRow>),
+    /// The person already answered.
+    #[error("already answered")]
+    AlreadyAnswered,
+    /// The approver counts as the requester.
+    #[error("the requester cannot approve")]
+    SelfApproval,
+    /// An identical write has an unknown outcome.
+    #[error("an identical write ({call}) has an unknown outcome")]
+    OutcomeUnknown {
+        /// The earlier call.
+        call: Uuid,
+    },
+    /// Something that the call touches is frozen.
+    #[error("frozen")]
+    Frozen(FreezeRow),
+    /// No such row.
+    #[error("not found")]
+    NotFound,
+}

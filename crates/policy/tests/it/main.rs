@@ -1,0 +1,8 @@
+//! The crate through its public interface: loading, decisions, the example sets, and Cedar's own validation as an oracle
+//! for the conversion of arguments.
+
+mod conversion;
+mod decisions;
+mod examples;
+mod strictness;
+mod support;

@@ -1,0 +1,10 @@
+//! The crate as its users see it, against published vectors, independent implementations and hostile bytes.
+#![allow(clippy::unwrap_used, missing_docs)] // in tests a panic is the failure report
+
+mod canonical;
+mod merkle;
+mod notes;
+mod oracle;
+mod receipts;
+mod support;
+mod tiles;

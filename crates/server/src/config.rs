@@ -1,0 +1,554 @@
+//! Configuration: one `countersign.toml`, `COUNTERSIGN_*` variables over it, flags over both. Parsed whole before anything
+//! is bound or opened. Unknown keys are refused, and every complaint about the file names its line.
+//!
+//! The format is documented in `docs/http.md` ("Configuration"). Nothing here opens a socket or a database.
+
+mod file;
+mod starter;
+
+pub use starter::{starter_files, write_starter};
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use file::{File, FileIssuer, FileLimits, FileRate};
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Something in the configuration file.
+    #[error("{}:{line}: {message}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// One-based line.
+        line: usize,
+        /// What is wrong, and what to write instead.
+        message: String,
+    },
+    /// A variable or a flag.
+    #[error("{source_name}: {message}")]
+    Value {
+        /// Where the value came from, e.g. `COUNTERSIGN_LISTEN`.
+        source_name: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A combination that is refused.
+    #[error("{0}")]
+    Refused(String),
+    /// A file that cannot be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+}
+
+/// Settings from flags. What is `None` comes from the environment, the file or the defaults, in this order.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Keep configuration and data here instead of in the XDG directories.
+    pub home: Option<PathBuf>,
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// Address to listen on.
+    pub listen: Option<SocketAddr>,
+    /// The data directory.
+    pub data_dir: Option<PathBuf>,
+    /// The bare hostname that names the log.
+    pub log_domain: Option<String>,
+    /// The URL by which clients reach the node.
+    pub public_url: Option<String>,
+    /// Whether the development issuer is on.
+    pub development_issuer: Option<bool>,
+}
+
+/// A number of calls in a stretch of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Calls.
+    pub calls: NonZeroU32,
+    /// In this time.
+    pub per: Duration,
+}
+
+/// Bounds of what callers may send and do.
+#[derive(Debug, Clone)]
+pub struct LimitSettings {
+    /// Calls of one principal.
+    pub per_principal: RateLimit,
+    /// Calls of one principal to one tool.
+    pub per_tool: RateLimit,
+    /// Requests of one principal that may wait for approval at a time.
+    pub open_requests: u32,
+    /// Largest request body, bytes.
+    pub body_bytes: usize,
+    /// Deepest nesting of arguments.
+    pub depth: usize,
+    /// Connections at a time; more wait in the kernel's queue.
+    pub connections: usize,
+    /// How long a connection may take to send the next request's head (also the longest idle keep-alive).
+    pub header_timeout: Duration,
+    /// How long a request may take to send its body.
+    pub body_timeout: Duration,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JwksSource {
+    /// A file.
+    File(PathBuf),
+    /// An HTTPS URL (plain HTTP on loopback).
+    Url(String),
+}
+
+/// An issuer whose tokens are accepted.
+#[derive(Debug, Clone)]
+pub struct IssuerSettings {
+    /// The exact `iss`.
+    pub issuer: String,
+    /// Where its keys come from.
+    pub jwks: JwksSource,
+    /// The `aud` that its tokens must carry for us.
+    pub audience: String,
+    /// The claim that holds the workspace.
+    pub tenant_claim: String,
+    /// The claim that holds the roles.
+    pub roles_claim: String,
+    /// The claim that holds `agent`, `person` or `service`.
+    pub kind_claim: String,
+    /// The workspace of tokens that name none; `None` refuses such tokens.
+    pub default_workspace: Option<String>,
+}
+
+/// Everything that a node needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The configuration file, whether it exists or not.
+    pub config_file: PathBuf,
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// The bare hostname that names the log: every shard's origin is `<random>.<log_domain>`.
+    pub log_domain: String,
+    /// The URL by which clients reach the node, without a trailing slash.
+    pub public_url: Option<String>,
+    /// Further host names that requests may name in `Host` and `Origin`.
+    pub allowed_hosts: Vec<String>,
+    /// The `aud` that tokens must carry.
+    pub audience: String,
+    /// Directory of upstream manifests (`*.yaml`).
+    pub manifests: PathBuf,
+    /// Directory of policies (`access/*.cedar`, `approval/*.cedar`).
+    pub policies: PathBuf,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// File that keeps the newest signed head outside the database.
+    pub head_file: PathBuf,
+    /// Whether the development issuer is on.
+    pub development_issuer: bool,
+    /// Issuers whose tokens are accepted.
+    pub issuers: Vec<IssuerSettings>,
+    /// Bounds.
+    pub limits: LimitSettings,
+    /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
+    pub approval_wait: Duration,
+}
+
+impl Config {
+    /// Reads the file (a missing one means defaults), the environment and the flags.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing was bound, opened or written.
+    pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::load_with(overrides, &|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+    }
+
+    /// As [`Config::load`], with the environment as an argument.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with(overrides: &Overrides, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let overrides = with_environment(overrides, env)?;
+        let places = Places::new(&overrides, env)?;
+        let source = Source::read(&places.config_file)?;
+        let file = source.parse()?;
+        build(file, &source, places, overrides)
+    }
+
+    /// The node's base URL, without a trailing slash: the public one, or the address that it listens on.
+    pub fn url(&self) -> String {
+        self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.listen))
+    }
+}
+
+/// Whether only this machine can connect to the address.
+pub fn is_loopback(address: &SocketAddr) -> bool {
+    match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+    }
+}
+
+/// `500ms`, `30s`, `15m`, `12h` or `7d`.
+///
+/// # Errors
+/// In words, for anything else.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration; write for example 30s, 15m or 12h");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis_per_unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(millis_per_unit).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// Where things are by default.
+struct Places {
+    config_file: PathBuf,
+    base: PathBuf,
+    data_dir: PathBuf,
+    head_file: PathBuf,
+}
+
+impl Places {
+    fn new(overrides: &Overrides, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let (base, data_dir, head_file) = match &overrides.home {
+            Some(home) => (home.clone(), home.join("data"), home.join("state/head")),
+            None => {
+                let dir = |variable, below| xdg(env, variable, below);
+                let state = dir("XDG_STATE_HOME", ".local/state")?.join("head");
+                (dir("XDG_CONFIG_HOME", ".config")?, dir("XDG_DATA_HOME", ".local/share")?, state)
+            }
+        };
+        let config_file = overrides.config.clone().unwrap_or_else(|| base.join("countersign.toml"));
+        Ok(Self { config_file, base, data_dir, head_file })
+    }
+}
+
+fn xdg(env: &dyn Fn(&str) -> Option<String>, variable: &str, below: &str) -> Result<PathBuf, ConfigError> {
+    let absolute = env(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let from_home = || env("HOME").map(|home| PathBuf::from(home).join(below));
+    let dir = absolute.or_else(from_home);
+    let missing = || ConfigError::Refused(format!("neither {variable} nor HOME is set; use --home DIR"));
+    dir.map(|dir| dir.join("countersign")).ok_or_else(missing)
+}
+
+fn with_environment(flags: &Overrides, env: &dyn Fn(&str) -> Option<String>) -> Result<Overrides, ConfigError> {
+    let wrong = |name: &str, message: String| ConfigError::Value { source_name: name.to_owned(), message };
+    let mut out = flags.clone();
+    let path = |slot: &mut Option<PathBuf>, name| *slot = slot.take().or_else(|| env(name).map(PathBuf::from));
+    path(&mut out.home, "COUNTERSIGN_HOME");
+    path(&mut out.config, "COUNTERSIGN_CONFIG");
+    path(&mut out.data_dir, "COUNTERSIGN_DATA_DIR");
+    out.log_domain = out.log_domain.or_else(|| env("COUNTERSIGN_LOG_DOMAIN"));
+    out.public_url = out.public_url.or_else(|| env("COUNTERSIGN_PUBLIC_URL"));
+    if let (None, Some(text)) = (out.listen, env("COUNTERSIGN_LISTEN")) {
+        out.listen = Some(parse_listen(&text).map_err(|m| wrong("COUNTERSIGN_LISTEN", m))?);
+    }
+    if let (None, Some(text)) = (out.development_issuer, env("COUNTERSIGN_DEVELOPMENT_ISSUER")) {
+        let message = || wrong("COUNTERSIGN_DEVELOPMENT_ISSUER", format!("{text:?} is neither true nor false"));
+        out.development_issuer = Some(text.parse().map_err(|_| message())?);
+    }
+    Ok(out)
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an address and port, such as 127.0.0.1:8000 or [::1]:8000"))
+}
+
+/// The text of the configuration file, for saying where something stands.
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(ConfigError::Io { path: path.to_owned(), error }),
+        };
+        Ok(Self { path: path.to_owned(), text })
+    }
+
+    fn parse(&self) -> Result<File, ConfigError> {
+        toml::from_str(&self.text)
+            .map_err(|error| self.at_offset(error.span().map_or(0, |span| span.start), error.message().to_owned()))
+    }
+
+    fn at_offset(&self, offset: usize, message: String) -> ConfigError {
+        let before = self.text.as_bytes().iter().take(offset);
+        let line = 1 + before.filter(|byte| **byte == b'\n').count();
+        ConfigError::File { file: self.path.clone(), line, message }
+    }
+
+    /// A complaint about a value that was parsed: the span says where it stood.
+    fn complain<T>(&self, value: &toml::Spanned<T>, message: String) -> ConfigError {
+        self.at_offset(value.span().start, message)
+    }
+}
+
+fn build(file: File, source: &Source, places: Places, over: Overrides) -> Result<Config, ConfigError> {
+    let listen = match (over.listen, &file.listen) {
+        (Some(address), _) => address,
+        (None, Some(text)) => parse_listen(text.get_ref()).map_err(|m| source.complain(text, m))?,
+        (None, None) => SocketAddr::from(([127, 0, 0, 1], 8000)),
+    };
+    let audience = file.audience.unwrap_or_else(|| "countersign".to_owned());
+    let issuers = file.issuers.iter().map(|issuer| issuer_settings(issuer, source, &places.base, &audience));
+    let issuers = issuers.collect::<Result<Vec<_>, _>>()?;
+    let development_issuer = development_issuer(&over, &file.development, &listen)?;
+    if issuers.is_empty() && !development_issuer {
+        let message = "no [[issuers]] and no development issuer: nobody could authenticate";
+        return Err(ConfigError::Refused(format!("{}: {message}", source.path.display())));
+    }
+    let below = |path: Option<PathBuf>, name: &str| places.base.join(path.unwrap_or_else(|| PathBuf::from(name)));
+    Ok(Config {
+        log_domain: log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?,
+        public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
+        limits: limit_settings(file.limits.unwrap_or_default(), source)?,
+        approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
+        allowed_hosts: file.allowed_hosts,
+        manifests: below(file.manifests, "manifests"),
+        policies: below(file.policies, "policies"),
+        data_dir: over.data_dir.or_else(|| file.data_dir.map(|p| places.base.join(p))).unwrap_or(places.data_dir),
+        head_file: file.head_file.map_or(places.head_file, |path| places.base.join(path)),
+        config_file: places.config_file,
+        listen,
+        audience,
+        development_issuer,
+        issuers,
+    })
+}
+
+fn development_issuer(
+    over: &Overrides,
+    section: &Option<file::FileDevelopment>,
+    listen: &SocketAddr,
+) -> Result<bool, ConfigError> {
+    let asked = over.development_issuer.or_else(|| section.as_ref().and_then(|d| d.issuer));
+    if asked == Some(true) && !is_loopback(listen) {
+        let message = "the development issuer is refused off loopback: anyone with a shell here could be anybody";
+        return Err(ConfigError::Refused(format!("{message} (listen is {listen})")));
+    }
+    Ok(asked.unwrap_or_else(|| is_loopback(listen)))
+}
+
+fn log_domain(
+    over: Option<String>,
+    file: Option<&toml::Spanned<String>>,
+    source: &Source,
+    listen: &SocketAddr,
+) -> Result<String, ConfigError> {
+    let bad = |name: &str| format!("log_domain {name:?} is not a bare hostname (letters, digits, '-' and '.', no port)");
+    match (over, file) {
+        (Some(name), _) if is_hostname(&name) => Ok(name),
+        (Some(name), _) => {
+            Err(ConfigError::Value { source_name: "COUNTERSIGN_LOG_DOMAIN or --log-domain".into(), message: bad(&name) })
+        }
+        (None, Some(name)) if is_hostname(name.get_ref()) => Ok(name.get_ref().clone()),
+        (None, Some(name)) => Err(source.complain(name, bad(name.get_ref()))),
+        (None, None) if is_loopback(listen) => Ok("localhost".to_owned()),
+        (None, None) => Err(ConfigError::Refused(format!(
+            "log_domain is required when listening on {listen}: the log's name must mean something to others"
+        ))),
+    }
+}
+
+fn is_hostname(name: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    name.len() <= 200 && name.split('.').all(label)
+}
+
+fn public_url(
+    over: Option<String>,
+    file: Option<&toml::Spanned<String>>,
+    source: &Source,
+) -> Result<Option<String>, ConfigError> {
+    let check = |text: &str| match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() => {
+            Ok(Some(text.trim_end_matches('/').to_owned()))
+        }
+        _ => Err(format!("public_url {text:?} is not an http or https URL")),
+    };
+    match (over, file) {
+        (Some(text), _) => check(&text)
+            .map_err(|message| ConfigError::Value { source_name: "COUNTERSIGN_PUBLIC_URL or --public-url".into(), message }),
+        (None, Some(text)) => check(text.get_ref()).map_err(|message| source.complain(text, message)),
+        (None, None) => Ok(None),
+    }
+}
+
+fn issuer_settings(
+    issuer: &FileIssuer,
+    source: &Source,
+    base: &Path,
+    audience: &str,
+) -> Result<IssuerSettings, ConfigError> {
+    let name = issuer.issuer.get_ref();
+    if name == crate::dev_issuer::DEV_ISSUER {
+        return Err(source.complain(&issuer.issuer, format!("{name:?} is the name of the development issuer")));
+    }
+    let jwks = match (&issuer.jwks_file, &issuer.jwks_url) {
+        (Some(file), None) => JwksSource::File(base.join(file)),
+        (None, Some(url)) => JwksSource::Url(url.clone()),
+        _ => return Err(source.complain(&issuer.issuer, "give either jwks_file or jwks_url".to_owned())),
+    };
+    let claim = |given: &Option<String>, default: &str| given.clone().unwrap_or_else(|| default.to_owned());
+    Ok(IssuerSettings {
+        issuer: name.clone(),
+        jwks,
+        audience: issuer.audience.clone().unwrap_or_else(|| audience.to_owned()),
+        tenant_claim: claim(&issuer.tenant_claim, "tenant"),
+        roles_claim: claim(&issuer.roles_claim, "roles"),
+        kind_claim: claim(&issuer.kind_claim, "kind"),
+        default_workspace: Some(claim(&issuer.default_workspace, "default")).filter(|w| !w.is_empty()),
+    })
+}
+
+fn limit_settings(file: FileLimits, source: &Source) -> Result<LimitSettings, ConfigError> {
+    let rate = |given: Option<FileRate>, calls: u32| -> Result<RateLimit, ConfigError> {
+        let Some(given) = given else {
+            let calls = NonZeroU32::new(calls).unwrap_or(NonZeroU32::MIN);
+            return Ok(RateLimit { calls, per: Duration::from_secs(60) });
+        };
+        let per = parse_duration(given.per.get_ref()).map_err(|m| source.complain(&given.per, m))?;
+        let calls = NonZeroU32::new(*given.calls.get_ref());
+        let calls = calls.ok_or_else(|| source.complain(&given.calls, "calls must be at least 1".to_owned()))?;
+        if per.is_zero() {
+            return Err(source.complain(&given.per, "per must be longer than nothing".to_owned()));
+        }
+        Ok(RateLimit { calls, per })
+    };
+    let within = |value: Option<toml::Spanned<usize>>, name: &str, default: usize, low: usize, high: usize| {
+        let Some(value) = value else { return Ok(default) };
+        let fits = (low..=high).contains(value.get_ref());
+        let message = format!("{name} must be between {low} and {high}");
+        if fits { Ok(value.into_inner()) } else { Err(source.complain(&value, message)) }
+    };
+    let time = |value: Option<toml::Spanned<String>>, default: u64| match value {
+        None => Ok(Duration::from_secs(default)),
+        Some(text) => match parse_duration(text.get_ref()) {
+            Ok(time) if !time.is_zero() => Ok(time),
+            Ok(_) => Err(source.complain(&text, "must be longer than nothing".to_owned())),
+            Err(message) => Err(source.complain(&text, message)),
+        },
+    };
+    Ok(LimitSettings {
+        per_principal: rate(file.per_principal, 600)?,
+        per_tool: rate(file.per_tool, 1200)?,
+        open_requests: u32::try_from(within(file.open_requests, "open_requests", 20, 1, 10_000)?).unwrap_or(u32::MAX),
+        body_bytes: within(file.body_bytes, "body_bytes", 1 << 20, 1024, 64 << 20)?,
+        depth: within(file.depth, "depth", 64, 4, 120)?,
+        connections: within(file.connections, "connections", 4096, 1, 1_000_000)?,
+        header_timeout: time(file.header_timeout, 15)?,
+        body_timeout: time(file.body_timeout, 30)?,
+    })
+}
+
+/// Clients give up after 60 s, so a longer wait would lose answers.
+const LONGEST_APPROVAL_WAIT: u64 = 50;
+
+fn approval_wait(seconds: Option<toml::Spanned<u64>>, source: &Source) -> Result<Duration, ConfigError> {
+    let Some(seconds) = seconds else { return Ok(Duration::from_secs(45)) };
+    if *seconds.get_ref() > LONGEST_APPROVAL_WAIT {
+        let message = format!("wait_seconds is at most {LONGEST_APPROVAL_WAIT}: MCP clients give up after 60");
+        return Err(source.complain(&seconds, message));
+    }
+    Ok(Duration::from_secs(seconds.into_inner()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, flags: Overrides, env: &[(&str, &str)]) -> Result<Config, String> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("countersign.toml"), text).expect("writable");
+        let flags = Overrides { home: Some(dir.path().to_owned()), ..flags };
+        let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        Config::load_with(&flags, &env).map_err(|e| e.to_string().replace(&format!("{}/", dir.path().display()), ""))
+    }
+
+    #[test]
+    fn an_empty_file_means_the_documented_defaults() {
+        let config = load("", Overrides::default(), &[]).expect("defaults are valid");
+        assert_eq!(config.url(), "http://127.0.0.1:8000");
+        assert_eq!(config.log_domain, "localhost");
+        assert!(config.development_issuer);
+        assert!(config.data_dir.ends_with("data") && config.head_file.ends_with("state/head"));
+        assert_eq!(config.approval_wait, Duration::from_secs(45));
+        assert_eq!(config.limits.body_bytes, 1_048_576);
+    }
+
+    #[test]
+    fn mistakes_name_file_line_and_remedy() {
+        let cases = [
+            ("listen = \"127.0.0.1:8000\"\nlisten_on = 1\n", "countersign.toml:2: unknown field `listen_on`"),
+            ("\nlisten = \"localhost\"\n", "countersign.toml:2: \"localhost\" is not an address and port"),
+            ("log_domain = \"https://x\"\n", "countersign.toml:1: log_domain \"https://x\" is not a bare hostname"),
+            ("[limits]\nper_tool = { calls = 0, per = \"1m\" }\n", "countersign.toml:2: calls must be at least 1"),
+            ("[limits]\nper_tool = { calls = 1, per = \"1x\" }\n", "countersign.toml:2: \"1x\" is not a duration"),
+            ("[approval]\nwait_seconds = 90\n", "countersign.toml:2: wait_seconds is at most 50"),
+            ("[[issuers]]\nissuer = \"https://idp\"\n", "countersign.toml:2: give either jwks_file or jwks_url"),
+            ("a = \"\n", "countersign.toml:1: "),
+            ("[development]\nissuer = false\n", "nobody could authenticate"),
+            ("listen = \"0.0.0.0:80\"\n", "nobody could authenticate"),
+        ];
+        for (text, expected) in cases {
+            let error = load(text, Overrides::default(), &[]).expect_err(text);
+            assert!(error.contains(expected), "{text:?} gave {error:?}, expected {expected:?}");
+        }
+    }
+
+    #[test]
+    fn off_loopback_needs_a_log_domain_and_refuses_the_development_issuer() {
+        let idp = "[[issuers]]\nissuer = \"https://idp\"\njwks_file = \"jwks.json\"\n";
+        let open = format!("listen = \"0.0.0.0:80\"\n{idp}");
+        assert!(load(&open, Overrides::default(), &[]).expect_err("no log domain").contains("log_domain is required"));
+        let named = format!("log_domain = \"log.example.org\"\n{open}");
+        let config = load(&named, Overrides::default(), &[]).expect("complete");
+        assert!(!config.development_issuer);
+        let asked = Overrides { development_issuer: Some(true), ..Overrides::default() };
+        assert!(load(&named, asked, &[]).expect_err("refused").contains("refused off loopback"));
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_the_environment_over_the_file() {
+        let text = "listen = \"127.0.0.1:1\"\nlog_domain = \"file.example\"\n";
+        let env = [("COUNTERSIGN_LISTEN", "127.0.0.1:2"), ("COUNTERSIGN_LOG_DOMAIN", "env.example")];
+        let flags = Overrides { log_domain: Some("flag.example".into()), ..Overrides::default() };
+        let config = load(text, flags, &env).expect("valid");
+        assert_eq!((config.listen.port(), config.log_domain.as_str()), (2, "flag.example"));
+        let bad = load(text, Overrides::default(), &[("COUNTERSIGN_LISTEN", "x")]).expect_err("not an address");
+        assert!(bad.starts_with("COUNTERSIGN_LISTEN: "), "{bad}");
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        for (text, millis) in [("500ms", 500), ("30s", 30_000), ("15m", 900_000), ("12h", 43_200_000), ("1d", 86_400_000)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)));
+        }
+        for text in ["", "5", "s", "-1s", "1 s", "99999999999999999999d", "18446744073709551615d"] {
+            assert!(parse_duration(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The configuration file as it is written; unknown keys are refused. Values that can be wrong keep their place.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub listen: Option<Spanned<String>>,
+    pub log_domain: Option<Spanned<String>>,
+    pub public_url: Option<Spanned<String>>,
+    #[serde(default)]
+    pub allowed_hosts: Vec<String>,
+    pub audience: Option<String>,
+    pub manifests: Option<PathBuf>,
+    pub policies: Option<PathBuf>,
+    pub data_dir: Option<PathBuf>,
+    pub head_file: Option<PathBuf>,
+    pub development: Option<FileDevelopment>,
+    #[serde(default)]
+    pub issuers: Vec<FileIssuer>,
+    pub limits: Option<FileLimits>,
+    pub approval: Option<FileApproval>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileDevelopment {
+    pub issuer: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileIssuer {
+    pub issuer: Spanned<String>,
+    pub jwks_file: Option<PathBuf>,
+    pub jwks_url: Option<String>,
+    pub audience: Option<String>,
+    pub tenant_claim: Option<String>,
+    pub roles_claim: Option<String>,
+    pub kind_claim: Option<String>,
+    pub default_workspace: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileLimits {
+    pub per_principal: Option<FileRate>,
+    pub per_tool: Option<FileRate>,
+    pub open_requests: Option<Spanned<usize>>,
+    pub body_bytes: Option<Spanned<usize>>,
+    pub depth: Option<Spanned<usize>>,
+    pub connections: Option<Spanned<usize>>,
+    pub header_timeout: Option<Spanned<String>>,
+    pub body_timeout: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileRate {
+    pub calls: Spanned<u32>,
+    pub per: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileApproval {
+    pub wait_seconds: Option<Spanned<u64>>,
+}

@@ -1,0 +1,92 @@
+//! The HTTP surface: wire to domain value, one call of the gate or the ledger, and back. Decides nothing.
+//!
+//! - [`serve`]: connections, their bounds and their end.
+//! - [`problem`]: the one place where a refusal becomes RFC 9457 problem details.
+//! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
+//! - `tools`, `approvals`, `audit`, `log`, `admin`: the handlers; `openapi`: their description.
+
+mod admin;
+mod approvals;
+mod audit;
+pub(crate) mod guard;
+mod log;
+mod openapi;
+pub(crate) mod problem;
+pub(crate) mod request;
+pub mod serve;
+pub(crate) mod tools;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use countersign_domain::{Refusal, RefusalKind};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+
+use crate::app::App;
+use crate::mcp;
+use problem::Refused;
+
+/// What a handler gives back: an answer, or a refusal that [`problem`] turns into problem details.
+pub(crate) type Answered = Result<Response, Refused>;
+
+/// Every route of the node. `openapi` describes each of them; a test compares the two.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/openapi.json", get(openapi::document))
+        .route("/schemas/manifest.json", get(manifest_schema))
+        .route("/tool-catalog", get(tools::catalog))
+        .route("/tools/{name}/invoke", post(tools::invoke))
+        .route("/tools/{name}/confirm", post(tools::confirm))
+        .route("/approvals", get(approvals::list))
+        .route("/approvals/{id}", get(approvals::show).post(approvals::answer))
+        .route("/audit/events", get(audit::events))
+        .route("/receipts/{id}", get(audit::receipt).post(audit::receipt_disclosing))
+        .route("/checkpoint", get(log::checkpoint))
+        .route("/tile/{*path}", get(log::tile))
+        .route("/logs", get(log::shards))
+        .route("/logs/{origin}/checkpoint", get(log::checkpoint_of))
+        .route("/logs/{origin}/tile/{*path}", get(log::tile_of))
+        .route("/mcp", post(mcp::http::all))
+        .route("/mcp/{upstream}", post(mcp::http::one))
+        .merge(admin::routes())
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app)
+}
+
+async fn health(State(app): State<Arc<App>>) -> Response {
+    json_bytes(app.health().to_string().into_bytes())
+}
+
+async fn manifest_schema() -> Response {
+    let body = serde_json::to_vec(&countersign_catalog::Manifest::json_schema()).unwrap_or_default();
+    ([(CONTENT_TYPE, "application/schema+json"), (CACHE_CONTROL, "public, max-age=3600")], body).into_response()
+}
+
+async fn not_found() -> Refused {
+    Refused(Refusal::new(RefusalKind::NotFound, "nothing is served at this path; see /openapi.json"))
+}
+
+async fn method_not_allowed() -> Refused {
+    Refused(Refusal::new(RefusalKind::MethodNotAllowed, "this path does not take that method; see /openapi.json"))
+}
+
+/// A JSON answer out of bytes that are JSON already.
+pub(crate) fn json_bytes(body: impl Into<bytes::Bytes>) -> Response {
+    let mut response = Response::new(axum::body::Body::from(body.into()));
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A JSON answer.
+pub(crate) fn json(value: &impl serde::Serialize) -> Answered {
+    let body = serde_json::to_vec(value).map_err(|error| {
+        tracing::error!(%error, "an answer could not be written as JSON");
+        Refused(Refusal::new(RefusalKind::Internal, "the answer could not be written"))
+    })?;
+    Ok(json_bytes(body))
+}

@@ -1,0 +1,232 @@
+//! What handlers need of a request: who calls, under which correlation id, and a body within its bounds.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use bytes::{Bytes, BytesMut};
+use countersign_domain::{Principal, Refusal, RefusalKind};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
+use http_body_util::BodyExt as _;
+use uuid::Uuid;
+
+use super::problem::Refused;
+use crate::app::App;
+
+/// Names a request across systems.
+pub(crate) const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
+/// The idempotency key (IETF draft-ietf-httpapi-idempotency-key-header).
+pub(crate) const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The `cause` of a 401 where no credential was given at all.
+pub(crate) const NO_CREDENTIAL: &str = "no-credential";
+
+/// The correlation id of a request: the caller's if it is sensible, else a new one. Set by [`super::serve`].
+#[derive(Debug, Clone)]
+pub(crate) struct Correlation(pub Arc<str>);
+
+impl Correlation {
+    /// Up to 128 of `A-Z a-z 0-9 . _ : -`; anything else is replaced rather than refused.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let sensible = |b: u8| b.is_ascii_alphanumeric() || b"._:-".contains(&b);
+        let given = headers.get(CORRELATION).and_then(|value| value.to_str().ok());
+        match given.filter(|text| (1..=128).contains(&text.len()) && text.bytes().all(sensible)) {
+            Some(text) => Self(text.into()),
+            None => Self(Uuid::now_v7().to_string().into()),
+        }
+    }
+}
+
+/// The authenticated caller of a request.
+pub(crate) struct Caller {
+    /// Who.
+    pub principal: Arc<Principal>,
+    /// The correlation id.
+    pub correlation: Arc<str>,
+}
+
+impl Caller {
+    /// Checks the bearer token.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Unauthenticated`]; counted, since there is no event before authentication.
+    pub async fn authenticate(app: &App, headers: &HeaderMap, surface: &'static str) -> Result<Arc<Principal>, Refusal> {
+        let Some(token) = bearer(headers) else {
+            app.gate.note_refusal(surface, NO_CREDENTIAL);
+            let advice = "send Authorization: Bearer <token>; for development, countersign token mint makes one";
+            return Err(Refusal::new(RefusalKind::Unauthenticated, advice).with("cause", NO_CREDENTIAL));
+        };
+        app.gate.authenticate(token).await.inspect_err(|refusal| {
+            let cause = refusal.extra.get("cause").and_then(serde_json::Value::as_str);
+            app.gate.note_refusal(surface, cause.unwrap_or("other"));
+        })
+    }
+}
+
+/// The token of an `Authorization: Bearer` header (RFC 6750, section 2.1). Tokens in queries or bodies are not looked at.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refused> {
+        let principal = Self::authenticate(app, &parts.headers, "http").await?;
+        let correlation = parts.extensions.get::<Correlation>().cloned().unwrap_or_else(|| Correlation::of(&parts.headers));
+        Ok(Self { principal, correlation: correlation.0 })
+    }
+}
+
+/// The `Idempotency-Key`, if there is one: 1 to 255 visible ASCII characters.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(IDEMPOTENCY) else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| is_idempotency_key(text));
+    let refusal = || Refusal::new(RefusalKind::MalformedRequest, "Idempotency-Key: send 1 to 255 visible ASCII characters");
+    text.map(|text| Some(text.to_owned())).ok_or_else(refusal)
+}
+
+/// Whether a text can be an idempotency key.
+pub(crate) fn is_idempotency_key(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// Reads a body of at most the configured size within the configured time.
+///
+/// # Errors
+/// [`RefusalKind::TooLarge`], [`RefusalKind::RequestTimeout`], or [`RefusalKind::MalformedRequest`] if it breaks off.
+pub(crate) async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+    let limits = &app.config.limits;
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|t| t.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limits.body_bytes) {
+        return Err(too_large(limits.body_bytes));
+    }
+    let reading = collect(body, limits.body_bytes, announced.unwrap_or(0));
+    let late = || {
+        let detail = format!("the body must arrive within {} s", limits.body_timeout.as_secs());
+        Refusal::new(RefusalKind::RequestTimeout, detail)
+    };
+    tokio::time::timeout(limits.body_timeout, reading).await.map_err(|_| late())?
+}
+
+async fn collect(mut body: Body, limit: usize, announced: usize) -> Result<Bytes, Refusal> {
+    let broken = |_| Refusal::new(RefusalKind::MalformedRequest, "the request's body broke off");
+    let Some(first) = next_data(&mut body).await.map_err(broken)? else { return Ok(Bytes::new()) };
+    // Nearly every body comes as one frame; only others are copied.
+    if first.len() == announced && first.len() <= limit {
+        return Ok(first);
+    }
+    let mut all = BytesMut::from(first.as_ref());
+    while let Some(frame) = next_data(&mut body).await.map_err(broken)? {
+        if all.len() + frame.len() > limit {
+            return Err(too_large(limit));
+        }
+        all.extend_from_slice(&frame);
+    }
+    if all.len() > limit { Err(too_large(limit)) } else { Ok(all.freeze()) }
+}
+
+async fn next_data(body: &mut Body) -> Result<Option<Bytes>, axum::Error> {
+    while let Some(frame) = body.frame().await {
+        // Trailers are not looked at.
+        if let Ok(data) = frame?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+fn too_large(limit: usize) -> Refusal {
+    Refusal::new(RefusalKind::TooLarge, format!("the body may have at most {limit} bytes")).with("limit", limit as u64)
+}
+
+/// A path or query value of some type.
+///
+/// # Errors
+/// [`RefusalKind::MalformedRequest`] that names the value.
+pub(crate) fn parsed<T: FromStr>(name: &str, text: &str, expected: &str) -> Result<T, Refusal> {
+    let refusal = || Refusal::new(RefusalKind::MalformedRequest, format!("{name}: expected {expected}"));
+    text.parse().map_err(|_| refusal())
+}
+
+/// The query of a request as pairs; names that are not known are refused, since a misspelt filter would answer too much.
+///
+/// # Errors
+/// [`RefusalKind::MalformedRequest`].
+pub(crate) fn query(uri: &http::Uri, known: &[&str]) -> Result<Vec<(String, String)>, Refusal> {
+    let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let pairs: Vec<(String, String)> = pairs.map(|(k, v)| (k.into_owned(), v.into_owned())).take(64).collect();
+    let stranger = pairs.iter().find(|(name, _)| !known.contains(&name.as_str()));
+    match stranger {
+        None => Ok(pairs),
+        Some((name, _)) => {
+            let name: String = name.chars().take(64).filter(|c| !c.is_control()).collect();
+            let detail = format!("unknown query parameter {name:?}; known are {}", known.join(", "));
+            Err(Refusal::new(RefusalKind::MalformedRequest, detail))
+        }
+    }
+}
+
+/// The value of a query parameter, of the last one if it was given twice.
+pub(crate) fn value<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    pairs.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+}
+
+/// A parsed query parameter.
+///
+/// # Errors
+/// [`RefusalKind::MalformedRequest`] that names it.
+pub(crate) fn parsed_value<T: FromStr>(
+    pairs: &[(String, String)],
+    name: &str,
+    expected: &str,
+) -> Result<Option<T>, Refusal> {
+    value(pairs, name).map(|text| parsed(name, text, expected)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bearer_header_is_a_credential() {
+        let cases = [
+            ("Bearer abc", Some("abc")),
+            ("bearer  abc ", Some("abc")),
+            ("Bearer ", None),
+            ("Bearer", None),
+            ("Basic abc", None),
+        ];
+        for (text, expected) in cases {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, http::HeaderValue::from_static(text))]);
+            assert_eq!(bearer(&headers), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_odd_correlation_id_is_replaced() {
+        for (text, kept) in [("job-7:a.b_c", true), ("has space", false), ("<script>", false)] {
+            let headers = HeaderMap::from_iter([(CORRELATION, http::HeaderValue::from_static(text))]);
+            assert_eq!(&*Correlation::of(&headers).0 == text, kept, "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_its_bound_however_it_is_framed() {
+        let framed = |parts: &[&'static str]| {
+            let parts: Vec<_> = parts.iter().map(|p| Ok::<_, std::io::Error>(Bytes::from_static(p.as_bytes()))).collect();
+            Body::from_stream(futures_util::stream::iter(parts))
+        };
+        assert_eq!(collect(framed(&["ab", "cd"]), 4, 0).await.expect("four bytes"), "abcd");
+        assert_eq!(collect(framed(&["abcd"]), 4, 4).await.expect("four bytes"), "abcd");
+        assert_eq!(collect(framed(&[]), 4, 0).await.expect("empty"), "");
+        for parts in [&["abcde"][..], &["ab", "cde"][..]] {
+            assert_eq!(collect(framed(parts), 4, 0).await.expect_err("five bytes").kind, RefusalKind::TooLarge);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The surfaces (HTTP and MCP) and the composition root: the one place that knows all the parts and puts them together.
+//!
+//! Nothing here decides about a call; that is the gate. Nothing imports this crate but the binary.
+//!
+//! - [`config`]: `countersign.toml`, environment and flags, checked whole before anything is opened.
+//! - [`node`]: the parts put together, on a listener that is handed in.
+//! - `http`, [`mcp`]: requests in, answers out.
+//! - [`keys`], [`dev_issuer`]: key files of the data directory.
+#![forbid(unsafe_code)]
+
+mod app;
+pub mod config;
+pub mod dev_issuer;
+mod http;
+pub mod keys;
+pub mod mcp;
+pub mod node;
+mod rawjson;
+mod time;
+
+pub use app::VERSION;
+pub use config::{Config, ConfigError, Overrides};
+pub use dev_issuer::{DEV_ISSUER, DevIssuer, MintRequest};
+pub use mcp::stdio::{StdioError, TokenSource, serve_stdio};
+pub use node::{Node, NodeFile, StartError};

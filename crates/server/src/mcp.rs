@@ -1,0 +1,38 @@
+//! MCP for tools, at `/mcp` (everything that the caller may see) and `/mcp/{upstream}` (one upstream, own names).
+//!
+//! Written for this gateway rather than on an SDK, so that definitions and results pass as the raw JSON that was pinned and
+//! recorded. Stateless in both eras: no session ids; `initialize` only negotiates a revision.
+//!
+//! - [`message`]: JSON-RPC envelopes; [`era`]: which revision a request speaks, and the header checks of 2026-07-28.
+//! - [`catalog`]: listing tools; [`call`]: calling them, waiting for people; [`result`]: results with our `_meta`.
+//! - [`http`]: the streamable HTTP transport; [`stdio`]: a proxy from standard input and output to it.
+//!
+//! Not here: sampling, elicitation, resources, prompts, subscriptions (not declared as capabilities).
+
+pub(crate) mod call;
+pub(crate) mod catalog;
+pub(crate) mod era;
+pub(crate) mod http;
+pub(crate) mod message;
+pub(crate) mod result;
+pub mod stdio;
+
+use countersign_domain::UpstreamName;
+
+/// Which tools an endpoint offers, and under which names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// `/mcp`: `upstream_tool`.
+    All,
+    /// `/mcp/{upstream}`: the tool's own name.
+    Upstream(UpstreamName),
+}
+
+/// The name of the tool that the gateway itself adds.
+pub(crate) const AWAIT_APPROVAL: &str = "await_approval";
+
+/// What a model should know before it calls anything here.
+pub(crate) const INSTRUCTIONS: &str = "Calls to these tools are decided by policy and recorded. A result that says \
+`NOT executed; awaiting approval` means that people have to agree first: call `await_approval` with the id in it, or stop. \
+Never report such a call as done. A result that starts with `Refused` was not executed; the reason says what would have to \
+change. Repeating an identical call while it waits does not ask anybody twice.";

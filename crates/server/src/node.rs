@@ -1,0 +1,338 @@
+//! The composition root: the parts of a node put together, in the order in which they depend on one another.
+//!
+//! Configuration was checked before ([`crate::config`]); the listener is handed in, so that a test starts the same node as
+//! the binary does.
+
+mod issuers;
+mod storage;
+mod watch;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use countersign_catalog::Manifest;
+use countersign_catalog::manifest::load_dir;
+use countersign_connect::McpUpstream;
+use countersign_domain::{Refusal, UpstreamName};
+use countersign_egress::{Egress, EgressConfig};
+use countersign_gate::identity::Authenticator;
+use countersign_gate::keyring::Keyring;
+use countersign_gate::limits::Rate;
+use countersign_gate::policies::PolicyStore;
+use countersign_gate::registry::Registry;
+use countersign_gate::upstream::Upstream;
+use countersign_gate::{Gate, Settings};
+use countersign_ledger::{Ledger, OpenError, StoreError};
+use countersign_proof::canonical::Limits;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::app::{App, VERSION};
+use crate::config::{Config, RateLimit};
+use crate::http::guard::HostGuard;
+use crate::http::serve::serve;
+use crate::keys::{KeyFileError, SeedKind, create_private_dir, read_or_create_seed};
+use crate::mcp::catalog::Listings;
+
+pub(crate) use storage::{backup, export, fsck};
+
+/// How long a stop waits for running requests and calls.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long a finished call's answer can be replayed by its idempotency key.
+const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
+const LOCK: &str = "lock";
+const NODE_FILE: &str = "node.json";
+
+/// Why a node did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another node runs on the data directory.
+    #[error("another node runs on {}", .0.display())]
+    Busy(PathBuf),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// A file or directory cannot be used.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The system's words.
+        error: std::io::Error,
+    },
+    /// A key file cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The database cannot be used.
+    #[error("the database cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// The ledger must not be used.
+    #[error("the ledger cannot be opened: {0}")]
+    Ledger(#[from] OpenError),
+    /// Something in the configuration only shows when it is used.
+    #[error("{0}")]
+    Setup(String),
+    /// The gate could not be put together.
+    #[error("the gate cannot be opened: {0}")]
+    Gate(Refusal),
+}
+
+impl StartError {
+    /// Whether the reason is another node on the same data directory.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy(_))
+    }
+}
+
+/// `node.json`: what a running node says of itself, for the command line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeFile {
+    /// Where it answers.
+    pub url: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+}
+
+impl NodeFile {
+    /// What the node that holds the data directory says; `None` if none holds it.
+    pub fn read(data_dir: &Path) -> Option<Self> {
+        // A file that a killed node left behind does not count: only a living one holds the lock.
+        let lock = File::open(data_dir.join(LOCK)).ok()?;
+        match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {}
+            Ok(()) | Err(TryLockError::Error(_)) => return None,
+        }
+        let bytes = std::fs::read(data_dir.join(NODE_FILE)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+/// A running node.
+pub struct Node {
+    app: Arc<App>,
+    url: String,
+    notes: Vec<String>,
+    stop: tokio::sync::watch::Sender<bool>,
+    serving: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+    lock: File,
+}
+
+impl Node {
+    /// Starts a node on the configured address.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let address = config.listen;
+        // First, so that of two nodes on one directory the second one says what is wrong.
+        let lock = take_lock(&config.data_dir)?;
+        let listener = TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })?;
+        Self::assemble(config, lock, listener).await
+    }
+
+    /// Starts a node on a listener; the configured address is not looked at.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_on(config: Config, listener: TcpListener) -> Result<Self, StartError> {
+        let lock = take_lock(&config.data_dir)?;
+        Self::assemble(config, lock, listener).await
+    }
+
+    async fn assemble(mut config: Config, lock: File, listener: TcpListener) -> Result<Self, StartError> {
+        let listening = |error| StartError::Listen { address: config.listen, error };
+        config.listen = listener.local_addr().map_err(listening)?;
+        let keys = config.data_dir.join("keys");
+        create_private_dir(&keys)?;
+        let root = read_or_create_seed(&keys.join("root.key"), SeedKind::Root)?;
+        let seed = read_or_create_seed(&keys.join("log.seed"), SeedKind::Log)?;
+        let mut notes = Vec::new();
+
+        let (ledger, opened) = storage::open(&config, seed).await?;
+        notes.extend(storage::note_on(&opened));
+        let egress = Egress::new(EgressConfig::default());
+        let manifests = manifests(&config.manifests)?;
+        let names: Vec<UpstreamName> = manifests.iter().map(|manifest| manifest.upstream.clone()).collect();
+        let registry = registry(manifests, &egress, &ledger).await?;
+        let policies = Arc::new(PolicyStore::new(config.policies.clone()));
+        let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
+        let authenticator = Authenticator::new(issuers::all(&config, &keys, &egress)?);
+        let gate = Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config));
+        let gate = gate.await.map_err(StartError::Gate)?;
+
+        let (stop, stopping) = tokio::sync::watch::channel(false);
+        let url = reachable_url(&config);
+        let app = Arc::new(App {
+            guard: HostGuard::new(&config),
+            gate,
+            ledger,
+            config,
+            upstreams: names.into_iter().collect(),
+            listings: Listings::default(),
+            started: Instant::now(),
+            stopping: stopping.clone(),
+        });
+        notes.extend(notes_on(&app));
+        let mut background = app.gate.run_background();
+        background.extend(watch::policies(Arc::clone(&app.gate), app.config.policies.clone()));
+        write_node_file(&app.config.data_dir, &url)?;
+        let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping, DRAIN));
+        tracing::info!(%url, version = VERSION, "the node is up");
+        Ok(Self { app, url, notes, stop, serving, background, lock })
+    }
+
+    /// Where the node answers, without a trailing slash.
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// What a person should know after this start: one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.app.gate
+    }
+
+    /// Runs until SIGTERM or SIGINT, then ends in order.
+    ///
+    /// # Errors
+    /// If signals cannot be received.
+    pub async fn run_until_signal(self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("the node stops: running calls have {} s to end", DRAIN.as_secs());
+        self.shutdown().await;
+        Ok(())
+    }
+
+    /// Ends in order: no new requests, at most 10 s for running ones and for calls between intent and outcome, then the
+    /// upstreams, then the ledger.
+    pub async fn shutdown(self) {
+        let until = Instant::now() + DRAIN + Duration::from_secs(1);
+        self.stop.send_replace(true);
+        if let Err(error) = self.serving.await {
+            tracing::error!(%error, "serving ended early");
+        }
+        while self.app.gate.in_flight() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.background.iter().for_each(JoinHandle::abort);
+        self.app.gate.flush_aggregates().await;
+        let upstreams = self.app.gate.registry().upstreams().map(|(_, upstream)| upstream.shutdown());
+        futures_util::future::join_all(upstreams).await;
+        self.app.ledger.shutdown().await;
+        if let Err(error) = std::fs::remove_file(self.app.config.data_dir.join(NODE_FILE)) {
+            tracing::debug!(%error, "{NODE_FILE} could not be removed");
+        }
+        drop(self.lock);
+        tracing::info!("the node has stopped");
+    }
+}
+
+/// Held for the life of the node; the system lets go of it when the process ends, however it ends.
+fn take_lock(data_dir: &Path) -> Result<File, StartError> {
+    create_private_dir(data_dir)?;
+    let path = data_dir.join(LOCK);
+    let failed = |error| StartError::Io { path: path.clone(), error };
+    let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Busy(data_dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn manifests(directory: &Path) -> Result<Vec<Manifest>, StartError> {
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    load_dir(directory).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        StartError::Setup(lines.join("\n"))
+    })
+}
+
+async fn registry(manifests: Vec<Manifest>, egress: &Egress, ledger: &Ledger) -> Result<Arc<Registry>, StartError> {
+    let mut upstreams: Vec<(Manifest, Arc<dyn Upstream>)> = Vec::with_capacity(manifests.len());
+    for manifest in manifests {
+        let upstream = McpUpstream::new(&manifest, egress)
+            .map_err(|error| StartError::Setup(format!("upstream {}: {error}", manifest.upstream)))?;
+        upstreams.push((manifest, upstream));
+    }
+    let registry = Registry::open(upstreams, ledger.clone(), clock()).await;
+    registry.map(Arc::new).map_err(|error| StartError::Setup(error.to_string()))
+}
+
+fn settings(config: &Config) -> Settings {
+    let rate = |limit: RateLimit| Rate { calls: limit.calls, per: limit.per };
+    Settings {
+        per_principal: rate(config.limits.per_principal),
+        per_tool: rate(config.limits.per_tool),
+        open_requests: config.limits.open_requests,
+        arguments: Limits { max_bytes: config.limits.body_bytes, max_depth: config.limits.depth },
+        idempotency_ttl: IDEMPOTENCY_TTL,
+        clock: clock(),
+    }
+}
+
+fn clock() -> fn() -> countersign_domain::Millis {
+    countersign_ledger::handle::system_clock
+}
+
+/// An address under which this machine reaches the node: `0.0.0.0` is none.
+fn reachable_url(config: &Config) -> String {
+    let mut address = config.listen;
+    if address.ip().is_unspecified() {
+        let loopback: std::net::IpAddr =
+            if address.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    format!("http://{address}")
+}
+
+fn write_node_file(data_dir: &Path, url: &str) -> Result<(), StartError> {
+    let node = NodeFile { url: url.to_owned(), pid: std::process::id(), version: VERSION.to_owned() };
+    let path = data_dir.join(NODE_FILE);
+    let temporary = data_dir.join("node.json.new");
+    let write = || {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        std::io::Write::write_all(&mut file, &serde_json::to_vec(&node)?)?;
+        std::fs::rename(&temporary, &path)
+    };
+    write().map_err(|error: std::io::Error| StartError::Io { path: path.clone(), error })
+}
+
+fn notes_on(app: &App) -> Vec<String> {
+    let mut notes = Vec::new();
+    if app.config.development_issuer {
+        notes.push("The development issuer is on: whoever can read the data directory can be anybody.".to_owned());
+    }
+    if app.upstreams.is_empty() {
+        notes.push(format!("There are no manifests in {}: no tools can be used.", app.config.manifests.display()));
+    }
+    for problem in app.gate.policies().problems().iter().take(5) {
+        notes.push(format!("A policy was refused: {problem}"));
+    }
+    notes
+}

@@ -1,0 +1,8 @@
+//! Stores: where the ledger keeps itself. The only crate with a database driver.
+//!
+//! What a store must promise stands in `countersign_ledger::contract`; here is how SQLite keeps it. No policy, no proofs,
+//! no signatures: rows in and out, and transactions.
+
+pub mod sqlite;
+
+pub use sqlite::{SqliteOptions, SqliteStore};

@@ -1,0 +1,267 @@
+//! A small pool of connections that only read. Each read sees one committed state.
+
+use std::path::Path;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
+use countersign_ledger::state::{
+    Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus,
+};
+use countersign_proof::digest::Digest;
+use countersign_proof::merkle::Hash;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
+use uuid::Uuid;
+
+use super::{BUSY, STATEMENTS, error, ops, rows};
+
+pub(super) struct ReadPool {
+    idle: Mutex<Vec<Connection>>,
+    returned: Condvar,
+    clock: fn() -> Millis,
+}
+
+impl ReadPool {
+    pub(super) fn open(path: &Path, connections: usize, clock: fn() -> Millis) -> Result<Self, StoreError> {
+        let idle = (0..connections).map(|_| connect(path)).collect::<Result<_, _>>()?;
+        Ok(Self { idle: Mutex::new(idle), returned: Condvar::new(), clock })
+    }
+
+    /// Runs a read on an idle connection; waits for one if all are busy.
+    pub(super) fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let borrowed = Borrowed { pool: self, connection: Some(self.take()) };
+        borrowed.connection.as_ref().map_or_else(|| Err(StoreError::Database("no connection".into())), |c| read(c).map_err(error))
+    }
+
+    fn take(&self) -> Connection {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match idle.pop() {
+                Some(connection) => return connection,
+                None => idle = self.returned.wait(idle).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// Gives the connection back even if the read panics.
+struct Borrowed<'a> {
+    pool: &'a ReadPool,
+    connection: Option<Connection>,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(self.connection.take());
+        self.pool.returned.notify_one();
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(error)?;
+    connection.busy_timeout(BUSY).map_err(error)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096;").map_err(error)?;
+    Ok(connection)
+}
+
+/// `position` must stay within SQLite's integers whatever a caller sends.
+fn clamp(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Reader for ReadPool {
+    fn head(&self) -> Result<Option<Head>, StoreError> {
+        self.with(rows::head)
+    }
+
+    fn shards(&self) -> Result<Vec<ShardRow>, StoreError> {
+        let sql = "SELECT shard, origin, vkey, checkpoint, size FROM shard ORDER BY shard";
+        self.with(|c| c.prepare_cached(sql)?.query_map([], rows::shard)?.collect())
+    }
+
+    fn event(&self, id: Uuid) -> Result<Option<EventRow>, StoreError> {
+        let sql = format!("SELECT {} FROM event WHERE id = ?1", rows::EVENT);
+        let found = self.with(|c| c.prepare_cached(&sql)?.query_row([id.as_bytes()], rows::event).optional())?;
+        Ok(found.map(|(_, row)| row))
+    }
+
+    fn events_of_call(&self, call: Uuid) -> Result<Vec<EventRow>, StoreError> {
+        let sql = format!("SELECT {} FROM event WHERE call = ?1 ORDER BY position LIMIT 1000", rows::EVENT);
+        self.with(|c| c.prepare_cached(&sql)?.query_map([call.as_bytes()], |r| Ok(rows::event(r)?.1))?.collect())
+    }
+
+    fn events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {
+        let limit = query.limit.clamp(1, 1000);
+        let (sql, values) = events_sql(query, limit);
+        let mut rows = self.with(|c| {
+            let mut statement = c.prepare_cached(&sql)?;
+            statement.query_map(params_from_iter(values), rows::event)?.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        Ok(EventPage { rows, more })
+    }
+
+    fn commitments(&self, shard: u32, from: u64, to: u64) -> Result<Vec<Digest>, StoreError> {
+        let to = to.min(from.saturating_add(65_536));
+        let sql = "SELECT commitment FROM event WHERE position >= ?1 AND position < ?2 ORDER BY position";
+        let range = params![rows::position(shard, from), rows::position(shard, to)];
+        self.with(|c| c.prepare_cached(sql)?.query_map(range, |r| r.get(0).map(Digest))?.collect())
+    }
+
+    fn leaves(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EventRow>, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM event WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT ?3",
+            rows::EVENT
+        );
+        let end = (u64::from(shard) + 1) << rows::SHARD_BITS;
+        let range = params![rows::position(shard, from), clamp(end), limit.clamp(1, 1000)];
+        self.with(|c| c.prepare_cached(&sql)?.query_map(range, |r| Ok(rows::event(r)?.1))?.collect())
+    }
+
+    fn tile(&self, shard: u32, level: u8, index: u64) -> Result<Option<Vec<Hash>>, StoreError> {
+        let sql = "SELECT hashes FROM tile WHERE shard = ?1 AND level = ?2 AND n = ?3";
+        let key = params![shard, level, clamp(index)];
+        self.with(|c| c.prepare_cached(sql)?.query_row(key, |r| Ok(rows::hashes(r.get_ref(0)?.as_blob()?))).optional())
+    }
+
+    fn tail(&self, workspace: &WorkspaceName) -> Result<Option<Tail>, StoreError> {
+        self.with(|c| rows::tail(c, workspace))
+    }
+
+    fn workspaces(&self) -> Result<Vec<WorkspaceName>, StoreError> {
+        // The recursive part hops from name to name in the index, instead of reading every entry of it.
+        let sql = "WITH RECURSIVE hop (name) AS (
+                     SELECT min(workspace) FROM event
+                     UNION ALL
+                     SELECT (SELECT min(workspace) FROM event WHERE workspace > name) FROM hop WHERE name IS NOT NULL)
+                   SELECT name FROM hop WHERE name IS NOT NULL UNION SELECT workspace FROM workspace_key ORDER BY 1";
+        self.with(|c| c.prepare_cached(sql)?.query_map([], |r| rows::parsed(r, 0))?.collect())
+    }
+
+    fn workspace_key(&self, workspace: &WorkspaceName) -> Result<Option<Vec<u8>>, StoreError> {
+        let sql = "SELECT wrapped FROM workspace_key WHERE workspace = ?1";
+        self.with(|c| c.prepare_cached(sql)?.query_row([workspace.as_str()], |r| r.get(0)).optional())
+    }
+
+    fn request(&self, id: Uuid) -> Result<Option<RequestRow>, StoreError> {
+        self.with(|c| consistent(c, |c| rows::request(c, id)))
+    }
+
+    fn requests(
+        &self,
+        workspace: Option<&WorkspaceName>,
+        status: Option<RequestStatus>,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<RequestRow>, StoreError> {
+        let mut sql = format!("SELECT {} FROM request WHERE true", rows::REQUEST);
+        let mut values: Vec<Value> = Vec::new();
+        if let Some(workspace) = workspace {
+            sql.push_str(" AND workspace = ?");
+            values.push(workspace.as_str().to_owned().into());
+        }
+        if let Some(status) = status {
+            sql.push_str(" AND status = ?");
+            values.push(rows::to_word(&status).map_err(error)?.into());
+        }
+        if let Some(before) = before {
+            sql.push_str(" AND id < ?");
+            values.push(before.as_bytes().to_vec().into());
+        }
+        // Ids are UUIDv7: their order is the order of time.
+        sql.push_str(" ORDER BY id DESC LIMIT ?");
+        values.push(i64::from(limit.clamp(1, 1000)).into());
+        self.with(|c| consistent(c, |c| rows::requests(c, &sql, params_from_iter(values))))
+    }
+
+    fn expired_requests(&self, now: Millis, limit: u32) -> Result<Vec<RequestRow>, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM request WHERE status = 'pending' AND expires <= ?1 ORDER BY expires LIMIT ?2",
+            rows::REQUEST
+        );
+        self.with(|c| consistent(c, |c| rows::requests(c, &sql, params![clamp(now), limit])))
+    }
+
+    fn request_by_fingerprint(&self, fingerprint: &Fingerprint) -> Result<Option<RequestRow>, StoreError> {
+        let now = (self.clock)();
+        self.with(|c| consistent(c, |c| ops::live_request(c, fingerprint, now)))
+    }
+
+    fn idempotency(&self, scope: &Fingerprint) -> Result<Option<IdempotencyRow>, StoreError> {
+        self.with(|c| rows::idempotency(c, scope))
+    }
+
+    fn intents(&self) -> Result<Vec<IntentRow>, StoreError> {
+        let sql = format!("SELECT {} FROM intent ORDER BY at, call LIMIT 10000", rows::INTENT);
+        self.with(|c| c.prepare_cached(&sql)?.query_map([], rows::intent)?.collect())
+    }
+
+    fn freezes(&self) -> Result<Vec<FreezeRow>, StoreError> {
+        let sql = "SELECT kind, name, reason, at, event FROM freeze ORDER BY kind, name";
+        self.with(|c| c.prepare_cached(sql)?.query_map([], rows::freeze)?.collect())
+    }
+
+    fn pins(&self) -> Result<Vec<PinRow>, StoreError> {
+        let sql = "SELECT tool, pin, definition, status, at, accepted_by FROM pin ORDER BY tool, status";
+        self.with(|c| c.prepare_cached(sql)?.query_map([], rows::pin)?.collect())
+    }
+
+    fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>, StoreError> {
+        let sql = "SELECT minute, name, count FROM refusal WHERE minute >= ?1 ORDER BY minute, name";
+        let read = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?));
+        self.with(|c| c.prepare_cached(sql)?.query_map([clamp(since_minute)], read)?.collect())
+    }
+}
+
+/// Several statements that see one state.
+fn consistent<T>(c: &Connection, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let transaction = c.unchecked_transaction()?;
+    read(&transaction)
+}
+
+/// One more row than asked for tells whether there are more.
+fn events_sql(query: &EventQuery, limit: u32) -> (String, Vec<Value>) {
+    let mut sql = format!("SELECT {} FROM event WHERE true", rows::EVENT);
+    let mut values: Vec<Value> = Vec::new();
+    let mut and = |condition: &str, value: Value| {
+        sql.push_str(" AND ");
+        sql.push_str(condition);
+        values.push(value);
+    };
+    if let Some(workspace) = &query.workspace {
+        and("workspace = ?", workspace.as_str().to_owned().into());
+    }
+    match &query.kind {
+        Some(prefix) if prefix.ends_with('.') => {
+            // A half-open range, since no kind has a character beyond the last of ASCII.
+            and("kind >= ?", prefix.clone().into());
+            and("kind < ?", format!("{prefix}\u{7f}").into());
+        }
+        Some(kind) => and("kind = ?", kind.clone().into()),
+        None => {}
+    }
+    for (column, value) in [("principal = ?", &query.principal), ("tool = ?", &query.tool)] {
+        if let Some(value) = value {
+            and(column, value.clone().into());
+        }
+    }
+    if let Some(call) = query.call {
+        and("call = ?", call.as_bytes().to_vec().into());
+    }
+    if let Some(since) = query.since {
+        and("time >= ?", clamp(since).into());
+    }
+    if let Some(until) = query.until {
+        and("time < ?", clamp(until).into());
+    }
+    if let Some(cursor) = query.cursor {
+        and(if query.descending { "position < ?" } else { "position > ?" }, clamp(cursor).into());
+    }
+    sql.push_str(if query.descending { " ORDER BY position DESC LIMIT ?" } else { " ORDER BY position LIMIT ?" });
+    values.push(i64::from(limit + 1).into());
+    (sql, values)
+}

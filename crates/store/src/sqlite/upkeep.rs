@@ -1,0 +1,136 @@
+//! Housekeeping on its own thread and connection: WAL checkpoints and rows that have had their time.
+//!
+//! A passive checkpoint copies what it can without making anyone wait, but the log starts over only when nothing was
+//! written meanwhile. Under steady load it would grow for ever, so that beyond a limit, or after an erasure (whose old
+//! bytes are still in the log), the log is truncated, for which the writer waits a few milliseconds.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use countersign_domain::Millis;
+use countersign_ledger::contract::StoreError;
+use rusqlite::{Connection, params};
+
+use super::{connect, error};
+
+/// The log is looked at this often, asked or not.
+const TICK: Duration = Duration::from_millis(500);
+/// Below this the log is left alone, in bytes.
+const WORTH_IT: u64 = 4 << 20;
+/// Rows are forgotten this often, at most so many at a time.
+const PURGE: Duration = Duration::from_secs(60);
+const PURGE_ROWS: u32 = 1000;
+/// Refusal aggregates are kept this long, in minutes: 30 days.
+const REFUSAL_MINUTES: u64 = 30 * 24 * 60;
+
+pub(super) struct Upkeep {
+    nudge: Option<SyncSender<()>>,
+    erased: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    pub(super) fn start(path: &Path, wal_limit: u64, clock: fn() -> Millis) -> Result<Self, StoreError> {
+        let connection = connect(path)?;
+        let mut wal = path.as_os_str().to_owned();
+        wal.push("-wal");
+        let erased = Arc::new(AtomicBool::new(false));
+        let worker = Worker { connection, wal: wal.into(), wal_limit, clock, erased: Arc::clone(&erased), purged: Instant::now() };
+        let (nudge, nudged) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("ledger-upkeep".into())
+            .spawn(move || worker.run(&nudged))
+            .map_err(|e| StoreError::Database(format!("the housekeeping thread: {e}")))?;
+        Ok(Self { nudge: Some(nudge), erased, thread: Some(thread) })
+    }
+
+    /// Asks for a round; one that is waiting already will do.
+    pub(super) fn nudge(&self) {
+        if let Some(nudge) = &self.nudge {
+            let _ = nudge.try_send(());
+        }
+    }
+
+    /// Set by whoever commits an erasure.
+    pub(super) fn erased(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.erased)
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.nudge = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    connection: Connection,
+    wal: PathBuf,
+    wal_limit: u64,
+    clock: fn() -> Millis,
+    erased: Arc<AtomicBool>,
+    purged: Instant,
+}
+
+impl Worker {
+    fn run(mut self, nudged: &Receiver<()>) {
+        while !matches!(nudged.recv_timeout(TICK), Err(RecvTimeoutError::Disconnected)) {
+            if let Err(error) = self.round() {
+                tracing::warn!(%error, "database housekeeping failed; it will be tried again");
+            }
+        }
+    }
+
+    fn round(&mut self) -> Result<(), StoreError> {
+        if self.purged.elapsed() >= PURGE {
+            self.purged = Instant::now();
+            self.purge()?;
+        }
+        let size = std::fs::metadata(&self.wal).map_or(0, |m| m.len());
+        let erased = self.erased.swap(false, Ordering::AcqRel);
+        if size < WORTH_IT && !erased {
+            return Ok(());
+        }
+        // Most is copied while others write, so that truncating has little left to do.
+        self.checkpoint("PASSIVE")?;
+        if (size > self.wal_limit || erased) && !self.checkpoint("TRUNCATE")? {
+            self.erased.fetch_or(erased, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Returns whether it came to its end.
+    fn checkpoint(&self, mode: &str) -> Result<bool, StoreError> {
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        let busy: i64 = self.connection.query_row(&sql, [], |row| row.get(0)).map_err(error)?;
+        Ok(busy == 0)
+    }
+
+    /// Forgets what has had its time. None of it is in the log.
+    fn purge(&self) -> Result<(), StoreError> {
+        let now = (self.clock)();
+        let run = |sql: &str, limit: u64| self.connection.execute(sql, params![limit, PURGE_ROWS]).map(drop).map_err(error);
+        run(
+            "DELETE FROM refusal WHERE (minute, name) IN (SELECT minute, name FROM refusal WHERE minute < ?1 LIMIT ?2)",
+            (now / 60_000).saturating_sub(REFUSAL_MINUTES),
+        )?;
+        run(
+            "DELETE FROM idempotency WHERE scope IN (SELECT scope FROM idempotency
+             WHERE expires < ?1 AND state IN ('done', 'pending') LIMIT ?2)",
+            now,
+        )?;
+        // The sealed arguments of requests that are over; the rest of the row explains what happened.
+        run(
+            "UPDATE request SET arguments = x'' WHERE id IN (SELECT id FROM request
+             WHERE status <> 'pending' AND expires < ?1 AND arguments <> x'' LIMIT ?2)",
+            now,
+        )
+    }
+}

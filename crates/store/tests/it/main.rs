@@ -1,0 +1,41 @@
+//! The SQLite store under the ledger: contract, faults, loss of power, restore, erasure, export, migrations.
+#![allow(clippy::unwrap_used, missing_docs, reason = "test code")]
+
+mod erasure;
+mod exporting;
+mod faults;
+mod growth;
+mod migration;
+mod power;
+mod restore;
+mod support;
+
+use countersign_store::SqliteStore;
+
+#[test]
+fn sqlite_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut n = 0;
+    countersign_ledger::contract_tests::run_all(|| {
+        n += 1;
+        SqliteStore::open(dir.path().join(format!("{n}.db"))).unwrap()
+    });
+}
+
+#[test]
+fn files_keep_others_out_and_are_whole() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("new/ledger.db");
+    let node = support::Node::at(path.clone(), dir.path().join("head"));
+    let ledger = node.open();
+    ledger.append_n("w", 3);
+    let mode = |p: &std::path::Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
+        let entry = entry.unwrap().path();
+        assert_eq!(mode(&entry), 0o600, "{}", entry.display());
+    }
+    assert_eq!(mode(&dir.path().join("head")), 0o600);
+    SqliteStore::open(&path).unwrap().integrity_check().unwrap();
+}
