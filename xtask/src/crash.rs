@@ -39,8 +39,8 @@ pub struct Plan {
 pub struct Power {
     /// Variables for the node, given the directories that must forget.
     pub environment: Vec<(String, String)>,
-    /// Called when the node is dead and before it starts again.
-    pub forget: Box<dyn Fn() -> Result<u64>>,
+    /// Called when the node is dead and before it starts again; says what it did.
+    pub forget: Box<dyn Fn() -> Result<String>>,
 }
 
 /// What came out.
@@ -62,13 +62,16 @@ struct Findings {
 /// If the test itself cannot be run.
 pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
     let directory = crate::paths::run_directory(plan.name)?;
-    let home = home(&directory)?;
+    let home = home(&directory, plan.power.is_some())?;
     let mut launch = Launch::new(binary);
     if let Some(power) = &plan.power {
         launch.environment.clone_from(&power.environment);
     }
     println!("{} writes, {} kills, {WRITERS} writers, seed {}, in {}", plan.writes, plan.kills, plan.seed, directory.display());
     let start = Instant::now();
+    if plan.power.is_some() {
+        std::fs::create_dir_all(directory.join("home/durable"))?;
+    }
     let node = launch.start(&home)?;
     node.accept_all_tools(&["ads"])?;
     allow_writers(&home, &node)?;
@@ -82,9 +85,12 @@ pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
     Ok(report(&findings))
 }
 
-fn home(directory: &Path) -> Result<Home> {
+fn home(directory: &Path, forgets: bool) -> Result<Home> {
+    // What the node wants to be durable, in one directory for the layer that forgets.
+    let places = "data_dir = \"durable/data\"\nhead_file = \"durable/state/head\"\n";
     let limits = "[limits]\nper_principal = { calls = 1000000, per = \"1s\" }\nper_tool = { calls = 1000000, per = \"1s\" }\n";
-    let home = Home::create(&directory.join("home"), limits)?;
+    let config = format!("{}{limits}", if forgets { places } else { "" });
+    let home = Home::create(&directory.join("home"), &config)?;
     home.manifest("ads", &ads_manifest(&upstream(directory))?)?;
     Ok(home)
 }
@@ -168,7 +174,7 @@ fn kill_at(
         let flying = before.max(in_flight.load(Ordering::SeqCst));
         bound.fetch_add(flying, Ordering::SeqCst);
         let forgotten = match &plan.power {
-            Some(power) => format!(", {} forgotten", (power.forget)()?),
+            Some(power) => format!(", {}", (power.forget)()?),
             None => String::new(),
         };
         println!("  kill {:>2} after {:>6} writes, {flying} in flight{forgotten}", i + 1, ledger.ended());

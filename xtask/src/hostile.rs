@@ -164,12 +164,18 @@ impl World {
         Ok(body)
     }
 
-    /// Refused on MCP: a tool result that is an error and names the problem, with a verifiable event.
-    pub fn refused_on_mcp(&self, result: &Value, problem: &str) -> Result<()> {
-        ensure!(result["isError"] == true, "not an error: {result}");
-        let document = &result["_meta"]["dev.countersign/problem"];
+    /// Refused on MCP: a tool result that is an error, or a JSON-RPC error for what cannot be read, that names the problem and
+    /// a verifiable event.
+    pub fn refused_on_mcp(&self, answer: &Value, problem: &str) -> Result<()> {
+        let document = match answer.get("error") {
+            Some(error) => &error["data"],
+            None => {
+                ensure!(answer["result"]["isError"] == true, "not an error: {answer}");
+                &answer["result"]["_meta"]["dev.countersign/problem"]
+            }
+        };
         let kind = document["type"].as_str().unwrap_or_default();
-        ensure!(kind.rsplit('/').next() == Some(problem), "the problem is {kind:?}, not {problem:?}: {result}");
+        ensure!(kind.rsplit('/').next() == Some(problem), "the problem is {kind:?}, not {problem:?}: {answer}");
         let event = document["event"].as_str().context("the refusal names no event")?;
         receipts::fetch_valid(&mut self.node.operator(), event, &self.anchors)?;
         Ok(())

@@ -3,30 +3,38 @@
 //! Nothing here is part of the product. The acceptance programs drive the real binary from outside, see `crates/testkit`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod crash;
 mod hostile;
 mod options;
 mod paths;
 mod peers;
+mod power;
 mod setup;
+mod stages;
 mod strace;
 mod tidy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use countersign_testkit::random::Random;
 use options::Options;
 
 const HELP: &str = "\
 cargo xtask COMMAND
 
+  test                     everything below but bench, and every test; installs what is missing
   tidy                     walls between crates, module docs, links, licences
   setup                    install what the acceptance programs need (Debian, npm, PyPI)
   hostile                  what strangers, clients, approvers and upstreams can try
+  bench --json FILE [--seconds S]
+                           what the gate costs, beside the upstream alone and nginx
   crash --db sqlite [--writes N] [--kills K] [--seed S]
                            writers, kill -9, and what is true afterwards
+  power-cut [--writes N] [--kills K] [--seed S]
+                           the same on a layer that forgets what was not synced
   strace                   a system-call trace: no answer leaves before its sync
   peers                    other people's servers behind the gateway, other people's clients in front of it
 
@@ -56,10 +64,23 @@ fn run(arguments: &[String]) -> Result<bool> {
             println!("{HELP}");
             Ok(true)
         }
+        "test" => stages::run(),
         "tidy" => Ok(tidy::run(&paths::root())? == 0),
         "setup" => setup::everything().map(|()| true),
         "peers" => peers::run(&binary(&Options::parse(rest, &["binary"])?)?),
-        "crash" => crash(rest),
+        "crash" => {
+            let (plan, binary) = crash_plan(rest, "crash", 10_000, 20)?;
+            crash::run(&binary, &plan)
+        }
+        "power-cut" => {
+            let (plan, binary) = crash_plan(rest, "power-cut", 1_000, 8)?;
+            power::run(&binary, plan)
+        }
+        "bench" => bench(rest),
+        "bench-upstream" => {
+            let address = rest.first().context("where to listen?")?;
+            bench::upstream::serve(address.parse()?).map(|()| true)
+        }
         "hostile" => hostile::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "hostile-upstream" => {
             let control = rest.first().context("where is the control directory?")?;
@@ -70,17 +91,29 @@ fn run(arguments: &[String]) -> Result<bool> {
     }
 }
 
-fn crash(arguments: &[String]) -> Result<bool> {
+/// The options of `crash` and `power-cut`, with their defaults.
+fn crash_plan(arguments: &[String], name: &'static str, writes: usize, kills: usize) -> Result<(crash::Plan, PathBuf)> {
     let options = Options::parse(arguments, &["db", "writes", "kills", "seed", "binary"])?;
     let database = options.text("db").unwrap_or("sqlite");
-    anyhow::ensure!(database == "sqlite", "--db {database}: there is only sqlite so far");
+    ensure!(database == "sqlite", "--db {database}: there is only sqlite so far");
     let plan = crash::Plan {
-        writes: options.value("writes", 10_000)?,
-        kills: options.value("kills", 20)?,
+        writes: options.value("writes", writes)?,
+        kills: options.value("kills", kills)?,
         seed: options.value("seed", Random::seed_from_clock())?,
-        name: "crash",
+        name,
         power: None,
     };
-    anyhow::ensure!(plan.writes > 0, "--writes must not be zero");
-    crash::run(&paths::product(options.text("binary"))?, &plan)
+    ensure!(plan.writes > 0, "--writes must not be zero");
+    Ok((plan, paths::product(options.text("binary"))?))
+}
+
+fn bench(arguments: &[String]) -> Result<bool> {
+    let options = Options::parse(arguments, &["json", "seconds", "binary"])?;
+    let json = options.text("json").filter(|path| !path.is_empty()).context("say where to: --json FILE")?;
+    let plan = bench::Plan {
+        json: std::env::current_dir()?.join(json),
+        seconds: options.value("seconds", 5)?,
+        binary: options.text("binary").map(str::to_owned),
+    };
+    bench::run(&plan)
 }

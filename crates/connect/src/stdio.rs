@@ -139,7 +139,9 @@ impl StdioLink {
     async fn launch(&self) -> Result<Arc<Connection>, String> {
         let deadline = Instant::now() + self.start_timeout;
         let connection = Connection::open(&self.command, Arc::clone(&self.board))?;
-        let agreed = tokio::time::timeout_at(deadline.into(), agree(&connection, self.protocol, deadline)).await;
+        // The inner deadline is later, so that a late start is told in one way.
+        let agreed = agree(&connection, self.protocol, deadline + Duration::from_secs(1));
+        let agreed = tokio::time::timeout_at(deadline.into(), agreed).await;
         let outcome = agreed.unwrap_or_else(|_| Err(format!("it was not ready after {:?}", self.start_timeout)));
         match outcome {
             Ok((era, list_changed)) => {

@@ -16,7 +16,8 @@ const MARGIN: usize = 16;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let binary = std::env::args().nth(1).ok_or("usage: picture PATH-TO-COUNTERSIGN")?;
-    let run = Command::new(binary).args(["demo", "--fast"]).env("CLICOLOR_FORCE", "1").env_remove("NO_COLOR").output()?;
+    let run =
+        Command::new(binary).args(["demo", "--fast"]).env("CLICOLOR_FORCE", "1").env_remove("NO_COLOR").output()?;
     if !run.status.success() {
         return Err(format!("the demo failed: {}", String::from_utf8_lossy(&run.stderr)).into());
     }
@@ -119,7 +120,9 @@ fn embed(readme: &Path, text: &str) -> Result<(), Box<dyn Error>> {
     let page = std::fs::read_to_string(readme)?;
     let (before, rest) = page.split_once(begin).ok_or("the README has no beginning mark")?;
     let (_, after) = rest.split_once(end).ok_or("the README has no end mark")?;
-    let block = format!("![The demo in a terminal](docs/demo.svg)\n\n<details><summary>The same as text</summary>\n\n```text\n{text}\n```\n\n</details>\n");
+    let block = format!(
+        "![The demo in a terminal](docs/demo.svg)\n\n<details><summary>The same as text</summary>\n\n```text\n{text}\n```\n\n</details>\n"
+    );
     std::fs::write(readme, format!("{before}{begin}{block}{end}{after}"))?;
     Ok(())
 }

@@ -111,7 +111,8 @@ impl Node {
     /// # Errors
     /// If `base` is not an HTTP URL.
     pub fn new(base: &str, token: Option<String>) -> anyhow::Result<Self> {
-        let wrong = || Failure::new(Exit::Usage, format!("{base:?} is not the URL of a node, such as http://127.0.0.1:8000"));
+        let wrong =
+            || Failure::new(Exit::Usage, format!("{base:?} is not the URL of a node, such as http://127.0.0.1:8000"));
         let base = Url::parse(base).ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(wrong)?;
         // The person at the command line named the node; it may well be on a private network.
         let networks = ["0.0.0.0/0", "::/0"].map(str::parse::<Network>).into_iter().collect::<Result<_, _>>()?;

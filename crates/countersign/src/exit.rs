@@ -70,15 +70,19 @@ impl std::error::Error for Failure {}
 
 /// The exit code that an error carries, wherever in its chain.
 pub fn code_of(error: &anyhow::Error) -> Exit {
-    error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |failure| failure.exit)
+    failure_in(error).map_or(Exit::Failed, |failure| failure.exit)
+}
+
+/// The outermost failure: given as context it is found by the error itself, as a cause by its chain.
+fn failure_in(error: &anyhow::Error) -> Option<&Failure> {
+    error.downcast_ref().or_else(|| error.chain().find_map(|cause| cause.downcast_ref()))
 }
 
 /// Tells the person on standard error and returns the process's exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     let chain: Vec<String> = error.chain().map(|cause| output::visible(&cause.to_string())).collect();
     eprintln!("{} {}", output::paint_err(Style::Bad, "error:"), chain.join(": "));
-    let advice = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).and_then(|f| f.advice.as_ref());
-    if let Some(advice) = advice {
+    if let Some(advice) = failure_in(error).and_then(|failure| failure.advice.as_ref()) {
         eprintln!("{} {}", output::paint_err(Style::Dim, "hint:"), output::visible(advice));
     }
     code_of(error).into()
@@ -92,6 +96,8 @@ mod tests {
     fn a_code_survives_added_context() {
         let error = anyhow::Error::new(Failure::new(Exit::Unreachable, "no node")).context("listing tools");
         assert_eq!(code_of(&error), Exit::Unreachable);
+        let error = anyhow::anyhow!("no such file").context(Failure::new(Exit::Usage, "not a key"));
+        assert_eq!(code_of(&error), Exit::Usage);
         assert_eq!(code_of(&anyhow::anyhow!("anything else")), Exit::Failed);
     }
 }

@@ -85,7 +85,8 @@ pub fn config(global: &Global) -> anyhow::Result<Config> {
 
 /// A configuration that cannot be used, as a failure.
 pub fn unusable(error: &ConfigError) -> Failure {
-    Failure::new(Exit::Usage, error.to_string()).advise("the settings are described in docs/http.md; `countersign doctor` checks them")
+    Failure::new(Exit::Usage, error.to_string())
+        .advise("the settings are described in docs/http.md; `countersign doctor` checks them")
 }
 
 /// What the node that runs on this data directory says of itself.
@@ -131,8 +132,9 @@ pub fn token(global: &Global) -> anyhow::Result<String> {
 pub fn mint(global: &Global, claims: &Claims) -> anyhow::Result<String> {
     let config = config(global)?;
     let no_issuer = |why: String| {
-        Failure::new(Exit::Failed, format!("no development token can be made: {why}"))
-            .advise("give a token of your identity provider with --token or COUNTERSIGN_TOKEN, or run `countersign up` once")
+        Failure::new(Exit::Failed, format!("no development token can be made: {why}")).advise(
+            "give a token of your identity provider with --token or COUNTERSIGN_TOKEN, or run `countersign up` once",
+        )
     };
     if !config.development_issuer {
         return Err(no_issuer("the development issuer is off".into()).into());

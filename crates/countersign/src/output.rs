@@ -77,7 +77,8 @@ pub fn can_ask() -> bool {
 /// Writes a line. A reader that went away (`| head`) ends the process quietly, as it does for other tools.
 pub fn line(text: impl AsRef<str>) {
     let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_ref().as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    let written =
+        out.write_all(text.as_ref().as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
     if written.is_err() {
         std::process::exit(0);
     }
@@ -99,7 +100,8 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) {
 fn laid_out(rows: Vec<Vec<String>>, room: Option<usize>) -> Vec<String> {
     const NARROWEST: usize = 12;
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widest = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0);
+    let widest =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0);
     let mut widths: Vec<usize> = (0..columns).map(widest).collect();
     let room = room.unwrap_or(usize::MAX).saturating_sub(2 * columns.saturating_sub(1));
     while widths.iter().sum::<usize>() > room {
@@ -125,8 +127,11 @@ fn laid_out(rows: Vec<Vec<String>>, room: Option<usize>) -> Vec<String> {
 
 /// Characters on the screen: the sequences of [`paint`] take no room.
 fn width(text: &str) -> usize {
-    text.split('\x1b').enumerate().map(|(n, part)| if n == 0 { part } else { part.split_once('m').map_or("", |(_, p)| p) })
-        .map(|part| part.chars().count()).sum()
+    text.split('\x1b')
+        .enumerate()
+        .map(|(n, part)| if n == 0 { part } else { part.split_once('m').map_or("", |(_, p)| p) })
+        .map(|part| part.chars().count())
+        .sum()
 }
 
 /// Breaks at spaces, and inside a word that is longer than a line. Painted cells are short and stay whole.
@@ -180,7 +185,10 @@ pub fn visible(text: &str) -> String {
 /// and tags. The catalog's `⟨U+XXXX⟩` marks, which the node puts into previews, stay as they are.
 fn deceives(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{2800}')
+        || matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{2800}'
+        )
         || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
         || matches!(c, '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fe00}'..='\u{fe0f}' | '\u{fff9}'..='\u{fffb}')
         || matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..='\u{10ffff}')

@@ -139,7 +139,8 @@ fn expect(output: &Output, code: i32) {
 
 #[track_caller]
 fn parsed(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stdout)))
 }
 
 /// Verifies with nothing but the files: no home, no environment.
@@ -153,8 +154,27 @@ fn help_names_every_command_and_exit_code() {
     expect(&output, 0);
     let text = String::from_utf8(output.stdout).unwrap();
     for word in [
-        "demo", "up", "mcp", "call", "tools", "approvals", "audit", "receipt", "verify", "log", "policy", "token", "freeze",
-        "unfreeze", "unknown", "erase", "backup", "restore", "doctor", "Exit codes:", "Examples:",
+        "demo",
+        "up",
+        "mcp",
+        "call",
+        "tools",
+        "approvals",
+        "audit",
+        "receipt",
+        "verify",
+        "log",
+        "policy",
+        "token",
+        "freeze",
+        "unfreeze",
+        "unknown",
+        "erase",
+        "backup",
+        "restore",
+        "doctor",
+        "Exit codes:",
+        "Examples:",
     ] {
         assert!(text.contains(word), "{word} is not in:\n{text}");
     }
@@ -234,7 +254,15 @@ fn a_call_that_owes_approval_waits_and_is_executed_once() {
 #[test]
 fn a_refusal_has_exit_code_one_and_names_its_policy() {
     let home = Home::with_tools();
-    let create = ["call", "ads:createCampaign", "name=Big", "budget=75000", "startDate=2026-12-01", "--as", "maya,finance-write"];
+    let create = [
+        "call",
+        "ads:createCampaign",
+        "name=Big",
+        "budget=75000",
+        "startDate=2026-12-01",
+        "--as",
+        "maya,finance-write",
+    ];
     let output = home.run(&create);
     expect(&output, 1);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -256,7 +284,11 @@ fn after_a_kill_the_data_directory_answers_alone() {
 
     home.json(&["audit", "export", "audit"]);
     expect(&home.run(&["audit", "verify", "audit"]), 0);
-    let day = std::fs::read_dir(home.path("audit")).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "jsonl")).unwrap();
+    let day = std::fs::read_dir(home.path("audit"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "jsonl"))
+        .unwrap();
     let text = std::fs::read_to_string(&day).unwrap();
     std::fs::write(&day, text.replacen("listCampaigns", "lostCampaigns", 1)).unwrap();
     expect(&home.run(&["audit", "verify", "audit"]), 3);
@@ -304,7 +336,8 @@ fn a_bad_policy_is_named_by_file_and_line() {
     let policies = home.path("bad");
     std::fs::create_dir_all(policies.join("access")).unwrap();
     std::fs::create_dir_all(policies.join("approval")).unwrap();
-    let text = "permit (principal, action == Action::\"ads:createCampaign\", resource)\nwhen { context.input.budgte > 1 };\n";
+    let text =
+        "permit (principal, action == Action::\"ads:createCampaign\", resource)\nwhen { context.input.budgte > 1 };\n";
     std::fs::write(policies.join("access/typo.cedar"), text).unwrap();
     let output = home.run(&["policy", "check", "bad"]);
     expect(&output, 3);
@@ -322,7 +355,8 @@ fn the_doctor_finds_an_exposed_key() {
     std::fs::set_permissions(&exposed, std::fs::Permissions::from_mode(0o644)).unwrap();
     let output = home.run(&["doctor", "--json"]);
     expect(&output, 1);
-    let failed: Vec<Value> = parsed(&output).as_array().unwrap().iter().filter(|f| f["level"] == "fail").cloned().collect();
+    let failed: Vec<Value> =
+        parsed(&output).as_array().unwrap().iter().filter(|f| f["level"] == "fail").cloned().collect();
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert!(failed[0]["fix"].as_str().unwrap().contains("root.key"), "{failed:?}");
 }

@@ -13,6 +13,8 @@ use countersign_proof::checkpoint::Checkpoint;
 use countersign_proof::digest::Digest;
 use countersign_proof::note::SignedNote;
 
+use crate::durable;
+
 const MAGIC: &[u8; 8] = b"CSHEAD1\n";
 const SLOT: usize = 4096;
 const PREFIX: usize = 8 + 8 + 4 + 2;
@@ -131,8 +133,7 @@ impl HeadFile {
 /// appears under its name only when it is whole.
 fn create(path: &Path, record: &[u8], slot: u64) -> Result<File, HeadFileError> {
     let fail = |error| HeadFileError::Io { path: path.to_owned(), error };
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(fail)?;
+    durable::create_dir_all(durable::parent(path)).map_err(fail)?;
     let fresh = path.with_extension("new");
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(fail)?;
@@ -141,7 +142,7 @@ fn create(path: &Path, record: &[u8], slot: u64) -> Result<File, HeadFileError> 
     file.write_all_at(record, slot).map_err(fail)?;
     file.sync_all().map_err(fail)?;
     std::fs::rename(&fresh, path).map_err(fail)?;
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(fail)?;
+    durable::sync_parent(path).map_err(fail)?;
     Ok(file)
 }
 

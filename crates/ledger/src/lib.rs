@@ -16,6 +16,7 @@
 pub mod contract;
 #[cfg(feature = "contract-tests")]
 pub mod contract_tests;
+pub mod durable;
 pub mod export;
 pub mod fsck;
 pub mod handle;

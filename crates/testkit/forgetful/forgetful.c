@@ -33,14 +33,14 @@ static void names_path(char *out, const char *dir) {
   out[n] = 0;
 }
 
+#ifndef ROLLBACK
+
 static void id_of(char *out, const struct stat *st) { snprintf(out, 64, "%lx-%lx", (long)st->st_dev, (long)st->st_ino); }
 
 static int below(const char *path) {
   size_t n = strlen(root);
   return n && !strncmp(path, root, n) && (path[n] == 0 || path[n] == '/');
 }
-
-#ifndef ROLLBACK
 
 #define REAL(name) ((__typeof__(name) *)real(#name))
 static void *real(const char *name) {

@@ -20,8 +20,8 @@ pub struct Home {
 }
 
 impl Home {
-    /// A fresh home in `directory`, which is emptied, for a node on a free loopback port. `extra` is appended to its
-    /// configuration: TOML that sets no key at the top level.
+    /// A fresh home in `directory`, which is emptied, for a node on a free loopback port. `extra` is TOML for
+    /// its configuration: keys of the top level first, then tables.
     ///
     /// # Errors
     /// If the files cannot be written.

@@ -186,7 +186,8 @@ impl Node {
             if upstreams.iter().all(offered) {
                 return accept(&mut operator, &reports);
             }
-            ensure!(Instant::now() < end, "not every upstream of {upstreams:?} offers tools:\n{}", self.log_tail());
+            let missing: Vec<_> = upstreams.iter().filter(|u| !offered(u)).collect();
+            ensure!(Instant::now() < end, "{missing:?} offer no tools:\n{}", self.log_tail());
             std::thread::sleep(Duration::from_millis(100));
         }
     }

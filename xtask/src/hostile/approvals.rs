@@ -154,7 +154,11 @@ fn no_answer(world: &mut World, mut person: Client, status: u16, problem: &str) 
     honest(world, &mut agent)?;
     let (pending, text) = open(world, &mut agent)?;
     let answer = approve(world, &mut person, &pending)?;
-    world.refused_without_event(&answer, status, problem)?;
+    if problem == "not-found" {
+        world.refused_without_event(&answer, status, problem)?;
+    } else {
+        world.refused(&answer, status, problem)?;
+    }
     confirm(&mut agent, "guarded", &token(&pending))?.expect(202)?;
     ensure!(world.executions(&text)? == 0, "it was executed");
     Ok(())
@@ -166,7 +170,7 @@ fn self_approval(world: &mut World) -> Result<()> {
     honest(world, &mut person)?;
     let (pending, text) = open(world, &mut person)?;
     let answer = approve(world, &mut person, &pending)?;
-    world.refused_without_event(&answer, 403, "self-approval")?;
+    world.refused(&answer, 403, "self-approval")?;
     ensure!(world.executions(&text)? == 0, "it was executed");
     Ok(())
 }
@@ -177,19 +181,23 @@ fn approval_behind(world: &mut World) -> Result<()> {
     honest(world, &mut agent)?;
     let (pending, text) = open(world, &mut agent)?;
     let answer = approve(world, &mut world.person("peter", &["reviewer"]), &pending)?;
-    world.refused_without_event(&answer, 403, "self-approval")?;
+    world.refused(&answer, 403, "self-approval")?;
     ensure!(world.executions(&text)? == 0, "it was executed");
     Ok(())
 }
 
 fn agent_approves(world: &mut World) -> Result<()> {
-    let agent = world.client("helper", &["reviewer"]);
+    // It may see the request, as an auditor of the workspace does, and yet not answer it.
+    let agent = world.client("helper", &["reviewer", "auditor"]);
     no_answer(world, agent, 403, "forbidden")
 }
 
 fn wrong_role(world: &mut World) -> Result<()> {
-    let person = world.person("walter", &["painter"]);
-    no_answer(world, person, 403, "forbidden")
+    let person = world.person("walter", &["painter", "auditor"]);
+    no_answer(world, person, 403, "forbidden")?;
+    // Who is nothing to the request is not even told that it exists.
+    let stranger = world.person("wanda", &["painter"]);
+    no_answer(world, stranger, 404, "not-found")
 }
 
 fn approval_elsewhere(world: &mut World) -> Result<()> {
@@ -204,7 +212,7 @@ fn approves_twice(world: &mut World) -> Result<()> {
     let mut rita = world.person("rita", &["reviewer"]);
     approve(world, &mut rita, &pending)?.expect(200)?;
     let answer = approve(world, &mut rita, &pending)?;
-    world.refused_without_event(&answer, 409, "not-open").map(|_| ())
+    world.refused(&answer, 409, "not-open").map(|_| ())
 }
 
 fn approval_by_get(world: &mut World) -> Result<()> {
@@ -239,8 +247,8 @@ fn wrong_person(world: &mut World) -> Result<()> {
     let text = world.unique("personal");
     let mut agent = world.bearer_of(&Claims::agent("peter", &["tester"]).with("act", json!({"sub": "his-agent"})));
     let pending = ask(world, &mut agent, "personal", &text)?;
-    let answer = approve(world, &mut world.person("rita", &["reviewer"]), &pending)?;
-    world.refused_without_event(&answer, 403, "forbidden")?;
+    let answer = approve(world, &mut world.person("rita", &["reviewer", "auditor"]), &pending)?;
+    world.refused(&answer, 403, "forbidden")?;
     ensure!(world.executions(&text)? == 0, "it was executed");
     Ok(())
 }
@@ -288,6 +296,7 @@ fn frozen(world: &mut World) -> Result<()> {
     let outcome = (|| {
         let redeemed = confirm(&mut agent, "guarded", &token(&pending))?;
         ensure!(redeemed.status == 403, "HTTP {}", redeemed.status);
+        world.refused(&redeemed, 403, &redeemed.problem().unwrap_or_default())?;
         let again = world.invoke(&mut agent, "guarded", &json!({"text": "after"}))?;
         world.refused(&again, 403, "frozen")?;
         ensure!(world.executions(&text)? == 0, "it was executed");

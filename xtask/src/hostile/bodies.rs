@@ -127,8 +127,10 @@ fn mcp_duplicate_keys(world: &mut World) -> Result<()> {
     mcp_twin(world)?;
     let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"evil_write","arguments":{"text":"a","text":"b"}}}"#;
     let headers = [("accept", "application/json"), ("mcp-protocol-version", mcp::LEGACY)];
+    let before = world.executions("")?;
     let answer = world.agent().send("POST", "/mcp", &headers, Some(body))?.json()?;
-    world.refused_on_mcp(&answer["result"], "malformed-request")
+    ensure!(world.executions("")? == before, "it was executed");
+    world.refused_on_mcp(&answer, "malformed-request")
 }
 
 fn mcp_truncated(world: &mut World) -> Result<()> {
@@ -153,7 +155,8 @@ fn mcp_header_mismatch(world: &mut World) -> Result<()> {
 
 fn mcp_forbidden(world: &mut World) -> Result<()> {
     mcp_twin(world)?;
-    let result = mcp::call_tool(&mut world.agent(), "/mcp", "evil_write", &json!({"text": "forbidden on mcp"}))?;
+    let params = json!({"name": "evil_write", "arguments": {"text": "forbidden on mcp"}});
+    let answer = mcp::send(&mut world.agent(), "/mcp", mcp::LEGACY, &mcp::request(json!(1), "tools/call", params))?;
     ensure!(world.executions("forbidden on mcp")? == 0, "it was executed");
-    world.refused_on_mcp(&result, "policy-denied")
+    world.refused_on_mcp(&answer, "policy-denied")
 }

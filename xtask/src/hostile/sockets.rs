@@ -16,7 +16,7 @@ pub const CASES: &[Case] = &[
     ("a body that breaks off", broken_body),
     ("a body shorter than announced", short_body),
     ("two lengths for one body", two_lengths),
-    ("a length and chunks", length_and_chunks),
+    ("a request smuggled behind a length and chunks", length_and_chunks),
     ("headers of a megabyte", large_headers),
     ("a thousand headers", many_headers),
     ("a page of another origin", other_origin),
@@ -137,8 +137,30 @@ fn two_lengths(world: &mut World) -> Result<()> {
     ambiguous(world, "content-length: 12\r\ncontent-length: 20\r\n", "{\"text\":\"a\"}{\"text\":\"b\"}")
 }
 
+/// RFC 9112 section 6.3: the chunks count, the length does not. What the length would have covered is then another request,
+/// which has to prove by itself who sends it; nothing rides along on the first one's credential.
 fn length_and_chunks(world: &mut World) -> Result<()> {
-    ambiguous(world, "content-length: 5\r\ntransfer-encoding: chunked\r\n", "c\r\n{\"text\":\"a\"}\r\n0\r\n\r\n")
+    twin(world)?;
+    let smuggled = format!(
+        "POST /tools/evil:write/invoke HTTP/1.1\r\nhost: {}\r\ncontent-length: 19\r\n\r\n{{\"text\":\"smuggled\"}}",
+        world.node.home().address()
+    );
+    let first = world.unique("chunked");
+    let body = format!("{{\"text\":\"{first}\"}}");
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let length = chunks.len() + smuggled.len();
+    let mut stream = connect(world)?;
+    stream.write_all(head(world, &format!("content-length: {length}\r\ntransfer-encoding: chunked\r\n")).as_bytes())?;
+    stream.write_all(format!("{chunks}{smuggled}").as_bytes())?;
+    let mut stream = BufReader::new(stream);
+    let one = read_response(&mut stream)?;
+    ensure!([200, 400].contains(&one.status), "HTTP {}", one.status);
+    ensure!(world.executions(&first)? == usize::from(one.status == 200), "the first was not executed once");
+    if let Ok(two) = read_response(&mut stream) {
+        world.refused_without_event(&two, 401, "unauthenticated")?;
+    }
+    ensure!(world.executions("smuggled")? == 0, "it was executed");
+    Ok(())
 }
 
 fn large_headers(world: &mut World) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::home::free_address;
@@ -209,5 +210,10 @@ fn everything_over_http() -> Result<(String, Process)> {
         .stderr(Stdio::null())
         .spawn()
         .context("starting server-everything over HTTP")?;
+    let end = Instant::now() + Duration::from_secs(30);
+    while std::net::TcpStream::connect(("127.0.0.1", address.port())).is_err() {
+        ensure!(Instant::now() < end, "server-everything over HTTP does not listen");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     Ok((format!("http://{address}/mcp"), Process(child)))
 }

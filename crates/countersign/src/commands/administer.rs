@@ -152,7 +152,8 @@ pub async fn unknown(global: &Global, command: UnknownCommand) -> anyhow::Result
                 Found::NotExecuted => "not-executed",
             };
             let path = format!("/admin/unknown/{}/resolve", escaped(&call));
-            post(global, &path, json!({ "outcome": outcome, "note": note }), &format!("settled as {outcome}: {call}")).await
+            post(global, &path, json!({ "outcome": outcome, "note": note }), &format!("settled as {outcome}: {call}"))
+                .await
         }
     }
 }
@@ -173,7 +174,9 @@ async fn list_unknown(global: &Global) -> anyhow::Result<Exit> {
         vec![output::text(call, "/call"), output::text(call, "/tool"), output::text(call, "/principal/id"), at]
     });
     output::table(&["CALL", "TOOL", "BY", "SINCE"], rows.collect());
-    output::line("\nLook in the upstream what happened, then: countersign unknown resolve CALL --outcome executed|not-executed --note …");
+    output::line(
+        "\nLook in the upstream what happened, then: countersign unknown resolve CALL --outcome executed|not-executed --note …",
+    );
     Ok(Exit::Ok)
 }
 
@@ -195,7 +198,11 @@ async fn post(global: &Global, path: &str, body: serde_json::Value, done: &str) 
     if global.json {
         output::json(&reply);
     } else {
-        output::line(format!("{}  receipt {}", output::paint(Style::Good, &output::visible(done)), output::text(&reply, "/receipt")));
+        output::line(format!(
+            "{}  receipt {}",
+            output::paint(Style::Good, &output::visible(done)),
+            output::text(&reply, "/receipt")
+        ));
     }
     Ok(Exit::Ok)
 }

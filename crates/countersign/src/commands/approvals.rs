@@ -59,7 +59,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         Command::List { status, limit } => list(global, &node, status, limit).await,
         Command::Show { id } => {
             let view = node.get(&format!("/approvals/{}", escaped(&id))).await?;
-            if global.json { output::json(&view) } else { show(&view) }
+            if global.json {
+                output::json(&view)
+            } else {
+                show(&view)
+            }
             Ok(Exit::Ok)
         }
         Command::Approve(answer) => decide(global, &node, answer, "approve").await,
@@ -83,7 +87,15 @@ async fn list(global: &Global, node: &Node, status: Option<String>, limit: u32) 
         let left = view["expires_at"].as_i64().map(|at| output::span(at - output::now_ms()));
         let left = if view["status"] == "pending" { left.unwrap_or_default() } else { "–".into() };
         let who = requester(view);
-        vec![output::text(view, "/id"), state(view), output::text(view, "/tool"), who, owed(&view["owed"]), left, options(view)]
+        vec![
+            output::text(view, "/id"),
+            state(view),
+            output::text(view, "/tool"),
+            who,
+            owed(&view["owed"]),
+            left,
+            options(view),
+        ]
     });
     output::table(&["REQUEST", "STATUS", "TOOL", "ASKED BY", "OWED", "LEFT", "YOU CAN"], rows.collect());
     Ok(Exit::Ok)
@@ -113,7 +125,9 @@ async fn decide(global: &Global, node: &Node, answer: Answer, decision: &str) ->
 }
 
 fn show(view: &Value) {
-    let field = |name: &str, value: String| output::line(format!("{} {value}", output::paint(Style::Dim, &format!("{name:<10}"))));
+    let field = |name: &str, value: String| {
+        output::line(format!("{} {value}", output::paint(Style::Dim, &format!("{name:<10}"))))
+    };
     field("request", output::text(view, "/id"));
     field("status", state(view));
     field("tool", format!("{}  ({})", output::text(view, "/tool"), output::text(view, "/effect")));
@@ -128,7 +142,8 @@ fn show(view: &Value) {
     }
     for answer in view["answers"].as_array().into_iter().flatten() {
         let word = if answer["granted"] == true { "agreed" } else { "refused" };
-        let reason = answer["reason"].as_str().map(|reason| format!(": {}", output::visible(reason))).unwrap_or_default();
+        let reason =
+            answer["reason"].as_str().map(|reason| format!(": {}", output::visible(reason))).unwrap_or_default();
         field(word, format!("{} ({}){reason}", output::text(answer, "/principal/id"), output::text(answer, "/kind")));
     }
     if let Some(at) = view["expires_at"].as_i64() {

@@ -105,7 +105,8 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         Command::Tail(filter) => tail(global, &filter).await,
         Command::Export { directory } => export(global, &directory).await,
         Command::Verify { directory, checkpoint, key } => {
-            let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+            let read =
+                |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
             let checkpoints = checkpoint.iter().map(read).collect::<Result<_, _>>()?;
             let keys: Result<Vec<_>, _> = key.iter().map(|source| super::verify::keys(source)).collect();
             let options = VerifyOptions { checkpoints, keys: keys?.concat() };
@@ -182,13 +183,22 @@ fn row(event: &Value) -> Vec<String> {
     };
     let what = if event["erased"] == true { "(erased)".into() } else { summary(event) };
     let receipt = output::text(event, "/receipt");
-    vec![time, output::text(event, "/seq"), output::text(event, "/type"), output::text(event, "/principal/id"), tool, what, receipt]
+    vec![
+        time,
+        output::text(event, "/seq"),
+        output::text(event, "/type"),
+        output::text(event, "/principal/id"),
+        tool,
+        what,
+        receipt,
+    ]
 }
 
 /// The member that says most about this kind of event.
 fn summary(event: &Value) -> String {
-    let pointers = ["/refusal/kind", "/reason/kind", "/outcome/status", "/decision", "/reason", "/note"];
-    let found = pointers.iter().find_map(|pointer| event.pointer(pointer).filter(|value| value.is_string()));
+    const POINTERS: [&str; 7] =
+        ["/reason/kind", "/outcome/status", "/reason_given", "/reason", "/policy/owed/reasons/0", "/note", "/status"];
+    let found = POINTERS.iter().find_map(|pointer| event.pointer(pointer).filter(|value| value.is_string()));
     found.map_or_else(|| "–".into(), |value| output::short(&output::text(value, ""), 60))
 }
 
@@ -211,7 +221,8 @@ fn show_verified(global: &Global, report: &local::Checked) -> Exit {
     if global.json {
         output::json(&report.details);
     } else {
-        let (style, word) = if report.ok { (Style::Good, "the export holds") } else { (Style::Bad, "the export does NOT hold") };
+        let (style, word) =
+            if report.ok { (Style::Good, "the export holds") } else { (Style::Bad, "the export does NOT hold") };
         output::line(output::paint(style, word));
         super::log::show_members(&report.details);
     }

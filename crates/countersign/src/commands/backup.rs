@@ -124,14 +124,17 @@ pub fn restore(global: &Global, args: &RestoreArgs) -> anyhow::Result<Exit> {
     if let Some(kept) = kept {
         output::line(format!("The old database is kept as {}.", kept.display()));
     }
-    output::line("The next start opens a new shard of the log that names the old head, if the backup is behind it. Receipts from");
+    output::line(
+        "The next start opens a new shard of the log that names the old head, if the backup is behind it. Receipts from",
+    );
     output::line("before and after verify, each with its own shard's key: `countersign log keys` prints them all.");
     Ok(Exit::Ok)
 }
 
 /// The database file of a backup that is what its manifest says.
 fn checked(path: &Path) -> anyhow::Result<PathBuf> {
-    let invalid = |why: String| Failure::new(Exit::Invalid, format!("{} is not a usable backup: {why}", path.display()));
+    let invalid =
+        |why: String| Failure::new(Exit::Invalid, format!("{} is not a usable backup: {why}", path.display()));
     let text = std::fs::read_to_string(path.join(MANIFEST)).map_err(|error| invalid(format!("{MANIFEST}: {error}")))?;
     let manifest: Manifest = serde_json::from_str(&text).map_err(|error| invalid(format!("{MANIFEST}: {error}")))?;
     if manifest.format != FORMAT {

@@ -64,7 +64,11 @@ pub async fn run(global: &Global, _: Args) -> anyhow::Result<Exit> {
             findings.push(ok("configuration", describe(&config)));
             findings.extend(look(global, &config).await);
         }
-        Err(error) => findings.push(fail("configuration", format!("{error:#}"), "correct the line named, or start with `countersign up --init`")),
+        Err(error) => findings.push(fail(
+            "configuration",
+            format!("{error:#}"),
+            "correct the line named, or start with `countersign up --init`",
+        )),
     }
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     if global.json {
@@ -81,7 +85,12 @@ fn row(finding: &Finding) -> Vec<String> {
         Level::Warn => output::paint(Style::Warn, "warn"),
         Level::Fail => output::paint(Style::Bad, "FAIL"),
     };
-    vec![mark, finding.check.to_owned(), output::visible(&finding.found), output::visible(finding.fix.as_deref().unwrap_or(""))]
+    vec![
+        mark,
+        finding.check.to_owned(),
+        output::visible(&finding.found),
+        output::visible(finding.fix.as_deref().unwrap_or("")),
+    ]
 }
 
 async fn look(global: &Global, config: &Config) -> Vec<Finding> {
@@ -90,10 +99,19 @@ async fn look(global: &Global, config: &Config) -> Vec<Finding> {
     findings.extend(disk::findings(&config.data_dir));
     match Node::find_running(global) {
         Ok(Some(node)) => findings.extend(running(global, &node).await),
-        Ok(None) => findings.extend([address(config), local::data::standing(global).map_or_else(
-            |error| fail("log head", format!("{error:#}"), "`countersign log fsck` says what is wrong; restore a backup if needed"),
-            |found| ok("log head", found),
-        )]),
+        Ok(None) => findings.extend([
+            address(config),
+            local::data::standing(global).map_or_else(
+                |error| {
+                    fail(
+                        "log head",
+                        format!("{error:#}"),
+                        "`countersign log fsck` says what is wrong; restore a backup if needed",
+                    )
+                },
+                |found| ok("log head", found),
+            ),
+        ]),
         Err(error) => findings.push(fail("node", format!("{error:#}"), "start it with `countersign up`")),
     }
     findings.extend(manifests(config));
@@ -103,7 +121,11 @@ async fn look(global: &Global, config: &Config) -> Vec<Finding> {
 
 fn describe(config: &Config) -> String {
     let file = config.config_file.display();
-    if config.config_file.is_file() { file.to_string() } else { format!("{file} does not exist; defaults are in force") }
+    if config.config_file.is_file() {
+        file.to_string()
+    } else {
+        format!("{file} does not exist; defaults are in force")
+    }
 }
 
 /// A receipt's times are this clock's claims.
@@ -124,7 +146,9 @@ fn identities(config: &Config) -> Finding {
             "the development issuer is on: whoever can read the data directory can be anybody",
             "fine on your own machine; for others, configure [[issuers]] and set [development] issuer = false",
         ),
-        (true, false, _) => fail("identities", "the development issuer is on, off loopback", "set [development] issuer = false"),
+        (true, false, _) => {
+            fail("identities", "the development issuer is on, off loopback", "set [development] issuer = false")
+        }
         (false, _, issuers) => ok("identities", format!("{issuers} issuers")),
     }
 }
@@ -133,14 +157,22 @@ fn identities(config: &Config) -> Finding {
 fn head_place(config: &Config) -> Finding {
     let found = config.head_file.display().to_string();
     if config.head_file.starts_with(&config.data_dir) {
-        return warn("head file", found, "keep head_file outside the data directory, best on another disk: it notices a restored database");
+        return warn(
+            "head file",
+            found,
+            "keep head_file outside the data directory, best on another disk: it notices a restored database",
+        );
     }
     ok("head file", found)
 }
 
 fn permissions(data_dir: &Path) -> Vec<Finding> {
     let Ok(entries) = std::fs::read_dir(data_dir.join("keys")) else {
-        return vec![warn("key files", format!("none in {}", data_dir.display()), "`countersign up` makes them on the first start")];
+        return vec![warn(
+            "key files",
+            format!("none in {}", data_dir.display()),
+            "`countersign up` makes them on the first start",
+        )];
     };
     let keys = entries.flatten().map(|entry| entry.path());
     let mut paths: Vec<_> = keys.chain([data_dir.to_owned(), data_dir.join("keys")]).collect();
@@ -149,7 +181,12 @@ fn permissions(data_dir: &Path) -> Vec<Finding> {
     if exposed.is_empty() {
         return vec![ok("key files", format!("{} paths, for their owner alone", paths.len()))];
     }
-    exposed.iter().map(|path| fail("key files", format!("others can read {}", path.display()), format!("chmod go= {}", path.display()))).collect()
+    exposed
+        .iter()
+        .map(|path| {
+            fail("key files", format!("others can read {}", path.display()), format!("chmod go= {}", path.display()))
+        })
+        .collect()
 }
 
 fn exposed(path: &Path) -> bool {
@@ -160,27 +197,43 @@ fn address(config: &Config) -> Finding {
     let listen = config.listen;
     match std::net::TcpListener::bind(listen) {
         Ok(_) => warn("node", format!("none runs; {listen} is free"), "start it with `countersign up`"),
-        Err(error) => fail("node", format!("none runs here, and {listen} cannot be used: {error}"), "choose another `listen`, or end what uses it"),
+        Err(error) => fail(
+            "node",
+            format!("none runs here, and {listen} cannot be used: {error}"),
+            "choose another `listen`, or end what uses it",
+        ),
     }
 }
 
 async fn running(global: &Global, node: &Node) -> Vec<Finding> {
+    // Asked twice: the first answer includes setting up the connection.
+    let first = node.get("/health").await;
     let since = Instant::now();
-    let health = match node.get("/health").await {
-        Ok(health) => health,
-        Err(error) => return vec![fail("node", format!("{error:#}"), "look at its log; start it again with `countersign up`")],
+    let health = match (first, node.get("/health").await) {
+        (Ok(_), Ok(health)) => health,
+        (Err(error), _) | (_, Err(error)) => {
+            return vec![fail("node", format!("{error:#}"), "look at its log; start it again with `countersign up`")];
+        }
     };
     let took = since.elapsed().as_micros();
     let mut findings = vec![if health["status"] == "ok" {
         ok("node", format!("{} answers in {took} µs", node.base()))
     } else {
-        fail("node", format!("{} says {}", node.base(), output::text(&health, "/status")), "look at its log: the ledger may be unable to record")
+        fail(
+            "node",
+            format!("{} says {}", node.base(), output::text(&health, "/status")),
+            "look at its log: the ledger may be unable to record",
+        )
     }];
     let ours = env!("CARGO_PKG_VERSION");
     if let Ok(Some(file)) = local::node_file(global)
         && file.version != ours
     {
-        findings.push(warn("version", format!("the node is {}, this command {ours}", file.version), "restart the node, or use its own command"));
+        findings.push(warn(
+            "version",
+            format!("the node is {}, this command {ours}", file.version),
+            "restart the node, or use its own command",
+        ));
     }
     findings.extend(upstreams(node).await);
     findings
@@ -191,14 +244,22 @@ async fn upstreams(node: &Node) -> Vec<Finding> {
     let (status, tools) = match (status, tools) {
         (Ok(status), Ok(tools)) => (status, tools),
         (Err(error), _) | (_, Err(error)) => {
-            return vec![warn("upstreams", format!("{error:#}"), "give a token with the role operator: --token or COUNTERSIGN_TOKEN")];
+            return vec![warn(
+                "upstreams",
+                format!("{error:#}"),
+                "give a token with the role operator: --token or COUNTERSIGN_TOKEN",
+            )];
         }
     };
     let mut findings = Vec::new();
     for upstream in status["upstreams"].as_array().into_iter().flatten() {
         let name = output::text(upstream, "/name");
         let state = output::text(upstream, "/status/state");
-        let error = upstream.pointer("/status/error").and_then(Value::as_str).map(|error| format!(": {error}")).unwrap_or_default();
+        let error = upstream
+            .pointer("/status/error")
+            .and_then(Value::as_str)
+            .map(|error| format!(": {error}"))
+            .unwrap_or_default();
         let found = format!("{name} is {state}{error}");
         findings.push(match state.as_str() {
             "ready" | "idle" => ok("upstream", found),
@@ -206,10 +267,18 @@ async fn upstreams(node: &Node) -> Vec<Finding> {
             _ => warn("upstream", found, "wait, then look again"),
         });
     }
-    let waiting = tools.as_array().into_iter().flatten().filter(|tool| matches!(tool["status"].as_str(), Some("new" | "changed")));
+    let waiting = tools
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|tool| matches!(tool["status"].as_str(), Some("new" | "changed")));
     match waiting.count() {
         0 => findings.push(ok("tools", "none waits for review")),
-        waiting => findings.push(warn("tools", format!("{waiting} wait for review and cannot be called"), "countersign tools accept --all")),
+        waiting => findings.push(warn(
+            "tools",
+            format!("{waiting} wait for review and cannot be called"),
+            "countersign tools accept --all",
+        )),
     }
     findings
 }
@@ -217,7 +286,11 @@ async fn upstreams(node: &Node) -> Vec<Finding> {
 fn manifests(config: &Config) -> Vec<Finding> {
     match countersign_catalog::manifest::load_dir(&config.manifests) {
         Ok(manifests) if manifests.is_empty() => {
-            vec![warn("manifests", format!("none in {}", config.manifests.display()), "describe an upstream in a YAML file there")]
+            vec![warn(
+                "manifests",
+                format!("none in {}", config.manifests.display()),
+                "describe an upstream in a YAML file there",
+            )]
         }
         Ok(manifests) => vec![ok("manifests", format!("{} upstreams", manifests.len()))],
         Err(errors) => errors.iter().map(|error| fail("manifests", error.to_string(), "correct the file")).collect(),
@@ -226,7 +299,9 @@ fn manifests(config: &Config) -> Vec<Finding> {
 
 async fn policies(global: &Global, config: &Config) -> Finding {
     match super::policy::problems(global, &config.policies).await {
-        Ok((count, problems)) if problems.is_empty() => ok("policies", format!("{count} in {}", config.policies.display())),
+        Ok((count, problems)) if problems.is_empty() => {
+            ok("policies", format!("{count} in {}", config.policies.display()))
+        }
         Ok((_, problems)) => {
             let first = problems.first().cloned().unwrap_or_default();
             fail("policies", format!("{} problems, the first: {first}", problems.len()), "countersign policy check")

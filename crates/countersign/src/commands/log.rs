@@ -41,7 +41,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
                 }
                 None => local::checkpoint(global)?,
             };
-            if global.json { output::json(&json!({ "checkpoint": text })) } else { output::line(text.trim_end_matches('\n')) }
+            if global.json {
+                output::json(&json!({ "checkpoint": text }))
+            } else {
+                output::line(text.trim_end_matches('\n'))
+            }
             Ok(Exit::Ok)
         }
         Command::Keys => keys(global).await,

@@ -38,7 +38,9 @@ pub async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     };
     let url = match &own_node {
         Some(node) => node.url(),
-        None => global.url.clone().map_or_else(|| local::running_node(global), |url| Ok(Some(url)))?.unwrap_or_default(),
+        None => {
+            global.url.clone().map_or_else(|| local::running_node(global), |url| Ok(Some(url)))?.unwrap_or_default()
+        }
     };
     let path = args.upstream.as_ref().map(|upstream| format!("/{upstream}")).unwrap_or_default();
     let input = tokio::io::BufReader::new(tokio::io::stdin());

@@ -108,7 +108,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         }
         Command::Reload => {
             let reply = Node::find(global)?.post("/admin/policy/reload", &json!({})).await?;
-            if global.json { output::json(&reply) } else { super::log::show_members(&reply) }
+            if global.json {
+                output::json(&reply)
+            } else {
+                super::log::show_members(&reply)
+            }
             Ok(if reply["status"] == "refused" { Exit::Invalid } else { Exit::Ok })
         }
     }
@@ -217,10 +221,13 @@ fn test(global: &Global, cases: &Path, directory: &Path, tools: &[ToolDescriptio
         output::json(&serde_json::to_value(&results)?);
     } else {
         for result in &results {
-            let mark = if result.passed { output::paint(Style::Good, "ok  ") } else { output::paint(Style::Bad, "FAIL") };
+            let mark =
+                if result.passed { output::paint(Style::Good, "ok  ") } else { output::paint(Style::Bad, "FAIL") };
             output::line(format!("{mark} {}", output::visible(&result.name)));
             let details = result.differences.iter().chain(&result.explanation);
-            details.flat_map(|text| text.lines()).for_each(|line| output::line(format!("       {}", output::visible(line))));
+            details
+                .flat_map(|text| text.lines())
+                .for_each(|line| output::line(format!("       {}", output::visible(line))));
         }
         output::line(format!("{} of {} cases as expected", results.len() - failed, results.len()));
     }

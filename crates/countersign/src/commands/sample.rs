@@ -22,7 +22,9 @@ pub fn run(command: Command) -> anyhow::Result<Exit> {
     let Command::Ads { arguments } = command;
     match countersign_example_ads::run_stdio(arguments) {
         Ok(()) => Ok(Exit::Ok),
-        Err(error @ countersign_example_ads::Error::Usage(_)) => Err(Failure::new(Exit::Usage, error.to_string()).into()),
+        Err(error @ countersign_example_ads::Error::Usage(_)) => {
+            Err(Failure::new(Exit::Usage, error.to_string()).into())
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -60,7 +60,11 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         Command::Show { tool } => show(global, &node, &tool).await,
         Command::Diff { tool } => {
             let diff = node.get(&format!("/admin/tools/{}/diff", escaped(&tool))).await?;
-            if global.json { output::json(&diff) } else { show_diff(&diff) }
+            if global.json {
+                output::json(&diff)
+            } else {
+                show_diff(&diff)
+            }
             Ok(Exit::Ok)
         }
         Command::Accept(accept) => accept_tools(global, &node, accept).await,
@@ -93,7 +97,10 @@ async fn list(global: &Global, node: &Node) -> anyhow::Result<Exit> {
     });
     output::table(&["TOOL", "STATE", "EFFECT", "OVER MCP", "DEFINITION", "FINDINGS"], rows.collect());
     if tools.iter().any(waits) {
-        output::line(format!("\nNew and changed tools cannot be called: review them with {}.", output::paint(Style::Code, "countersign tools accept --all")));
+        output::line(format!(
+            "\nNew and changed tools cannot be called: review them with {}.",
+            output::paint(Style::Code, "countersign tools accept --all")
+        ));
     }
     Ok(Exit::Ok)
 }
@@ -156,7 +163,8 @@ async fn accept_tools(global: &Global, node: &Node, accept: Accept) -> anyhow::R
     for report in &chosen {
         let Some(pin) = report["proposed"].as_str() else { continue };
         if accept.pin.as_deref().is_some_and(|wanted| wanted != pin) {
-            let message = format!("{} now has the definition {pin}, not the one that you named", output::text(report, "/name"));
+            let message =
+                format!("{} now has the definition {pin}, not the one that you named", output::text(report, "/name"));
             return Err(Failure::new(Exit::Failed, message).advise("look at `countersign tools diff` again").into());
         }
         if let Some(event) = accept_one(global, node, report, pin, accept.yes).await? {
@@ -172,7 +180,13 @@ async fn accept_tools(global: &Global, node: &Node, accept: Accept) -> anyhow::R
 }
 
 /// Shows, asks where there is somebody to ask, and accepts exactly the definition that was shown.
-async fn accept_one(global: &Global, node: &Node, report: &Value, pin: &str, yes: bool) -> anyhow::Result<Option<Value>> {
+async fn accept_one(
+    global: &Global,
+    node: &Node,
+    report: &Value,
+    pin: &str,
+    yes: bool,
+) -> anyhow::Result<Option<Value>> {
     let name = report["name"].as_str().unwrap_or_default();
     let path = format!("/admin/tools/{}", escaped(name));
     if !global.json {

@@ -14,6 +14,9 @@ use crate::output::{self, Style, paint};
 /// How long the token in the editor's configuration is good for, milliseconds.
 const EDITOR_TOKEN_MS: i64 = 30 * 86_400_000;
 
+/// Most notes that are shown at the start.
+const NOTES: usize = 3;
+
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -53,8 +56,7 @@ pub enum LogFormat {
 /// # Errors
 /// If the configuration cannot be used, or the node cannot start.
 pub async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
-    let overrides =
-        Overrides { listen: args.listen, log_domain: args.log_domain.clone(), ..local::overrides(global)? };
+    let overrides = Overrides { listen: args.listen, log_domain: args.log_domain.clone(), ..local::overrides(global)? };
     let written = starter(&overrides)?;
     if args.init {
         show_starter(global, &overrides, &written)?;
@@ -110,7 +112,11 @@ fn show_starter(global: &Global, overrides: &Overrides, written: &[std::path::Pa
     if written.is_empty() {
         output::line(format!("{} is there already; nothing was written", config.config_file.display()));
     } else {
-        output::line(format!("{} written to {}:", paint(Style::Head, "A starter home"), local::home(&config).display()));
+        output::line(format!(
+            "{} written to {}:",
+            paint(Style::Head, "A starter home"),
+            local::home(&config).display()
+        ));
         written.iter().for_each(|path| output::line(format!("  {}", path.display())));
     }
     Ok(())
@@ -125,7 +131,9 @@ fn log_to_stderr(format: Option<LogFormat>) -> anyhow::Result<()> {
     let format = format.unwrap_or(if terminal { LogFormat::Human } else { LogFormat::Json });
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match format {
-        LogFormat::Human => log.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).with_target(false).try_init(),
+        LogFormat::Human => {
+            log.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).with_target(false).try_init()
+        }
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
     set.map_err(|error| anyhow::anyhow!("logging: {error}"))
@@ -133,13 +141,18 @@ fn log_to_stderr(format: Option<LogFormat>) -> anyhow::Result<()> {
 
 fn welcome(global: &Global, config: &Config, node: &Node) -> anyhow::Result<()> {
     let url = &node.url();
-    let field = |name: &str, value: &str| output::line(format!("  {} {value}", paint(Style::Dim, &format!("{name:<6}"))));
+    let field =
+        |name: &str, value: &str| output::line(format!("  {} {value}", paint(Style::Dim, &format!("{name:<6}"))));
     output::line(format!("\n{} is up. {}", paint(Style::Head, "Countersign"), paint(Style::Dim, "Ctrl-C ends it.")));
     field("MCP", &format!("{}   (one upstream: {url}/mcp/NAME)", paint(Style::Code, &format!("{url}/mcp"))));
     field("HTTP", &format!("{url}   (described at {url}/openapi.json)"));
     field("home", &local::home(config).display().to_string());
     field("data", &config.data_dir.display().to_string());
-    node.notes().iter().for_each(|note| field("note", &output::visible(note)));
+    let notes = node.notes();
+    notes.iter().take(NOTES).for_each(|note| field("note", &output::visible(note)));
+    if notes.len() > NOTES {
+        field("note", &format!("and {} more; `countersign policy check` and `doctor` show all", notes.len() - NOTES));
+    }
     if config.development_issuer {
         editor(global, url)?;
     } else {
@@ -147,15 +160,16 @@ fn welcome(global: &Global, config: &Config, node: &Node) -> anyhow::Result<()> 
     }
     output::line(paint(Style::Head, "\nNext, in another terminal:"));
     let home = global.home.as_ref().map(|home| format!(" --home {}", home.display())).unwrap_or_default();
+    let width = "countersign call ads:listCampaigns".len() + home.chars().count();
     for (command, why) in [
-        ("tools list", "what the upstreams offer; nothing can be called yet"),
-        ("tools accept --all", "review and accept it"),
+        ("tools list", "what the upstreams offer; nothing can be called before you accept it"),
+        ("tools accept --all", "review and accept; policies that name these tools come into force"),
         ("call ads:listCampaigns", "use a tool, get a receipt"),
         ("approvals list", "what waits for people"),
         ("doctor", "look for what is wrong"),
     ] {
         let command = format!("countersign{home} {command}");
-        output::line(format!("  {}  {}", paint(Style::Code, &format!("{command:<44}")), paint(Style::Dim, why)));
+        output::line(format!("  {}  {}", paint(Style::Code, &format!("{command:<width$}")), paint(Style::Dim, why)));
     }
     output::line("");
     Ok(())
@@ -171,13 +185,16 @@ fn editor(global: &Global, url: &str) -> anyhow::Result<()> {
     let token = local::mint(global, &claims)?;
     let [vs_code, others] = editor_configuration(url, &token);
     output::line(paint(Style::Head, "\nVS Code, .vscode/mcp.json:"));
-    output::line(serde_json::to_string(&vs_code)?);
+    output::json(&vs_code);
     output::line(paint(Style::Head, "\nClaude Code, .mcp.json; Cursor, .cursor/mcp.json:"));
-    output::line(serde_json::to_string(&others)?);
+    output::json(&others);
     let expires = output::utc(output::now_ms() + EDITOR_TOKEN_MS);
     output::line(paint(
         Style::Dim,
-        &format!("The token is a development one: agent \"editor\" for {}, role finance-write, until {expires}.", local::user()),
+        &format!(
+            "The token is a development one: agent \"editor\" for {}, role finance-write, until {expires}.",
+            local::user()
+        ),
     ));
     Ok(())
 }

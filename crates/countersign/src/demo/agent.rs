@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::client::{Node, Reply};
 
 const REVISION: &str = "2025-11-25";
-const HEADERS: [(&str, &str); 2] = [("accept", "application/json, text/event-stream"), ("mcp-protocol-version", REVISION)];
+const HEADERS: [(&str, &str); 2] =
+    [("accept", "application/json, text/event-stream"), ("mcp-protocol-version", REVISION)];
 
 /// An MCP client with one conversation.
 pub struct Agent {

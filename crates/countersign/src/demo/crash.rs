@@ -45,7 +45,9 @@ pub async fn power_cut(voice: &Voice, stage: &mut Stage, cast: &Cast) -> anyhow:
     let tally = Arc::new(Tally::default());
     let writers: Vec<_> =
         (0..WRITERS).map(|writer| tokio::spawn(write(cast.bot.clone(), writer, Arc::clone(&tally)))).collect();
-    tokio::time::timeout(std::time::Duration::from_secs(20), tally.enough.notified()).await.context("the writes are too slow")?;
+    tokio::time::timeout(std::time::Duration::from_secs(20), tally.enough.notified())
+        .await
+        .context("the writes are too slow")?;
     let pid = stage.pid().context("no node")?;
     stage.kill_node().await?;
     tally.stop.store(true, Ordering::Release);
@@ -103,13 +105,18 @@ async fn nothing_lost(voice: &Voice, stage: &Stage, cast: &Cast, seen: &Seen) ->
     for name in seen.receipts.keys() {
         ensure!(executed(name) == 1, "{name} was acknowledged and executed {} times", executed(name));
     }
-    let small: Vec<&str> = journal.iter().map(|e| e.campaign.name.as_str()).filter(|n| n.starts_with("small-")).collect();
+    let small: Vec<&str> =
+        journal.iter().map(|e| e.campaign.name.as_str()).filter(|n| n.starts_with("small-")).collect();
     let twice = small.iter().filter(|name| executed(name) > 1).count();
     ensure!(twice == 0, "{twice} campaigns were executed more than once");
 
     let unknown = cast.omar.get("/admin/unknown").await?;
     let unknown = unknown.as_array().context("no list of unknown calls")?.len();
-    ensure!(unknown <= seen.unanswered, "{unknown} unknown calls, but only {} requests without an answer", seen.unanswered);
+    ensure!(
+        unknown <= seen.unanswered,
+        "{unknown} unknown calls, but only {} requests without an answer",
+        seen.unanswered
+    );
     let desk = stage.home().join("auditor");
     let mut arguments = vec!["verify".to_owned()];
     for (name, receipt) in &seen.receipts {
@@ -123,9 +130,15 @@ async fn nothing_lost(voice: &Voice, stage: &Stage, cast: &Cast, seen: &Seen) ->
     let reports = stage.run_elsewhere(&desk, &arguments).await?.json()?;
     let valid = reports.as_array().into_iter().flatten().filter(|report| report["verdict"] == "valid").count();
     ensure!(valid == seen.receipts.len(), "{valid} of {} receipts are valid", seen.receipts.len());
-    let line = format!("of {} acknowledged, {valid} have their receipt, each valid; executed twice: {twice}", seen.receipts.len());
+    let line = format!(
+        "of {} acknowledged, {valid} have their receipt, each valid; executed twice: {twice}",
+        seen.receipts.len()
+    );
     voice.says(Who::Auditor, paint(Style::Good, &line)).await;
-    let line = format!("the upstream executed {} in all; {unknown} wait as \"unknown\" for a person, never retried by the node", small.len());
+    let line = format!(
+        "the upstream executed {} in all; {unknown} wait as \"unknown\" for a person, never retried by the node",
+        small.len()
+    );
     voice.says(Who::Upstream, line).await;
     Ok(())
 }
@@ -144,9 +157,11 @@ async fn the_log_holds(voice: &Voice, stage: &Stage, cast: &Cast, before: u64) -
 async fn fsck(stage: &Stage, cast: &Cast) -> anyhow::Result<String> {
     let ran = stage.run(Some(cast.omar_token()), &["log", "fsck", "--json"]).await?;
     let report = ran.json()?;
-    let members = report.as_object().context("fsck wrote no report")?.iter();
-    let counts = members.filter(|(_, value)| value.is_number()).map(|(name, value)| format!("{} {value}", name.replace('_', " ")));
-    Ok(counts.collect::<Vec<_>>().join(", "))
+    ensure!(report["ok"] == true, "the log does not hold: {report}");
+    let findings = report["findings"].as_array().context("fsck wrote no findings")?.len();
+    let count = |name: &str| output::text(&report, &format!("/{name}"));
+    let (events, recomputed, shards) = (count("events"), count("recomputed"), count("shards"));
+    Ok(format!("{events} entries read in {shards} log, {recomputed} commitments computed again, {findings} findings"))
 }
 
 async fn tree_size(node: &Node) -> anyhow::Result<u64> {

@@ -51,7 +51,11 @@ pub async fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Err(error) => {
             output::line(output::paint(Style::Bad, "\nThis did not come out as told."));
-            let advice = format!("everything is kept in {}; the node's log is {}", stage.home().display(), stage.log_file().display());
+            let advice = format!(
+                "everything is kept in {}; the node's log is {}",
+                stage.home().display(),
+                stage.log_file().display()
+            );
             Err(Failure::new(Exit::Failed, format!("{error:#}")).advise(advice).into())
         }
     }

@@ -51,7 +51,8 @@ pub async fn tell(voice: &Voice, stage: &mut Stage) -> anyhow::Result<()> {
     voice.title(
         "Countersign: agents use real tools under policy, people sign off, and anyone can check the proof.",
         &[
-            "Everything below happens now: child processes, loopback, public interfaces, SQLite on this disk.".to_owned(),
+            "Everything below happens now: child processes, loopback, public interfaces, SQLite on this disk."
+                .to_owned(),
             format!("Directory: {}", stage.home().display()),
         ],
     );
@@ -81,8 +82,15 @@ async fn node_starts(voice: &Voice, stage: &mut Stage) -> anyhow::Result<Cast> {
     let bot = mint(stage, &["--sub", "maya", "--act", "campaign-bot", "--role", "finance-write"]).await?;
     let tess = mint(stage, &["--sub", "tess", "--role", "treasurer"]).await?;
     let node = Node::new(&stage.url(), None)?;
-    voice.says(Who::Operator, "one development token each: omar runs the node, maya works in marketing and has an agent,").await;
-    voice.says(Who::Operator, "campaign-bot, and tess is a treasurer. Development identities are marked in every event.").await;
+    voice
+        .says(
+            Who::Operator,
+            "one development token each: omar runs the node, maya works in marketing and has an agent,",
+        )
+        .await;
+    voice
+        .says(Who::Operator, "campaign-bot, and tess is a treasurer. Development identities are marked in every event.")
+        .await;
     Ok(Cast {
         omar: node.with_token(&omar_token),
         bot: node.with_token(bot),
@@ -106,7 +114,9 @@ async fn operator_reviews(voice: &Voice, stage: &Stage, cast: &Cast) -> anyhow::
     let (mut agent, _) = Agent::connect(cast.bot.clone()).await?;
     let visible = upstream_tools(&agent.tools().await?);
     ensure!(visible.is_empty(), "the agent sees tools that nobody accepted: {visible:?}");
-    voice.says(Who::Node, format!("the upstream offers {waiting} tools; all are quarantined, and the agent sees none")).await;
+    voice
+        .says(Who::Node, format!("the upstream offers {waiting} tools; all are quarantined, and the agent sees none"))
+        .await;
     voice.command(Who::Operator, &["tools", "accept", "--all"]);
     let accepted = stage.run(token, &["tools", "accept", "--all", "--json"]).await?.json()?;
     let accepted = accepted.as_array().context("tools accept wrote no list")?;
@@ -117,7 +127,12 @@ async fn operator_reviews(voice: &Voice, stage: &Stage, cast: &Cast) -> anyhow::
         let line = format!("{:<20} {:<12} {pin}", output::text(tool, "/name"), effect.unwrap_or_default());
         voice.says(Who::Operator, line).await;
     }
-    voice.says(Who::Operator, "A changed definition has another digest, and is quarantined again until somebody has seen the diff.").await;
+    voice
+        .says(
+            Who::Operator,
+            "A changed definition has another digest, and is quarantined again until somebody has seen the diff.",
+        )
+        .await;
     Ok(())
 }
 
@@ -143,7 +158,10 @@ async fn agent_works(voice: &Voice, cast: &Cast) -> anyhow::Result<Agent> {
     voice.step("The agent connects over MCP").await;
     let (mut agent, server) = Agent::connect(cast.bot.clone()).await?;
     let tools = upstream_tools(&agent.tools().await?);
-    ensure!(tools.iter().any(|tool| tool == "ads_createCampaign"), "the agent does not see ads_createCampaign: {tools:?}");
+    ensure!(
+        tools.iter().any(|tool| tool == "ads_createCampaign"),
+        "the agent does not see ads_createCampaign: {tools:?}"
+    );
     voice.says(Who::Agent, format!("connected to {server}; tools/list: {}", tools.join(", "))).await;
     let result = agent.call("ads_listCampaigns", json!({})).await?;
     ensure!(result["isError"] != true, "listCampaigns failed: {}", agent::text(&result));
@@ -179,7 +197,12 @@ async fn people_agree(voice: &Voice, stage: &Stage, cast: &Cast) -> anyhow::Resu
     let request = pending["request_id"].as_str().context("no request_id")?.to_owned();
     let left = pending["expires_at"].as_i64().map_or(0, |at| at - output::now_ms());
     let owed = crate::commands::approvals::owed(&pending["owed"]);
-    voice.says(Who::Node, format!("202 {}: owed {owed}, within {}", paint(Style::Warn, "not executed"), output::span(left + 999))).await;
+    voice
+        .says(
+            Who::Node,
+            format!("202 {}: owed {owed}, within {}", paint(Style::Warn, "not executed"), output::span(left + 999)),
+        )
+        .await;
     voice.says(Who::Node, format!("because: {}", output::text(&pending, "/owed/reasons/0"))).await;
 
     let early = confirm(&cast.bot, &pending, None).await?;
@@ -212,23 +235,41 @@ fn executions(stage: &Stage, name: &str) -> anyhow::Result<usize> {
 async fn requester_cannot(voice: &Voice, cast: &Cast, request: &str) -> anyhow::Result<()> {
     let answer = json!({ "decision": "approve" });
     let refused = cast.maya.send("POST", &format!("/approvals/{request}"), &[], Some(&answer)).await?;
-    ensure!(refused.problem() == "self-approval", "the requester could approve: HTTP {}, {}", refused.status, refused.json());
+    ensure!(
+        refused.problem() == "self-approval",
+        "the requester could approve: HTTP {}, {}",
+        refused.status,
+        refused.json()
+    );
     let why = output::text(&refused.json(), "/detail");
-    voice.says(Who::Maya, format!("is a treasurer too, and tries: {} {why}", paint(Style::Bad, &refused.status.to_string()))).await;
+    voice
+        .says(
+            Who::Maya,
+            format!("is a treasurer too, and tries: {} {why}", paint(Style::Bad, &refused.status.to_string())),
+        )
+        .await;
     Ok(())
 }
 
 async fn treasurer_agrees(voice: &Voice, cast: &Cast, request: &str) -> anyhow::Result<()> {
     let view = cast.tess.get(&format!("/approvals/{request}")).await?;
-    let asks = format!("{} for {}", output::text(&view, "/principal/id"), output::text(&view, "/principal/on_behalf_of"));
+    let asks =
+        format!("{} for {}", output::text(&view, "/principal/id"), output::text(&view, "/principal/on_behalf_of"));
     voice.says(Who::Treasurer, format!("reads what {asks} asks, exactly as it would be sent:")).await;
     let preview = view["preview"].as_str().context("no preview")?;
-    ensure!(preview.contains(CAMPAIGN) && preview.contains(&BUDGET.to_string()), "the preview hides arguments: {preview}");
+    ensure!(
+        preview.contains(CAMPAIGN) && preview.contains(&BUDGET.to_string()),
+        "the preview hides arguments: {preview}"
+    );
     voice.quote(preview);
     let answer = json!({ "decision": "approve", "reason": "in the plan for December" });
     let view = cast.tess.post(&format!("/approvals/{request}"), &answer).await?;
-    let given = view["answers"].as_array().and_then(|answers| answers.last()).context("the answer is not in the view")?;
-    ensure!(given["granted"] == true && given.pointer("/principal/id") == Some(&json!("tess")), "not tess's yes: {given}");
+    let given =
+        view["answers"].as_array().and_then(|answers| answers.last()).context("the answer is not in the view")?;
+    ensure!(
+        given["granted"] == true && given.pointer("/principal/id") == Some(&json!("tess")),
+        "not tess's yes: {given}"
+    );
     let said = format!("{}, \"{}\"", paint(Style::Good, "approves"), output::text(given, "/reason"));
     voice.says(Who::Treasurer, format!("{said}: receipt {}", output::text(given, "/receipt"))).await;
     Ok(())
@@ -240,13 +281,17 @@ async fn redeem(voice: &Voice, cast: &Cast, pending: &Value, arguments: &Value) 
     let changed = confirm(&cast.bot, pending, Some(&more)).await?;
     ensure!(changed.problem() == "arguments-changed", "changed arguments: HTTP {}, {}", changed.status, changed.json());
     let status = paint(Style::Bad, &changed.status.to_string());
-    voice.says(Who::Agent, format!("confirms with a budget of {}: {status} {}", more["budget"], changed.problem())).await;
+    voice
+        .says(Who::Agent, format!("confirms with a budget of {}: {status} {}", more["budget"], changed.problem()))
+        .await;
     let reply = confirm(&cast.bot, pending, Some(arguments)).await?;
     ensure!(reply.status == 200, "confirm answered {}: {}", reply.status, reply.json());
     let answer = reply.json();
     ensure!(answer["status"] == "ok", "the tool reported an error: {answer}");
     let campaign = answer.pointer("/result/structuredContent/campaign").cloned().unwrap_or_default();
-    voice.says(Who::Agent, format!("confirms what was agreed to: {} {campaign}", paint(Style::Good, "200 executed"))).await;
+    voice
+        .says(Who::Agent, format!("confirms what was agreed to: {} {campaign}", paint(Style::Good, "200 executed")))
+        .await;
     Ok(answer)
 }
 
@@ -256,8 +301,14 @@ async fn once(voice: &Voice, stage: &Stage, cast: &Cast, approved: &Approved) ->
     let replayed = reply.header("idempotent-replayed").unwrap_or("absent").to_owned();
     let again = reply.into_json()?;
     ensure!(replayed == "true", "the repeated request was not replayed");
-    ensure!(again["result"] == approved.answer["result"] && again["call"] == approved.answer["call"], "another answer: {again}");
-    let line = format!("the same request with the same key: the same call {}, Idempotent-Replayed: {replayed}", output::text(&again, "/call"));
+    ensure!(
+        again["result"] == approved.answer["result"] && again["call"] == approved.answer["call"],
+        "another answer: {again}"
+    );
+    let line = format!(
+        "the same request with the same key: the same call {}, Idempotent-Replayed: {replayed}",
+        output::text(&again, "/call")
+    );
     voice.says(Who::Agent, line).await;
     let journal = stage.journal()?;
     let ours: Vec<_> = journal.iter().filter(|entry| entry.campaign.name == CAMPAIGN).collect();
@@ -265,7 +316,9 @@ async fn once(voice: &Voice, stage: &Stage, cast: &Cast, approved: &Approved) ->
     let entry = ours[0];
     let line = format!(
         "my own journal, process {}: {CAMPAIGN} with budget {} executed {} time",
-        entry.pid, entry.campaign.budget, ours.len()
+        entry.pid,
+        entry.campaign.budget,
+        ours.len()
     );
     voice.says(Who::Upstream, line).await;
     Ok(())
@@ -287,18 +340,30 @@ async fn proof(voice: &Voice, stage: &Stage, cast: &Cast, yes: &str, no: &str) -
 
     let verify = ["verify", "receipt.json", "--key", "log.vkey"];
     voice.command(Who::Auditor, &verify);
-    let report = stage.run_elsewhere(&desk, &["verify", "receipt.json", "--key", "log.vkey", "--json"]).await?.json()?;
+    let report =
+        stage.run_elsewhere(&desk, &["verify", "receipt.json", "--key", "log.vkey", "--json"]).await?.json()?;
     ensure!(report["verdict"] == "valid", "the receipt does not verify: {report}");
     let events = report["events"].as_array().cloned().unwrap_or_default();
     let kinds: Vec<String> = events.iter().map(|event| output::text(event, "/type")).collect();
     ensure!(kinds.iter().any(|kind| kind == "approval.granted"), "the approval is not in the receipt: {kinds:?}");
-    voice.says(Who::Auditor, format!("{}, with no node, no network and no home: {}", paint(Style::Good, "VALID"), kinds.join(", "))).await;
+    voice
+        .says(
+            Who::Auditor,
+            format!("{}, with no node, no network and no home: {}", paint(Style::Good, "VALID"), kinds.join(", ")),
+        )
+        .await;
     let statements = report["statements"].as_array().into_iter().flatten().map(|text| output::text(text, ""));
     voice.quote(&statements.collect::<Vec<_>>().join("\n"));
-    let denied = stage.run_elsewhere(&desk, &["verify", "refusal.json", "--key", "log.vkey", "--json"]).await?.json()?;
+    let denied =
+        stage.run_elsewhere(&desk, &["verify", "refusal.json", "--key", "log.vkey", "--json"]).await?.json()?;
     ensure!(denied["verdict"] == "valid", "the receipt of the refusal does not verify: {denied}");
     let kind = denied.pointer("/events/0/type").cloned().unwrap_or_default();
-    voice.says(Who::Auditor, format!("the receipt of the \"no\" ({}): {}", output::text(&kind, ""), paint(Style::Good, "VALID"))).await;
+    voice
+        .says(
+            Who::Auditor,
+            format!("the receipt of the \"no\" ({}): {}", output::text(&kind, ""), paint(Style::Good, "VALID")),
+        )
+        .await;
     without_key(voice, stage, &desk).await?;
     flipped(voice, stage, &desk).await
 }
@@ -307,7 +372,11 @@ async fn without_key(voice: &Voice, stage: &Stage, desk: &std::path::Path) -> an
     let unanchored = stage.run_elsewhere(desk, &["verify", "receipt.json", "--json"]).await?;
     let verdict: Value = serde_json::from_str(&unanchored.stdout)?;
     ensure!(verdict["verdict"] == "unanchored" && unanchored.code == Some(4), "without a key: {unanchored:?}");
-    let line = format!("without the log's key: {}, exit code {}", output::text(&verdict, "/verdict"), unanchored.code.unwrap_or(-1));
+    let line = format!(
+        "without the log's key: {}, exit code {}",
+        output::text(&verdict, "/verdict"),
+        unanchored.code.unwrap_or(-1)
+    );
     voice.says(Who::Auditor, line).await;
     Ok(())
 }
@@ -315,12 +384,15 @@ async fn without_key(voice: &Voice, stage: &Stage, desk: &std::path::Path) -> an
 /// Changes one bit of the approver's name, which leaves the file well-formed.
 async fn flipped(voice: &Voice, stage: &Stage, desk: &std::path::Path) -> anyhow::Result<()> {
     let mut bytes = std::fs::read(desk.join("receipt.json"))?;
-    let at = bytes.windows(6).position(|window| window == b"\"tess\"").context("the approver is not in the receipt")? + 1;
+    let at =
+        bytes.windows(6).position(|window| window == b"\"tess\"").context("the approver is not in the receipt")? + 1;
     let before = char::from(bytes[at]);
     bytes[at] ^= 1;
     let after = char::from(bytes[at]);
     std::fs::write(desk.join("flipped.json"), bytes)?;
-    voice.says(Who::Auditor, format!("changes byte {at} of the file, '{before}' to '{after}': tess becomes {after}ess")).await;
+    voice
+        .says(Who::Auditor, format!("changes byte {at} of the file, '{before}' to '{after}': tess becomes {after}ess"))
+        .await;
     let ran = stage.run_elsewhere(desk, &["verify", "flipped.json", "--key", "log.vkey", "--json"]).await?;
     let report: Value = serde_json::from_str(&ran.stdout)?;
     ensure!(report["verdict"] == "invalid" && ran.code == Some(3), "a changed receipt was not refused: {ran:?}");
@@ -339,16 +411,18 @@ async fn flipped(voice: &Voice, stage: &Stage, desk: &std::path::Path) -> anyhow
 }
 
 fn what_next(voice: &Voice, took: Duration) {
-    let code = |text: &str| paint(Style::Code, text);
-    voice.end(&[
-        paint(Style::Head, &format!("All of it happened as told, in {:.1} s.", took.as_secs_f64())),
-        String::new(),
-        format!("  {}                    run a node for real; prints the configuration for your editor", code("countersign up")),
-        format!("  {}    review what its upstreams offer", code("countersign tools accept --all")),
-        format!("  {}       use a tool from the command line", code("countersign call ads:listCampaigns")),
-        format!("  {}             answer as an approver", code("countersign approvals list")),
-        format!("  {}                look for what is wrong with your set-up", code("countersign doctor")),
-        String::new(),
-        "  README.md says what is behind it, docs/receipt.md how to write a verifier of your own.".to_owned(),
-    ]);
+    let mut lines =
+        vec![paint(Style::Head, &format!("All of it happened as told, in {:.1} s. Now for real:", took.as_secs_f64()))];
+    for (command, why) in [
+        ("up", "run a node; prints the configuration for your editor"),
+        ("tools accept --all", "review what its upstreams offer"),
+        ("call ads:listCampaigns", "use a tool from the command line"),
+        ("approvals list", "answer as an approver"),
+        ("doctor", "look for what is wrong with your set-up"),
+    ] {
+        let command = format!("countersign {command}");
+        lines.push(format!("  {} {why}", paint(Style::Code, &format!("{command:<36}"))));
+    }
+    lines.push("\nREADME.md says what is behind it, docs/receipt.md how to write a verifier of your own.".to_owned());
+    voice.end(&lines);
 }

@@ -61,7 +61,11 @@ impl Voice {
     pub async fn step(&self, title: &str) {
         self.steps.set(self.steps.get() + 1);
         tokio::time::sleep(self.pause).await;
-        output::line(format!("\n{} {}", paint(Style::Head, &format!("{:>2}", self.steps.get())), paint(Style::Head, title)));
+        output::line(format!(
+            "\n{} {}",
+            paint(Style::Head, &format!("{:>2}", self.steps.get())),
+            paint(Style::Head, title)
+        ));
     }
 
     /// What somebody did, and what came of it.
@@ -73,7 +77,11 @@ impl Voice {
     /// A command that was really run, as somebody could type it.
     pub fn command(&self, who: Who, arguments: &[&str]) {
         let text = format!("$ countersign {}", arguments.join(" "));
-        output::line(format!("   {} {}", paint(Style::Dim, &format!("{:<9}", who.label())), paint(Style::Code, &output::visible(&text))));
+        output::line(format!(
+            "   {} {}",
+            paint(Style::Dim, &format!("{:<9}", who.label())),
+            paint(Style::Code, &output::visible(&text))
+        ));
     }
 
     /// Somebody else's words, line by line.

@@ -79,7 +79,8 @@ pub async fn receipt(global: &Global, id: &str, disclose: &[String]) -> anyhow::
         let failure = Failure::new(Exit::Failed, "contents can be disclosed by a running node only");
         return Err(failure.advise("start it with `countersign up`").into());
     }
-    let id: uuid::Uuid = id.parse().map_err(|_| Failure::new(Exit::Usage, format!("{id:?} is not the id of an event")))?;
+    let id: uuid::Uuid =
+        id.parse().map_err(|_| Failure::new(Exit::Usage, format!("{id:?} is not the id of an event")))?;
     let Held { store, config, _lock } = Held::open(global)?;
     let seed = read_seed(&config.data_dir.join("keys/log.seed"), SeedKind::Log)?;
     let (ledger, _) = Ledger::open(store, LedgerOptions::new(&config.log_domain, seed, &config.head_file))?;
@@ -214,10 +215,16 @@ pub fn standing(global: &Global) -> anyhow::Result<String> {
     match head_file::read(&held.config.head_file)? {
         HeadRecord::Known(known) if known.checkpoint.origin != head.origin || known.checkpoint.size > head.size => {
             let outside = format!("{} at {}", known.checkpoint.origin, known.checkpoint.size);
-            anyhow::bail!("the database has {here}, the head file {outside}: a backup was restored; the next start opens a new shard")
+            anyhow::bail!(
+                "the database has {here}, the head file {outside}: a backup was restored; the next start opens a new shard"
+            )
         }
         HeadRecord::Known(known) => Ok(format!("{here}; head file at {}", known.checkpoint.size)),
-        HeadRecord::Missing => anyhow::bail!("the database has {here}, and the head file is gone: the next start opens a new shard"),
-        HeadRecord::Damaged => anyhow::bail!("the database has {here}, and the head file is damaged: the next start opens a new shard"),
+        HeadRecord::Missing => {
+            anyhow::bail!("the database has {here}, and the head file is gone: the next start opens a new shard")
+        }
+        HeadRecord::Damaged => {
+            anyhow::bail!("the database has {here}, and the head file is damaged: the next start opens a new shard")
+        }
     }
 }

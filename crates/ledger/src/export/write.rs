@@ -64,7 +64,7 @@ pub struct ExportReport {
 /// # Errors
 /// [`ExportError`].
 pub fn export(reader: &dyn Reader, head: &Head, directory: &Path) -> Result<ExportReport, ExportError> {
-    std::fs::create_dir_all(directory).map_err(|error| ExportError::Io { path: directory.to_owned(), error })?;
+    crate::durable::create_dir_all(directory).map_err(|error| ExportError::Io { path: directory.to_owned(), error })?;
     let mut files = Files::open(directory)?;
     let shards = reader.shards()?;
     let Some(mut at) = resume(reader, head, &shards, files.last.as_ref())? else {

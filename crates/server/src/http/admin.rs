@@ -69,6 +69,7 @@ async fn status(State(app): State<Arc<App>>, caller: Caller) -> Answered {
         let status = serde_json::to_value(upstream.status()).unwrap_or(Value::Null);
         json!({ "name": manifest.upstream, "status": status })
     });
+    let refusals = refusals(&app).await?;
     let head = app.ledger.head();
     let stats = app.ledger.stats();
     let policies = app.gate.policies();
@@ -83,6 +84,7 @@ async fn status(State(app): State<Arc<App>>, caller: Caller) -> Answered {
             "failures": stats.failures, "last_group_us": stats.last_group_us, "undecided": stats.undecided,
         },
         "calls_in_flight": app.gate.in_flight(),
+        "refusals": refusals,
         "upstreams": upstreams.collect::<Vec<_>>(),
         "tools": { "total": reports.len(), "waiting_for_review": waiting },
         "policy": {
@@ -92,6 +94,19 @@ async fn status(State(app): State<Arc<App>>, caller: Caller) -> Answered {
         "data_dir": app.config.data_dir, "config_file": app.config.config_file,
         "development_issuer": app.config.development_issuer,
     }))
+}
+
+/// Refusals before authentication in the last 24 hours, by surface and cause.
+async fn refusals(app: &App) -> Result<Vec<Value>, Refusal> {
+    // What was only counted so far is written down first, so that the numbers are of now.
+    app.gate.flush_aggregates().await;
+    let since = (countersign_ledger::handle::system_clock() / 60_000).saturating_sub(24 * 60);
+    let rows = app.ledger.read(move |reader| reader.refusals(since)).await.map_err(super::log::away)?;
+    let mut sums = std::collections::BTreeMap::<String, u64>::new();
+    for (_, name, count) in rows {
+        *sums.entry(name).or_default() += count;
+    }
+    Ok(sums.into_iter().map(|(name, count)| json!({ "name": name, "count": count })).collect())
 }
 
 async fn tools(State(app): State<Arc<App>>, caller: Caller) -> Answered {

@@ -44,7 +44,11 @@ pub(super) async fn events(State(app): State<Arc<App>>, caller: Caller, uri: Uri
     Ok(response)
 }
 
-pub(super) async fn receipt(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>) -> Answered {
+pub(super) async fn receipt(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>, uri: Uri) -> Answered {
+    let advice = "the node does not keep values: POST {\"input\": …, \"output\": …} here to have yours disclosed in the receipt";
+    if value(&query(&uri, &["disclose"])?, "disclose").is_some() {
+        return Err(Refusal::new(RefusalKind::MalformedRequest, advice).into());
+    }
     receipt_with(&app, &caller, &id, Vec::new()).await
 }
 

@@ -33,7 +33,7 @@ use crate::http::{Answered, json_bytes};
 use crate::rawjson::on_one_line;
 
 /// An answer that takes longer than this becomes a stream, so that nothing on the way takes the silence for death.
-const STREAM_AFTER: Duration = Duration::from_secs(2);
+const STREAM_AFTER: Duration = Duration::from_secs(5);
 /// How often a stream shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Most messages in a batch (2025-03-26 only).

@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use countersign_ledger::contract::StoreError;
+use countersign_ledger::durable;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
@@ -35,6 +36,5 @@ pub(super) fn copy(source: &Path, target: &Path) -> Result<(), StoreError> {
     to.pragma_update(None, "journal_mode", "DELETE").map_err(error)?;
     to.close().map_err(|(_, e)| error(e))?;
     File::open(target).and_then(|file| file.sync_all()).map_err(io)?;
-    let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(io)
+    durable::sync_parent(target).map_err(io)
 }

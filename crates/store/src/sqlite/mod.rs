@@ -12,14 +12,15 @@ mod rows;
 mod schema;
 mod upkeep;
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_domain::Millis;
 use countersign_ledger::contract::{Group, Reader, Store, StoreError};
+use countersign_ledger::durable;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use reader::ReadPool;
@@ -138,13 +139,10 @@ impl Store for SqliteStore {
 
 /// Creates directory and file with modes that keep others out; SQLite gives `-wal` and `-shm` the file's mode.
 fn create(path: &Path) -> std::io::Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !parent.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    }
+    durable::create_dir_all(durable::parent(path))?;
     if !path.exists() {
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.sync_all()?;
-        File::open(parent)?.sync_all()?;
+        durable::sync_parent(path)?;
     }
     Ok(())
 }

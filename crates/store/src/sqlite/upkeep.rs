@@ -86,6 +86,10 @@ impl Worker {
                 tracing::warn!(%error, "database housekeeping failed; it will be tried again");
             }
         }
+        // A database that is not in use is one file, whose copy is whole.
+        if let Err(error) = self.checkpoint("TRUNCATE") {
+            tracing::warn!(%error, "the write-ahead log was not emptied; the next start reads it");
+        }
     }
 
     fn round(&mut self) -> Result<(), StoreError> {

@@ -19,13 +19,18 @@ const TOO_FAST: Duration = Duration::from_micros(3);
 /// What was found of the disk.
 pub fn findings(data_dir: &Path) -> Vec<Finding> {
     if !data_dir.is_dir() {
-        return vec![warn("data directory", format!("{} does not exist", data_dir.display()), "`countersign up` makes it")];
+        return vec![warn(
+            "data directory",
+            format!("{} does not exist", data_dir.display()),
+            "`countersign up` makes it",
+        )];
     }
     [kind(data_dir), room(data_dir), sync(data_dir)].into_iter().collect()
 }
 
 fn kind(path: &Path) -> Finding {
-    let on_memory = nix::sys::statfs::statfs(path).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC);
+    let on_memory =
+        nix::sys::statfs::statfs(path).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC);
     if on_memory {
         let fix = "put data_dir on a disk: here nothing survives a restart of the machine";
         return warn("file system", format!("{} is in memory (tmpfs)", path.display()), fix);
@@ -35,7 +40,7 @@ fn kind(path: &Path) -> Finding {
 
 fn room(path: &Path) -> Finding {
     let free = match nix::sys::statvfs::statvfs(path) {
-        Ok(fs) => u64::from(fs.blocks_available()).saturating_mul(u64::from(fs.fragment_size())),
+        Ok(fs) => fs.blocks_available().saturating_mul(fs.fragment_size()),
         Err(error) => return warn("disk space", error.to_string(), "look with df"),
     };
     let found = format!("{} MiB free", free >> 20);
@@ -48,14 +53,20 @@ fn room(path: &Path) -> Finding {
 
 fn sync(path: &Path) -> Finding {
     match measured(path) {
-        Ok(median) if median > SLOW => {
-            warn("durable write", format!("{median:?} (median)"), "every group of calls waits this long; use a faster disk")
-        }
-        Ok(median) if median < TOO_FAST => {
-            warn("durable write", format!("{median:?} (median)"), "no disk is this fast: the file system may be acknowledging what it has not stored")
-        }
+        Ok(median) if median > SLOW => warn(
+            "durable write",
+            format!("{median:?} (median)"),
+            "every group of calls waits this long; use a faster disk",
+        ),
+        Ok(median) if median < TOO_FAST => warn(
+            "durable write",
+            format!("{median:?} (median)"),
+            "no disk is this fast: the file system may be acknowledging what it has not stored",
+        ),
         Ok(median) => ok("durable write", format!("{median:?} (median of {SAMPLES} fdatasync)")),
-        Err(error) => fail("durable write", format!("{}: {error}", path.display()), "let this user write to the data directory"),
+        Err(error) => {
+            fail("durable write", format!("{}: {error}", path.display()), "let this user write to the data directory")
+        }
     }
 }
 

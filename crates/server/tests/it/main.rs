@@ -1,0 +1,6 @@
+//! A real node on a loopback socket, with the sample upstream as a child process, driven over raw HTTP.
+
+mod http;
+mod log;
+mod mcp;
+mod support;

@@ -1,0 +1,202 @@
+//! A node in a temporary home, and a client that shows every byte.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use countersign_server::{Config, DevIssuer, MintRequest, Node, Overrides};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A running node with its home.
+pub struct World {
+    pub node: Node,
+    pub config: Config,
+    address: String,
+    issuer: DevIssuer,
+    home: tempfile::TempDir,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let line = self.head.lines().find(|l| l.to_ascii_lowercase().starts_with(&format!("{name}:")))?;
+        Some(line[name.len() + 1..].trim())
+    }
+    /// The last part of the problem's type.
+    pub fn problem(&self) -> String {
+        let value = self.json();
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert!(value["correlation_id"].is_string() && value["status"] == self.status, "{value}");
+        value["type"].as_str().expect("a type").rsplit('/').next().expect("a slug").to_owned()
+    }
+}
+
+/// The sample upstream's program: an example of this package, built beside the test.
+fn upstream_program() -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    test.parent().and_then(|deps| deps.parent()).expect("target/<profile>").join("examples/ads")
+}
+
+const APPROVAL: &str = r#"
+@id("big") @approvals("1") @approver_role("treasurer") @expires("15m") @reason("More than 1,000 needs a treasurer.")
+permit (principal, action == Action::"ads:createCampaign", resource)
+when { context.input.budget.greaterThan(decimal("1000.0")) };
+"#;
+const ACCESS: &str = r#"
+@id("finance") permit (principal in Role::"finance-write", action, resource);
+@id("ceiling") @reason("No campaign above 50,000.")
+forbid (principal, action == Action::"ads:createCampaign", resource)
+when { context.input.budget.greaterThan(decimal("50000.0")) };
+"#;
+
+impl World {
+    pub async fn start() -> Self {
+        Self::start_with("[approval]\nwait_seconds = 1\n[limits]\nbody_bytes = 65536\nheader_timeout = \"2s\"\nbody_timeout = \"1s\"\n").await
+    }
+
+    pub async fn start_with(settings: &str) -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            let path = home.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, text).expect("written");
+        };
+        write("countersign.toml", settings);
+        write("policies/access/a.cedar", ACCESS);
+        write("policies/approval/a.cedar", APPROVAL);
+        let manifest = json!({
+            "version": 1, "upstream": "ads", "workspaces": "all",
+            "transport": { "type": "stdio", "command": upstream_program(), "args": ["--data", home.path().join("ads")] },
+            "tools": {
+                "listCampaigns": { "effect": "read" }, "getCampaign": { "effect": "read" },
+                "createCampaign": { "effect": "write" }, "deleteCampaign": { "effect": "destructive" },
+            },
+        });
+        // JSON is YAML.
+        write("manifests/ads.yaml", &manifest.to_string());
+        let flags = Overrides { home: Some(home.path().to_owned()), ..Overrides::default() };
+        let config = Config::load_with(&flags, &|_| None).expect("a valid configuration");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let node = Node::start_on(config.clone(), listener).await.unwrap_or_else(|e| panic!("{e}"));
+        let issuer = DevIssuer::open(&config.data_dir.join("keys")).expect("the node made it");
+        let world = Self { node, config, address, issuer, home };
+        world.accept_all().await;
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    async fn accept_all(&self) {
+        let operator = self.person("olga", &["operator", "auditor"]);
+        let refreshed = self.post("/admin/upstreams/ads/refresh", &operator, "{}").await;
+        assert_eq!(refreshed.status, 200, "{refreshed:?}");
+        for tool in self.get("/admin/tools", &operator).await.json().as_array().expect("tools") {
+            let path = format!("/admin/tools/{}/accept", tool["name"].as_str().expect("a name"));
+            let accepted = self.post(&path, &operator, &json!({ "pin": tool["proposed"] }).to_string()).await;
+            assert_eq!(accepted.status, 200, "{accepted:?}");
+        }
+        let reloaded = self.post("/admin/policy/reload", &operator, "").await.json();
+        assert_eq!(reloaded["problems"], json!([]), "{reloaded}");
+    }
+
+    pub fn token(&self, request: MintRequest) -> String {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_secs();
+        self.issuer.mint(&MintRequest { ttl: Duration::from_secs(600), ..request }, now).expect("a token")
+    }
+
+    pub fn person(&self, name: &str, roles: &[&str]) -> String {
+        let roles = roles.iter().map(|r| (*r).to_owned()).collect();
+        self.token(MintRequest { sub: name.into(), kind: Some("person".into()), roles, ..MintRequest::default() })
+    }
+
+    pub fn agent(&self, name: &str) -> String {
+        let roles = vec!["finance-write".to_owned()];
+        self.token(MintRequest { sub: name.into(), kind: Some("agent".into()), roles, ..MintRequest::default() })
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Reply {
+        self.send("GET", path, token, &[], None).await
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: &str) -> Reply {
+        self.send("POST", path, token, &[("content-type", "application/json")], Some(body)).await
+    }
+
+    pub async fn send(&self, method: &str, path: &str, token: &str, headers: &[(&str, &str)], body: Option<&str>) -> Reply {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            head += &format!("host: {}\r\n", self.address);
+        }
+        if !token.is_empty() {
+            head += &format!("authorization: Bearer {token}\r\n");
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        if let Some(body) = body {
+            head += &format!("content-length: {}\r\n", body.len());
+        }
+        self.raw(format!("{head}\r\n{}", body.unwrap_or_default()).as_bytes()).await
+    }
+
+    /// Sends bytes and reads until the node closes the connection.
+    pub async fn raw(&self, bytes: &[u8]) -> Reply {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.expect("sent");
+        read_reply(&mut stream).await
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.address).await.expect("connected")
+    }
+
+    pub async fn create(&self, token: &str, budget: u64, headers: &[(&str, &str)]) -> Reply {
+        let body = json!({ "name": "LaunchX", "budget": budget, "startDate": "2025-10-10" }).to_string();
+        self.send("POST", "/tools/ads:createCampaign/invoke", token, headers, Some(&body)).await
+    }
+}
+
+pub async fn read_reply(stream: &mut TcpStream) -> Reply {
+    let mut all = Vec::new();
+    let reading = stream.read_to_end(&mut all);
+    tokio::time::timeout(Duration::from_secs(70), reading).await.expect("an answer in time").expect("readable");
+    let end = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(&all)));
+    let head = String::from_utf8_lossy(&all[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    let mut body = all[end + 4..].to_vec();
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        body = unchunk(&body);
+    }
+    Reply { status, head, body }
+}
+
+fn unchunk(mut rest: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    while let Some(end) = rest.windows(2).position(|w| w == b"\r\n") {
+        let size = usize::from_str_radix(&String::from_utf8_lossy(&rest[..end]), 16).expect("a chunk size");
+        let start = end + 2;
+        out.extend_from_slice(&rest[start..start + size]);
+        rest = &rest[start + size + 2..];
+        if size == 0 {
+            break;
+        }
+    }
+    out
+}
