@@ -37,7 +37,7 @@ pub fn run(binary: &Path, mut plan: Plan) -> Result<bool> {
         let text = [output.stdout.as_slice(), &output.stderr].concat();
         let text = String::from_utf8_lossy(&text).trim().to_owned();
         ensure!(output.status.success(), "the rollback: {text}");
-        Ok(text)
+        Ok(if text.is_empty() { "back to the last sync".to_owned() } else { text })
     });
     plan.power = Some(Power { environment, forget });
     crash::run(binary, &plan)

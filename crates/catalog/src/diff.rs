@@ -244,7 +244,9 @@ fn coalesce<'a>(changes: impl Iterator<Item = (ChangeTag, &'a str)>) -> Vec<(Sig
     for (tag, text) in changes {
         let changing = !removed.is_empty() || !added.is_empty();
         match tag {
-            ChangeTag::Equal if changing && space.is_empty() && text.trim_matches(' ').is_empty() => space.push_str(text),
+            ChangeTag::Equal if changing && space.is_empty() && text.trim_matches(' ').is_empty() => {
+                space.push_str(text)
+            }
             ChangeTag::Equal => flush(&mut removed, &mut added, &(std::mem::take(&mut space) + text)),
             ChangeTag::Delete | ChangeTag::Insert => {
                 if !space.is_empty() {

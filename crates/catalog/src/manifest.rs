@@ -208,7 +208,8 @@ mod schema {
         json_schema!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,31}$", "not": { "enum": super::RESERVED_UPSTREAMS } })
     }
     pub fn workspaces(_: &mut SchemaGenerator) -> Schema {
-        let list = json_schema!({ "type": "array", "minItems": 1, "items": { "type": "string", "pattern": WORKSPACE } });
+        let list =
+            json_schema!({ "type": "array", "minItems": 1, "items": { "type": "string", "pattern": WORKSPACE } });
         json_schema!({ "anyOf": [{ "const": "all" }, list] })
     }
     pub fn duration(_: &mut SchemaGenerator) -> Schema {

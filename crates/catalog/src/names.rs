@@ -184,10 +184,17 @@ mod tests {
     #[test]
     fn names_fit_and_lead_back() {
         let long = format!("fs:{}", "x".repeat(100));
-        let tools: Vec<_> =
-            ["ads:createCampaign", "ads-eu:a_b", "ads:get.weather", "ads:get/weather", "ads:日本", "await:approval", &long]
-                .map(tool)
-                .to_vec();
+        let tools: Vec<_> = [
+            "ads:createCampaign",
+            "ads-eu:a_b",
+            "ads:get.weather",
+            "ads:get/weather",
+            "ads:日本",
+            "await:approval",
+            &long,
+        ]
+        .map(tool)
+        .to_vec();
         let map = mcp_names(&tools);
         assert_eq!(map.name(&tools[0]), Some("ads_createCampaign"));
         assert_eq!(map.name(&tools[1]), Some("ads-eu_a_b"));

@@ -89,7 +89,8 @@ impl HttpLink {
         let mut headers = HeaderMap::new();
         for (name, value) in &transport.headers {
             let value = value.resolve(|variable| std::env::var(variable).ok()).map_err(|e| problem(e.to_string()))?;
-            let mut value = HeaderValue::from_str(&value).map_err(|_| problem(format!("the value of the header {name} cannot be sent")))?;
+            let mut value = HeaderValue::from_str(&value)
+                .map_err(|_| problem(format!("the value of the header {name} cannot be sent")))?;
             value.set_sensitive(true);
             let name = HeaderName::try_from(name.as_str()).map_err(|e| problem(e.to_string()))?;
             headers.insert(name, value);
@@ -203,7 +204,8 @@ impl HttpLink {
         let answer = match self.read(&session, response, id, deadline).await.map_err(|e| e.to_string())? {
             Posted::Answered(answer) => answer,
             Posted::Refused(status, error) => {
-                let words = error.and_then(|e| rpc::error_parts(&e)).map_or_else(String::new, |(_, m)| format!(": {m}"));
+                let words =
+                    error.and_then(|e| rpc::error_parts(&e)).map_or_else(String::new, |(_, m)| format!(": {m}"));
                 return Err(format!("it answered {status} to initialize{words}"));
             }
         };
@@ -261,11 +263,23 @@ impl HttpLink {
         headers
     }
 
-    async fn send(&self, method: Method, headers: HeaderMap, body: Vec<u8>, deadline: Instant) -> Result<Response, DispatchError> {
+    async fn send(
+        &self,
+        method: Method,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Response, DispatchError> {
         self.client.send(method, &self.url, headers, Bytes::from(body), deadline).await.map_err(dispatch_error)
     }
 
-    async fn read(&self, session: &Session, response: Response, id: u64, deadline: Instant) -> Result<Posted, DispatchError> {
+    async fn read(
+        &self,
+        session: &Session,
+        response: Response,
+        id: u64,
+        deadline: Instant,
+    ) -> Result<Posted, DispatchError> {
         let status = response.status();
         let encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|e| e.as_bytes() != b"identity");
         if encoded {
@@ -298,7 +312,13 @@ impl HttpLink {
         }
     }
 
-    async fn read_stream(&self, session: &Session, mut response: Response, id: u64, deadline: Instant) -> Result<Answer, DispatchError> {
+    async fn read_stream(
+        &self,
+        session: &Session,
+        mut response: Response,
+        id: u64,
+        deadline: Instant,
+    ) -> Result<Answer, DispatchError> {
         let mut parser = Parser::new(MAX_MESSAGE);
         while let Some(chunk) = response.chunk(deadline).await.map_err(dispatch_error)? {
             let events = parser.feed(&chunk).map_err(|_| DispatchError::Protocol("its event is too long".into()))?;
@@ -395,7 +415,13 @@ impl HttpLink {
 
 #[async_trait]
 impl Link for HttpLink {
-    async fn ask(&self, method: &str, name: Option<&str>, members: &str, deadline: Instant) -> Result<Answer, DispatchError> {
+    async fn ask(
+        &self,
+        method: &str,
+        name: Option<&str>,
+        members: &str,
+        deadline: Instant,
+    ) -> Result<Answer, DispatchError> {
         let mut resumed = false;
         loop {
             let session = self.session(deadline).await?;
@@ -407,7 +433,14 @@ impl Link for HttpLink {
                     self.forget(&session);
                     resumed = true;
                 }
-                Ok(Posted::Refused(status, error)) => return refused(status, error),
+                Ok(Posted::Refused(status, error)) => {
+                    // Some servers say 400 to a session that they don't know. That is not certain enough to send the call
+                    // again, but the next one gets a new session.
+                    if status == StatusCode::BAD_REQUEST && session.id.is_some() {
+                        self.forget(&session);
+                    }
+                    return refused(status, error);
+                }
                 Err(error) => {
                     if matches!(error, DispatchError::NotSent(_)) {
                         // Whoever comes next may find another server there.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use countersign_gate::upstream::{DispatchError, DiscoverError, UpstreamStatus};
+use countersign_gate::upstream::{DiscoverError, DispatchError, UpstreamStatus};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -23,7 +23,13 @@ const MAX_TOOLS: usize = 2_000;
 #[async_trait]
 pub(crate) trait Link: Send + Sync {
     /// Asks and waits for the answer. `name` is `params.name`, where there is one; `members` are those of `params`.
-    async fn ask(&self, method: &str, name: Option<&str>, members: &str, deadline: Instant) -> Result<Answer, DispatchError>;
+    async fn ask(
+        &self,
+        method: &str,
+        name: Option<&str>,
+        members: &str,
+        deadline: Instant,
+    ) -> Result<Answer, DispatchError>;
 
     /// Ends it, for good.
     async fn close(&self);
@@ -160,7 +166,8 @@ pub(crate) fn judge_initialize(answer: Answer) -> Result<(&'static str, bool), S
     let agreed: Initialized =
         serde_json::from_str(raw.get()).map_err(|e| format!("its answer to initialize cannot be read: {e}"))?;
     let known = LEGACY.iter().find(|v| **v == agreed.version);
-    let revision = known.ok_or_else(|| format!("it wants to speak {}, which is not known here", rpc::shorten(&agreed.version, 20)))?;
+    let revision = known
+        .ok_or_else(|| format!("it wants to speak {}, which is not known here", rpc::shorten(&agreed.version, 20)))?;
     Ok((revision, agreed.capabilities.tools.list_changed))
 }
 
@@ -176,7 +183,8 @@ pub(crate) async fn list_tools(link: &dyn Link, deadline: Instant) -> Result<Vec
     let mut seen = HashSet::new();
     let mut members = String::new();
     for _ in 0..MAX_PAGES {
-        let answer = link.ask("tools/list", None, &members, deadline).await.map_err(|e| DiscoverError(e.to_string()))?;
+        let answer =
+            link.ask("tools/list", None, &members, deadline).await.map_err(|e| DiscoverError(e.to_string()))?;
         let raw = rpc::result_of(answer).map_err(|e| DiscoverError(e.to_string()))?;
         let page: Page = serde_json::from_str(raw.get())
             .map_err(|e| DiscoverError(format!("its list of tools cannot be read: {e}")))?;
@@ -220,7 +228,9 @@ mod tests {
 
     #[test]
     fn only_known_revisions_are_agreed_on() {
-        let answer = |version: &str| judge_initialize(Answer::Result(raw(&format!(r#"{{"protocolVersion":"{version}","capabilities":{{}}}}"#))));
+        let answer = |version: &str| {
+            judge_initialize(Answer::Result(raw(&format!(r#"{{"protocolVersion":"{version}","capabilities":{{}}}}"#))))
+        };
         assert_eq!(answer("2024-11-05"), Ok(("2024-11-05", false)));
         assert!(answer("2023-01-01").is_err());
     }
@@ -243,7 +253,9 @@ mod tests {
 
     #[tokio::test]
     async fn lists_are_followed_and_bounded() {
-        let list = |pages| async move { list_tools(&Pages(pages), Instant::now()).await.map(|tools| tools.len()).map_err(|e| e.0) };
+        let list = |pages| async move {
+            list_tools(&Pages(pages), Instant::now()).await.map(|tools| tools.len()).map_err(|e| e.0)
+        };
         let two = |members: &str| match members {
             "" => r#"{"tools":[{"name":"a"}],"nextCursor":"2\""}"#.to_owned(),
             r#""cursor":"2\"""# => r#"{"tools":[{"name":"b"}]}"#.to_owned(),

@@ -54,7 +54,9 @@ pub(crate) fn request(id: u64, method: &str, members: &str, era: Era) -> Vec<u8>
     let separator = if members.is_empty() { "" } else { "," };
     let text = match era {
         Era::Modern => {
-            format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{separator}"_meta":{META}}}}}"#)
+            format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{separator}"_meta":{META}}}}}"#
+            )
         }
         Era::Legacy(_) => format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}}}}}"#),
     };
@@ -140,7 +142,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Incoming<'_>, String> {
     };
     match (message.id, answer) {
         (Some(id), answer) => {
-            let number = id.get().parse().map_err(|_| format!("an answer to {}, which nobody asked", shorten(id.get(), 40)))?;
+            let number =
+                id.get().parse().map_err(|_| format!("an answer to {}, which nobody asked", shorten(id.get(), 40)))?;
             Ok(Incoming::Response(number, answer))
         }
         (None, Answer::Error(_)) => message.error.map(Incoming::Unrelated).ok_or_else(String::new),
@@ -192,7 +195,9 @@ pub(crate) fn tool_result(answer: Answer) -> Result<ToolResult, DispatchError> {
         // Absent in the handshake era: complete (2026-07-28, ResultType).
         None | Some("complete") => {}
         Some("input_required") => {
-            return Err(DispatchError::Protocol("it asked for input, which this node does not offer to upstreams".into()));
+            return Err(DispatchError::Protocol(
+                "it asked for input, which this node does not offer to upstreams".into(),
+            ));
         }
         Some(other) => return Err(DispatchError::Protocol(format!("unknown result type {:?}", shorten(other, 40)))),
     }
@@ -212,7 +217,8 @@ mod tests {
 
     #[test]
     fn requests_are_one_line_and_keep_what_they_carry() {
-        let line = request(7, "tools/call", "\"name\":\"x\",\"arguments\":{\n \"a\" : 1.0 , \"b\":\"\\n\"}", Era::Modern);
+        let line =
+            request(7, "tools/call", "\"name\":\"x\",\"arguments\":{\n \"a\" : 1.0 , \"b\":\"\\n\"}", Era::Modern);
         let text = String::from_utf8(line).expect("UTF-8");
         assert!(!text.contains('\n') && text.contains(r#"{  "a" : 1.0 , "b":"\n"}"#), "{text}");
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -254,7 +260,9 @@ mod tests {
         let text = r#"{"content":[],"isError":true,"x-unknown":{"n":1.0},"resultType":"complete"}"#;
         let result = tool_result(raw(text)).expect("a result");
         assert_eq!((result.raw.get(), result.is_error), (text, true));
-        for wrong in ["[]", "3", r#"{"isError":"no"}"#, r#"{"resultType":"input_required"}"#, r#"{"resultType":"task"}"#] {
+        for wrong in
+            ["[]", "3", r#"{"isError":"no"}"#, r#"{"resultType":"input_required"}"#, r#"{"resultType":"task"}"#]
+        {
             assert!(matches!(tool_result(raw(wrong)), Err(DispatchError::Protocol(_))), "{wrong}");
         }
     }

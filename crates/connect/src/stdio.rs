@@ -148,7 +148,11 @@ impl StdioLink {
                 connection.ready(era);
                 self.board.ready(era.revision());
                 if list_changed && era == Era::Modern {
-                    connection.tell_request("subscriptions/listen", "\"notifications\":{\"toolsListChanged\":true}", era);
+                    connection.tell_request(
+                        "subscriptions/listen",
+                        "\"notifications\":{\"toolsListChanged\":true}",
+                        era,
+                    );
                 }
                 Ok(connection)
             }
@@ -163,7 +167,13 @@ impl StdioLink {
 
 #[async_trait]
 impl Link for StdioLink {
-    async fn ask(&self, method: &str, _: Option<&str>, members: &str, deadline: Instant) -> Result<Answer, DispatchError> {
+    async fn ask(
+        &self,
+        method: &str,
+        _: Option<&str>,
+        members: &str,
+        deadline: Instant,
+    ) -> Result<Answer, DispatchError> {
         let connection = self.connection(deadline).await?;
         let answer = connection.ask(method, members, connection.era(), deadline).await;
         if answer.is_err() && connection.is_closed() {

@@ -62,7 +62,9 @@ impl Rule {
 
 /// Says what to do about it.
 pub(crate) fn not_public(host: &str, address: IpAddr) -> String {
-    format!("{host} leads to {address}, which is not a public address; list its network for this purpose if that is meant")
+    format!(
+        "{host} leads to {address}, which is not a public address; list its network for this purpose if that is meant"
+    )
 }
 
 /// RFC 6761 section 6.3: these names always mean the loopback.
@@ -154,7 +156,9 @@ impl FromStr for HostPattern {
             None => (false, text),
         };
         let refuse = || RuleError { text: text.to_owned(), expected: "a host name like example.com or *.example.com" };
-        let labels = |name: &str| name.split('.').all(|l| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+        let labels = |name: &str| {
+            name.split('.').all(|l| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+        };
         if !labels(name) || (beneath && !name.contains('.')) {
             return Err(refuse());
         }
@@ -263,13 +267,36 @@ mod tests {
 
     #[test]
     fn special_addresses_are_not_public() {
-        for text in ["1.1.1.1", "9.255.255.255", "100.63.0.1", "172.32.0.1", "198.20.0.1", "2606:4700::1", "::ffff:1.1.1.1"] {
+        for text in
+            ["1.1.1.1", "9.255.255.255", "100.63.0.1", "172.32.0.1", "198.20.0.1", "2606:4700::1", "::ffff:1.1.1.1"]
+        {
             assert!(is_public(address(text)), "{text}");
         }
         for text in [
-            "0.0.0.0", "10.1.2.3", "127.0.0.1", "100.64.0.1", "100.100.100.200", "169.254.169.254", "172.16.0.1", "192.168.1.1",
-            "192.0.0.192", "198.18.0.1", "203.0.113.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fd00:ec2::254",
-            "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:db8::1", "ff02::1", "::7f00:1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "127.0.0.1",
+            "100.64.0.1",
+            "100.100.100.200",
+            "169.254.169.254",
+            "172.16.0.1",
+            "192.168.1.1",
+            "192.0.0.192",
+            "198.18.0.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fd00:ec2::254",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "ff02::1",
+            "::7f00:1",
         ] {
             assert!(!is_public(address(text)), "{text}");
         }
@@ -295,7 +322,10 @@ mod tests {
     #[test]
     fn urls_are_held_against_the_rule() {
         let rule: Rule = Rule {
-            origins: vec!["http://localhost:8080".parse().expect("an origin"), "http://127.0.0.1:9".parse().expect("an origin")],
+            origins: vec![
+                "http://localhost:8080".parse().expect("an origin"),
+                "http://127.0.0.1:9".parse().expect("an origin"),
+            ],
             hosts: vec!["api.example.com".parse().expect("a name"), "*.example.org".parse().expect("a name")],
             networks: Vec::new(),
         };

@@ -65,7 +65,8 @@ async fn post(client: &PurposeClient, target: &Url, millis: u64) -> Result<Respo
 #[tokio::test]
 async fn a_configured_literal_is_reached_and_a_redirect_is_not_followed() {
     let (elsewhere, visits) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await;
-    let answer = format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 2\r\n\r\nok");
+    let answer =
+        format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 2\r\n\r\nok");
     let (port, _) = server(answer.leak().as_bytes(), false).await;
     let target = url(&format!("http://127.0.0.1:{port}/mcp"));
     let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");
@@ -78,8 +79,12 @@ async fn a_configured_literal_is_reached_and_a_redirect_is_not_followed() {
 #[tokio::test]
 async fn other_origins_are_refused_before_anything_is_sent() {
     let (port, visits) = server(b"HTTP/1.1 200 OK\r\n\r\n", false).await;
-    let client = Egress::new(EgressConfig::default()).client_for(Purpose::Jwks, &url("https://issuer.example/")).expect("a client");
-    for target in [format!("http://127.0.0.1:{port}/"), format!("http://localhost:{port}/"), "http://issuer.example/".into()] {
+    let client = Egress::new(EgressConfig::default())
+        .client_for(Purpose::Jwks, &url("https://issuer.example/"))
+        .expect("a client");
+    for target in
+        [format!("http://127.0.0.1:{port}/"), format!("http://localhost:{port}/"), "http://issuer.example/".into()]
+    {
         let error = post(&client, &url(&target), 1_000).await.expect_err("refused");
         assert!(matches!(error, EgressError::Refused(_)) && error.not_sent(), "{error}");
     }
@@ -91,7 +96,9 @@ async fn a_name_that_leads_inside_is_refused_even_if_it_once_led_outside() {
     let (port, visits) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await;
     let target = url(&format!("http://rebind.example:{port}/"));
     // 192.0.2.1 (TEST-NET) is special, too; a public address must not be connected to from a test.
-    for turns in [&[&["127.0.0.1"][..]][..], &[&["169.254.169.254"], &["127.0.0.1"]], &[&["::ffff:127.0.0.1", "10.0.0.1"]]] {
+    for turns in
+        [&[&["127.0.0.1"][..]][..], &[&["169.254.169.254"], &["127.0.0.1"]], &[&["::ffff:127.0.0.1", "10.0.0.1"]]]
+    {
         let egress = Egress::with_lookup(EgressConfig::default(), leading_to(turns));
         let client = egress.client_for(Purpose::Upstream, &target).expect("a client");
         for _ in 0..2 {
@@ -168,11 +175,9 @@ async fn errors_say_whether_the_request_may_have_been_sent() {
 #[tokio::test]
 async fn bodies_are_bounded_whatever_the_head_says() {
     let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n5\r\n67890\r\n0\r\n\r\n";
-    for (answer, limit, ok) in [
-        (&b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n"[..], 10, false),
-        (chunked, 9, false),
-        (chunked, 10, true),
-    ] {
+    for (answer, limit, ok) in
+        [(&b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n"[..], 10, false), (chunked, 9, false), (chunked, 10, true)]
+    {
         let (port, _) = server(answer, false).await;
         let target = url(&format!("http://127.0.0.1:{port}/"));
         let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");

@@ -65,6 +65,15 @@ impl Gate {
         self.execute(cleared, keys).await.map(CallOutcome::Done)
     }
 
+    /// Refuses a call whose arguments could not be read from the wire (too large, too slow, broken off), with its event.
+    pub async fn refuse_unread(&self, principal: &Arc<Principal>, tool: &ToolRef, correlation: &str, refusal: Refusal) -> Refusal {
+        let facts = Facts::new(Uuid::now_v7(), principal, tool, correlation);
+        match self.principals.take(&principal.key()) {
+            Ok(()) => self.refuse(&facts, refusal, None).await,
+            Err(limited) => self.refuse_limited(&facts, limited, &principal.key()).await,
+        }
+    }
+
     /// Resolve, validate and authorise.
     pub(crate) async fn authorise_call(
         &self,

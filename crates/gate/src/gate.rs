@@ -208,8 +208,9 @@ impl Gate {
                 draft(EventType::PolicyLoaded).with("policy", json!({"version": version}))
             }
             Reloaded::Refused(problems) => {
+                let stays = if self.policies.current().is_some() { "the set before it stays in force" } else { "none is in force, so every call is denied" };
                 for problem in problems {
-                    tracing::error!(%problem, "policy refused; the set before it stays in force");
+                    tracing::warn!(%problem, "policy refused; {stays}");
                 }
                 let texts: Vec<String> = problems.iter().take(20).map(ToString::to_string).collect();
                 draft(EventType::PolicyRejected).with("problems", json!(texts))

@@ -57,7 +57,7 @@ impl Facts {
             .by_record(&self.principal)
             .parent(parent)
             .with("call", self.call.to_string())
-            .with("correlation_id", self.correlation.as_str())
+            .with("correlation_id", Some(self.correlation.as_str()).filter(|c| !c.is_empty()))
             .with("tool", tool)
             .with("policy", self.policy.clone().unwrap_or(Value::Null))
     }

@@ -2,7 +2,11 @@
 //!
 //! A store's own tests call [`run_all`] with a function that opens a fresh, empty store. Expiry is tested with times in
 //! the past and the future of the store's own clock, so that nothing waits and no clock is replaced.
-#![allow(clippy::unwrap_used, missing_docs, reason = "this is test code that lives in a library so that stores can share it")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "this is test code that lives in a library so that stores can share it"
+)]
 
 use countersign_domain::obligation::ObligationKind;
 use countersign_domain::principal::PrincipalRecord;
@@ -56,7 +60,7 @@ fn event(index: u64, seq: u64, kind: &str) -> EventRow {
         shard: 0,
         index,
         id: id(n),
-        workspace: workspace(if index % 2 == 0 { "even" } else { "odd" }),
+        workspace: workspace(if index.is_multiple_of(2) { "even" } else { "odd" }),
         seq,
         kind: kind.into(),
         time: 1000 + index,
@@ -147,7 +151,9 @@ fn an_event_has_one_place(store: &mut impl Store) {
         group.open_shard(&shard()).unwrap();
         group.insert(&event(0, 1, "call.denied")).unwrap();
     });
-    for row in [EventRow { index: 1, ..event(0, 2, "call.denied") }, EventRow { id: id(9), ..event(0, 2, "call.denied") }] {
+    for row in
+        [EventRow { index: 1, ..event(0, 2, "call.denied") }, EventRow { id: id(9), ..event(0, 2, "call.denied") }]
+    {
         let mut group = store.begin().unwrap();
         assert!(matches!(group.insert(&row), Err(StoreError::Corrupt(_))), "same id or same leaf");
     }

@@ -33,7 +33,14 @@ const LIMITS: Limits = Limits { max_bytes: MAX_LINE, max_depth: 66 };
 pub fn line_hash(prev_line: &Digest, origin: &str, index: u64, commitment: &Digest) -> Digest {
     // An origin is a hostname of at most 253 bytes.
     let length = [u8::try_from(origin.len()).unwrap_or(u8::MAX)];
-    Digest::of_parts(&[LINE_TAG, prev_line.as_bytes(), &length, origin.as_bytes(), &index.to_be_bytes(), commitment.as_bytes()])
+    Digest::of_parts(&[
+        LINE_TAG,
+        prev_line.as_bytes(),
+        &length,
+        origin.as_bytes(),
+        &index.to_be_bytes(),
+        commitment.as_bytes(),
+    ])
 }
 
 /// A line, taken apart.
@@ -66,8 +73,10 @@ impl Line {
     /// What is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let value = parse_strict(bytes, &LIMITS).map_err(|e| e.to_string())?;
-        let text = |name: &str| value.get(name).and_then(Value::as_str).ok_or_else(|| format!("member {name} is missing"));
-        let number = |name: &str| value.get(name).and_then(Value::as_u64).ok_or_else(|| format!("member {name} is missing"));
+        let text =
+            |name: &str| value.get(name).and_then(Value::as_str).ok_or_else(|| format!("member {name} is missing"));
+        let number =
+            |name: &str| value.get(name).and_then(Value::as_u64).ok_or_else(|| format!("member {name} is missing"));
         let digest = |name: &str| text(name)?.parse::<Digest>().map_err(|e| format!("member {name}: {e}"));
         if number("v")? != LINE_VERSION {
             return Err("an unknown version".into());
@@ -77,7 +86,8 @@ impl Line {
             None if value.get("erased") == Some(&Value::Bool(true)) => None,
             None => return Err("neither an event nor erased".into()),
             Some(event) => {
-                let salt: Digest = format!("sha256:{}", text("salt")?).parse().map_err(|_| "the salt is not hexadecimal")?;
+                let salt: Digest =
+                    format!("sha256:{}", text("salt")?).parse().map_err(|_| "the salt is not hexadecimal")?;
                 Some((to_canonical(event).map_err(|e| e.to_string())?, salt.0))
             }
         };
@@ -156,7 +166,8 @@ mod tests {
     #[test]
     fn a_line_hash_follows_the_document() {
         let (prev, commitment) = (Digest([1; 32]), Digest([2; 32]));
-        let by_hand = [b"countersign/export-line/v1\0".as_slice(), &[1; 32], b"\x03a.b", &[0, 0, 0, 0, 0, 0, 1, 2], &[2; 32]];
+        let by_hand =
+            [b"countersign/export-line/v1\0".as_slice(), &[1; 32], b"\x03a.b", &[0, 0, 0, 0, 0, 0, 1, 2], &[2; 32]];
         assert_eq!(line_hash(&prev, "a.b", 258, &commitment), Digest::of(&by_hand.concat()));
     }
 }

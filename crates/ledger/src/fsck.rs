@@ -396,7 +396,12 @@ impl Audit<'_> {
         }
         if let Some(head) = head {
             if head.root != tree.root() {
-                self.report.add(FindingKind::RootMismatch, number, None, "the leaves lead to another root than the head's");
+                self.report.add(
+                    FindingKind::RootMismatch,
+                    number,
+                    None,
+                    "the leaves lead to another root than the head's",
+                );
             }
             if head.frontier != tree.frontier().hashes() {
                 self.report.add(FindingKind::FrontierMismatch, number, None, "the stored frontier is another");
@@ -412,7 +417,12 @@ impl Audit<'_> {
                 self.report.add(FindingKind::CheckpointMismatch, number, None, detail);
             }
             Some(Ok(signed)) if signed.root != tree.root() => {
-                self.report.add(FindingKind::RootMismatch, number, None, "the leaves lead to another root than was signed");
+                self.report.add(
+                    FindingKind::RootMismatch,
+                    number,
+                    None,
+                    "the leaves lead to another root than was signed",
+                );
             }
             Some(Ok(_)) => {}
         }
@@ -439,7 +449,12 @@ impl Audit<'_> {
         Ok(())
     }
 
-    fn check_outside(&mut self, record: &HeadRecord, head: Option<&Head>, shards: &[ShardRow]) -> Result<(), StoreError> {
+    fn check_outside(
+        &mut self,
+        record: &HeadRecord,
+        head: Option<&Head>,
+        shards: &[ShardRow],
+    ) -> Result<(), StoreError> {
         let known = match record {
             HeadRecord::Missing if head.is_none() => return Ok(()),
             HeadRecord::Missing => {

@@ -77,7 +77,9 @@ pub struct HeadFile {
 pub fn read(path: &Path) -> Result<HeadRecord, HeadFileError> {
     let fail = |error| HeadFileError::Io { path: path.to_owned(), error };
     match File::open(path) {
-        Ok(mut file) => Ok(newest(&mut file).map_err(fail)?.map_or(HeadRecord::Damaged, |(_, head)| HeadRecord::Known(head))),
+        Ok(mut file) => {
+            Ok(newest(&mut file).map_err(fail)?.map_or(HeadRecord::Damaged, |(_, head)| HeadRecord::Known(head)))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HeadRecord::Missing),
         Err(error) => Err(fail(error)),
     }

@@ -312,7 +312,8 @@ fn new_shard(
     let id = entry.event.id;
     group.open_shard(&ShardRow { shard: number, origin: origin.clone(), vkey, checkpoint: None, size: 0 })?;
     let tree = Tree::new();
-    let empty = Head { shard: number, origin, size: 0, root: tree.root(), frontier: Vec::new(), checkpoint: String::new() };
+    let empty =
+        Head { shard: number, origin, size: 0, root: tree.root(), frontier: Vec::new(), checkpoint: String::new() };
     let before = Snapshot { head: Arc::new(empty), tree: Arc::new(tree) };
     let nothing = std::collections::HashMap::new();
     let mut draft = Draft::new(&before, &nothing);

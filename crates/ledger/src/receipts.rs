@@ -1,5 +1,6 @@
 //! Receipts out of the ledger.
 
+use countersign_domain::EventType;
 use countersign_proof::canonical::{Limits, parse_strict};
 use countersign_proof::merkle::{self, TreeError};
 use countersign_proof::receipt::{self, Disclosure, InclusionProof, Label, Receipt, ReceiptBuilder, ReceiptEvent};
@@ -42,7 +43,7 @@ pub enum ReceiptError {
     Format(String),
 }
 
-/// See [`crate::Ledger::receipt`]. Ancestors that were erased, or that are newer than the snapshot, are left out.
+/// See [`crate::Ledger::receipt`]. Ancestors that were erased are named as such; those newer than the snapshot are left out.
 pub(crate) fn receipt(
     reader: &dyn Reader,
     snapshot: &Snapshot,
@@ -55,6 +56,7 @@ pub(crate) fn receipt(
         return Err(ReceiptError::Erased);
     }
     let mut rows = ancestors(reader, &subject)?;
+    let erased: Vec<Uuid> = rows.iter().filter(|row| row.opening.is_none()).map(|row| row.id).collect();
     rows.retain(|row| row.opening.is_some() && snapshot.covers(row));
     // The newest are the ones that matter most, should there be too many.
     let surplus = (rows.len() + 1).saturating_sub(receipt::MAX_EVENTS);
@@ -62,6 +64,9 @@ pub(crate) fn receipt(
     rows.push(subject);
     let shards = reader.shards()?;
     let mut builder = ReceiptBuilder::new(id.to_string());
+    for id in erased {
+        builder = builder.erased(id.to_string());
+    }
     for row in &rows {
         let corrupt = || StoreError::Corrupt(format!("event {} stands in the unknown shard {}", row.id, row.shard));
         let shard = shards.iter().find(|s| s.shard == row.shard).ok_or_else(corrupt)?;
@@ -104,7 +109,7 @@ fn ancestors(reader: &dyn Reader, subject: &EventRow) -> Result<Vec<EventRow>, S
     let before = |row: &EventRow| (row.shard, row.index) < (subject.shard, subject.index);
     let mut rows: Vec<EventRow> = Vec::new();
     if let Some(call) = subject.call {
-        rows.extend(reader.events_of_call(call)?.into_iter().filter(before));
+        rows.extend(reader.events_of_call(call)?.into_iter().filter(before).filter(leads_on));
     }
     let mut next = parent(subject);
     for _ in 0..MAX_PARENTS {
@@ -123,6 +128,12 @@ fn ancestors(reader: &dyn Reader, subject: &EventRow) -> Result<Vec<EventRow>, S
     }
     rows.sort_by_key(|row| (row.shard, row.index));
     Ok(rows)
+}
+
+/// Whether an event of the call is a step towards its outcome. Refusals and replays beside the way are not: a caller can
+/// make many of them, and they would crowd out what the receipt is about.
+fn leads_on(row: &EventRow) -> bool {
+    ![EventType::CallDenied.as_str(), EventType::CallReplayed.as_str()].contains(&row.kind.as_str())
 }
 
 fn parent(row: &EventRow) -> Option<Uuid> {

@@ -177,6 +177,13 @@ impl<S: Store> Sequencer<S> {
                 tracing::error!(%error, "a commit failed; asking the database what it stored");
                 self.undecided(grown, pair(jobs, verdicts));
             }
+            Err(StoreError::Corrupt(error)) if jobs.len() > 1 => {
+                // Nothing is stored. One append that the store cannot take (an id used twice, say) must not refuse those
+                // that happened to share its group.
+                self.tails.clear();
+                tracing::error!(%error, "a group failed; its appends are tried one by one");
+                jobs.into_iter().for_each(|job| self.write(vec![job]));
+            }
             Err(error) => {
                 // The transaction was rolled back before anything was committed: nothing of the group is stored.
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
@@ -452,7 +459,8 @@ fn adopt(
     reader: &dyn crate::contract::Reader,
     signer: &NoteSigner,
 ) -> Result<Snapshot, StoreError> {
-    let refuse = |why: &str| Err(StoreError::Corrupt(format!("{why}; restart the node, which opens a new log if it must")));
+    let refuse =
+        |why: &str| Err(StoreError::Corrupt(format!("{why}; restart the node, which opens a new log if it must")));
     let Some(head) = head else { return refuse("the database lost its head") };
     if head.shard != current.head.shard || head.origin != current.head.origin {
         return refuse("another log was opened");
@@ -465,7 +473,10 @@ fn adopt(
         Ok(_) | Err(_) => return refuse("the head is not signed by this key"),
     }
     let tree = Tree::load(reader, head.shard, head.size)?;
-    let grows = countersign_proof::merkle::root(&crate::tree::TreeReader::new(reader, head.shard, head.size), current.head.size)?;
+    let grows = countersign_proof::merkle::root(
+        &crate::tree::TreeReader::new(reader, head.shard, head.size),
+        current.head.size,
+    )?;
     if tree.root() != head.root || grows != current.head.root {
         return refuse("the tree is not the one that the head says");
     }

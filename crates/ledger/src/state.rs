@@ -277,7 +277,8 @@ pub enum StateOp {
         /// The new row; `state` is `InFlight` or `Pending`, `answer` is `None`.
         row: IdempotencyRow,
     },
-    /// Moves a key to a state, with the sealed answer when done.
+    /// Moves a key to a state, with the sealed answer when done. A key that was forgotten meanwhile is no conflict: it must
+    /// not stand in the way of an outcome.
     IdempotencySet {
         /// Which key.
         scope: Fingerprint,
@@ -337,7 +338,8 @@ pub enum StateOp {
         /// The tool.
         tool: ToolRef,
     },
-    /// Erases body, salt and detail salt of an event; the commitment stays. Conflict: [`Conflict::NotFound`].
+    /// Erases body, salt and detail salt of an event; the commitment stays. Conflict: [`Conflict::NotFound`], also if it was
+    /// erased before, and for `log.opened` and `event.erased` events, without which nobody could tell an erasure from a loss.
     Erase {
         /// The event.
         event: Uuid,

@@ -112,7 +112,13 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of the reader.
-    pub fn tile(&self, reader: &dyn Reader, level: u8, index: u64, width: usize) -> Result<Option<Vec<Hash>>, StoreError> {
+    pub fn tile(
+        &self,
+        reader: &dyn Reader,
+        level: u8,
+        index: u64,
+        width: usize,
+    ) -> Result<Option<Vec<Hash>>, StoreError> {
         tile(&TreeReader::new(reader, self.head.shard, self.head.size).with_snapshot(self), level, index, width)
     }
 }

@@ -353,12 +353,14 @@ fn log_domain(
     source: &Source,
     listen: &SocketAddr,
 ) -> Result<String, ConfigError> {
-    let bad = |name: &str| format!("log_domain {name:?} is not a bare hostname (letters, digits, '-' and '.', no port)");
+    let bad =
+        |name: &str| format!("log_domain {name:?} is not a bare hostname (letters, digits, '-' and '.', no port)");
     match (over, file) {
         (Some(name), _) if is_hostname(&name) => Ok(name),
-        (Some(name), _) => {
-            Err(ConfigError::Value { source_name: "COUNTERSIGN_LOG_DOMAIN or --log-domain".into(), message: bad(&name) })
-        }
+        (Some(name), _) => Err(ConfigError::Value {
+            source_name: "COUNTERSIGN_LOG_DOMAIN or --log-domain".into(),
+            message: bad(&name),
+        }),
         (None, Some(name)) if is_hostname(name.get_ref()) => Ok(name.get_ref().clone()),
         (None, Some(name)) => Err(source.complain(name, bad(name.get_ref()))),
         (None, None) if is_loopback(listen) => Ok("localhost".to_owned()),
@@ -390,8 +392,10 @@ fn public_url(
         _ => Err(format!("public_url {text:?} is not an http or https URL")),
     };
     match (over, file) {
-        (Some(text), _) => check(&text)
-            .map_err(|message| ConfigError::Value { source_name: "COUNTERSIGN_PUBLIC_URL or --public-url".into(), message }),
+        (Some(text), _) => check(&text).map_err(|message| ConfigError::Value {
+            source_name: "COUNTERSIGN_PUBLIC_URL or --public-url".into(),
+            message,
+        }),
         (None, Some(text)) => check(text.get_ref()).map_err(|message| source.complain(text, message)),
         (None, None) => Ok(None),
     }
@@ -544,7 +548,9 @@ mod tests {
 
     #[test]
     fn durations_have_a_unit() {
-        for (text, millis) in [("500ms", 500), ("30s", 30_000), ("15m", 900_000), ("12h", 43_200_000), ("1d", 86_400_000)] {
+        for (text, millis) in
+            [("500ms", 500), ("30s", 30_000), ("15m", 900_000), ("12h", 43_200_000), ("1d", 86_400_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)));
         }
         for text in ["", "5", "s", "-1s", "1 s", "99999999999999999999d", "18446744073709551615d"] {

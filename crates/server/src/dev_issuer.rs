@@ -3,7 +3,7 @@
 //! Whoever can read the key can be anybody, so its principals are marked as development identities in every event, and a
 //! node that others can reach refuses it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
@@ -90,7 +90,7 @@ impl DevIssuer {
         }
     }
 
-    fn create(path: &PathBuf) -> Result<(), KeyFileError> {
+    fn create(path: &Path) -> Result<(), KeyFileError> {
         let crypto = |e: aws_lc_rs::error::Unspecified| KeyFileError::Crypto(e.to_string());
         let pair = Ed25519KeyPair::generate().map_err(crypto)?;
         let pkcs8 = pair.to_pkcs8v1().map_err(crypto)?;

@@ -3,9 +3,9 @@
 //! `keys/root.key` and `keys/log.seed` hold one line, `countersign-key v1 <kind> <base64 of 32 bytes>`. What each key is for
 //! is written down in `docs/keys.md`.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -96,13 +96,12 @@ pub fn read_or_create_seed(path: &Path, kind: SeedKind) -> Result<[u8; 32], KeyF
     }
 }
 
-/// Creates a directory that only its owner can enter, with its parents.
+/// Creates a directory that only its owner can enter, with its parents; its name survives the loss of power.
 ///
 /// # Errors
 /// The system's.
 pub fn create_private_dir(path: &Path) -> Result<(), KeyFileError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| KeyFileError::Io { path: path.to_owned(), error })
+    countersign_ledger::durable::create_dir_all(path).map_err(|error| KeyFileError::Io { path: path.to_owned(), error })
 }
 
 /// Reads a file that others must not be able to read.
@@ -155,7 +154,8 @@ mod tests {
     fn yesterdays_file_is_read_today() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("log.seed");
-        write_private(&path, b"countersign-key v1 log AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n").expect("written");
+        write_private(&path, b"countersign-key v1 log AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n")
+            .expect("written");
         assert_eq!(read_seed(&path, SeedKind::Log).expect("version 1"), [1; 32]);
         assert!(write_private(&path, b"other").is_err(), "an existing key is never replaced");
     }

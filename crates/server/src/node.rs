@@ -46,6 +46,8 @@ pub(crate) use storage::{backup, export, fsck};
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long a finished call's answer can be replayed by its idempotency key.
 const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(30);
 const LOCK: &str = "lock";
 const NODE_FILE: &str = "node.json";
 
@@ -256,11 +258,15 @@ fn take_lock(data_dir: &Path) -> Result<File, StartError> {
     let path = data_dir.join(LOCK);
     let failed = |error| StartError::Io { path: path.clone(), error };
     let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::Busy(data_dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
+    // Whoever looks for a running node holds the lock for a moment; a node holds it for as long as it lives.
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
     }
+    Err(StartError::Busy(data_dir.to_owned()))
 }
 
 fn manifests(directory: &Path) -> Result<Vec<Manifest>, StartError> {
@@ -325,6 +331,9 @@ fn write_node_file(data_dir: &Path, url: &str) -> Result<(), StartError> {
 
 fn notes_on(app: &App) -> Vec<String> {
     let mut notes = Vec::new();
+    if !countersign_ledger::handle::COMMITS {
+        notes.push("THIS BUILD FORGETS INSTEAD OF RECORDING. It measures what recording costs; never use it for anything else.".to_owned());
+    }
     if app.config.development_issuer {
         notes.push("The development issuer is on: whoever can read the data directory can be anybody.".to_owned());
     }

@@ -140,7 +140,8 @@ impl Server {
 
     /// `None` is no answer at all.
     fn call(&self, params: &Map<String, Value>) -> Result<Option<Value>, RpcError> {
-        let tool = params.get("name").and_then(Value::as_str).ok_or_else(|| RpcError::new(-32602, "`name` is missing"))?;
+        let tool =
+            params.get("name").and_then(Value::as_str).ok_or_else(|| RpcError::new(-32602, "`name` is missing"))?;
         let none = Map::new();
         let arguments = params.get("arguments").and_then(Value::as_object).unwrap_or(&none);
         let faulty = |fault: &Option<String>| fault.as_deref() == Some(tool);

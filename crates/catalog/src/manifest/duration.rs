@@ -52,10 +52,12 @@ mod tests {
 
     #[test]
     fn durations_have_a_number_and_a_unit() {
-        for (text, millis) in [("1ms", Some(1)), ("30s", Some(30_000)), ("10m", Some(600_000)), ("2h", Some(7_200_000))] {
+        for (text, millis) in [("1ms", Some(1)), ("30s", Some(30_000)), ("10m", Some(600_000)), ("2h", Some(7_200_000))]
+        {
             assert_eq!(parse_duration(text), millis.map(Duration::from_millis), "{text}");
         }
-        for text in ["", "30", "s", "0s", "-1s", "1.5s", "1 s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+        for text in ["", "30", "s", "0s", "-1s", "1.5s", "1 s", "1d", "99999999999999999999s", "18446744073709551615h"]
+        {
             assert_eq!(parse_duration(text), None, "{text}");
         }
     }

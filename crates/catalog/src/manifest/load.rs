@@ -47,8 +47,7 @@ impl Manifest {
         if yaml.len() > MAX_MANIFEST_BYTES {
             return Err(plain(file, "the file is larger than 1 MiB".into(), "split it by upstream"));
         }
-        let manifest: Self =
-            serde_saphyr::from_str_with_options(yaml, options()).map_err(|e| yaml_error(file, &e))?;
+        let manifest: Self = serde_saphyr::from_str_with_options(yaml, options()).map_err(|e| yaml_error(file, &e))?;
         check(&manifest).map_err(|(key, message, help)| ManifestError {
             file: file.to_owned(),
             at: key_position(yaml, key),
@@ -64,7 +63,8 @@ impl Manifest {
     /// As [`Manifest::parse`]; also if the file cannot be read.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
         let name = path.display().to_string();
-        let unreadable = |e: std::io::Error| plain(&name, format!("cannot be read: {e}"), "check the path and its rights");
+        let unreadable =
+            |e: std::io::Error| plain(&name, format!("cannot be read: {e}"), "check the path and its rights");
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let mut text = String::new();
         file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_string(&mut text).map_err(unreadable)?;
@@ -134,7 +134,8 @@ fn check(manifest: &Manifest) -> Result<(), (&'static str, String, &'static str)
 
 /// Where a top-level key stands. Good enough for the keys that [`check`] complains about, which are always block keys.
 fn key_position(yaml: &str, key: &str) -> Option<(u64, u64)> {
-    let line = yaml.lines().position(|line| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':')))?;
+    let line =
+        yaml.lines().position(|line| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':')))?;
     Some((line as u64 + 1, 1))
 }
 

@@ -40,9 +40,9 @@ impl EnvText {
                 continue;
             }
             let inner = rest.strip_prefix('{').and_then(|r| r.split_once('}'));
-            let (name, after) = inner.filter(|(name, _)| is_variable(name)).ok_or(
-                "a '$' must start ${VARIABLE} (letters, digits and '_') or be doubled as '$$'".to_owned(),
-            )?;
+            let (name, after) = inner
+                .filter(|(name, _)| is_variable(name))
+                .ok_or("a '$' must start ${VARIABLE} (letters, digits and '_') or be doubled as '$$'".to_owned())?;
             if !literal.is_empty() {
                 parts.push(Part::Literal(std::mem::take(&mut literal)));
             }

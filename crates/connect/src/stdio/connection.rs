@@ -122,7 +122,13 @@ impl Connection {
     }
 
     /// Asks, and waits for the answer until the deadline.
-    pub(crate) async fn ask(&self, method: &str, members: &str, era: Era, deadline: Instant) -> Result<Answer, DispatchError> {
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        members: &str,
+        era: Era,
+        deadline: Instant,
+    ) -> Result<Answer, DispatchError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let bytes = rpc::request(id, method, members, era);
         let (reply, answer) = oneshot::channel();

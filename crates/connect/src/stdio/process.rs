@@ -21,7 +21,18 @@ const TERM_GRACE: Duration = Duration::from_secs(2);
 
 /// Variables that are passed on. Everything else, the node's secrets among it, is not.
 const PASSED_ON: &[&str] = &[
-    "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LC_MESSAGES",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "USER",
 ];
 
 /// What to run.

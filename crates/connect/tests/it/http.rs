@@ -125,16 +125,20 @@ async fn legacy(answer: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static
     let session = std::sync::atomic::AtomicU64::new(0);
     Server::start(move |seen| match (seen.method.as_str(), seen.rpc().as_str()) {
         ("POST", "server/discover") => {
-            let error = r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID"},"id":null}"#;
+            let error =
+                r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID"},"id":null}"#;
             reply("400 Bad Request", "application/json", "", error)
         }
         ("POST", "initialize") => {
             let number = session.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            let text = r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true}},"serverInfo":{}}"#;
+            let text =
+                r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true}},"serverInfo":{}}"#;
             let event = format!("event: message\ndata: {}\n\n", result(seen, text));
             reply("200 OK", "text/event-stream", &format!("mcp-session-id: s{number}\r\n"), &event)
         }
-        ("POST", "notifications/initialized" | "notifications/cancelled") => reply("202 Accepted", "text/plain", "", ""),
+        ("POST", "notifications/initialized" | "notifications/cancelled") => {
+            reply("202 Accepted", "text/plain", "", "")
+        }
         ("POST", "") => reply("202 Accepted", "text/plain", "", ""),
         ("GET", _) => {
             let event = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}\n\n";
@@ -171,7 +175,12 @@ async fn an_event_stream_answers_after_its_notifications() {
     let server = modern(|seen| {
         let progress = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
         let answer = result(seen, RESULT);
-        reply("200 OK", "text/event-stream; charset=utf-8", "", &format!(": hi\n\ndata: {progress}\n\ndata: {answer}\n\n"))
+        reply(
+            "200 OK",
+            "text/event-stream; charset=utf-8",
+            "",
+            &format!(": hi\n\ndata: {progress}\n\ndata: {answer}\n\n"),
+        )
     })
     .await;
     assert_eq!(call(&server.upstream(""), "x", "{}", 5_000).await.expect("a result").raw.get(), RESULT);
@@ -208,6 +217,25 @@ async fn a_session_that_is_over_is_renewed_and_the_call_sent_once_more() {
 }
 
 #[tokio::test]
+async fn a_bad_request_in_a_session_is_not_sent_again_but_ends_the_session() {
+    let server = legacy(|seen| match seen.header("mcp-session-id") {
+        "s0" => reply(
+            "400 Bad Request",
+            "application/json",
+            "",
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"no session"}}"#,
+        ),
+        _ => json_result(seen, RESULT),
+    })
+    .await;
+    let upstream = server.upstream("");
+    let error = call(&upstream, "x", "{}", 5_000).await.expect_err("refused");
+    assert!(matches!(error, DispatchError::Rpc { code: -32000, .. }), "{error:?}");
+    call(&upstream, "x", "{}", 5_000).await.expect("a result");
+    assert_eq!(server.seen("tools/call").len(), 2);
+}
+
+#[tokio::test]
 async fn what_an_old_server_asks_of_us_is_denied() {
     let server = legacy(|seen| {
         let ask = r#"{"jsonrpc":"2.0","id":"q1","method":"sampling/createMessage","params":{}}"#;
@@ -223,16 +251,49 @@ async fn what_an_old_server_asks_of_us_is_denied() {
 async fn each_failure_says_what_is_known() {
     type Check = fn(&DispatchError) -> bool;
     let cases: Vec<(&str, Option<String>, Check)> = vec![
-        ("an HTTP refusal", reply("429 Too Many Requests", "text/plain", "", "slow"), |e| matches!(e, DispatchError::Rpc { code: -32000, message, .. } if message.contains("429"))),
-        ("a JSON-RPC refusal", reply("400 Bad Request", "application/json", "", r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32021,"message":"no"}}"#), |e| matches!(e, DispatchError::Rpc { code: -32021, .. })),
-        ("a server error", reply("502 Bad Gateway", "text/html", "", "<h1>"), |e| matches!(e, DispatchError::Protocol(_))),
-        ("a redirect", reply("307 Temporary Redirect", "text/plain", "location: http://127.0.0.1:1/\r\n", ""), |e| matches!(e, DispatchError::Protocol(_))),
-        ("a web page", reply("200 OK", "text/html", "", "<h1>"), |e| matches!(e, DispatchError::Protocol(w) if w.contains("text/html"))),
+        (
+            "an HTTP refusal",
+            reply("429 Too Many Requests", "text/plain", "", "slow"),
+            |e| matches!(e, DispatchError::Rpc { code: -32000, message, .. } if message.contains("429")),
+        ),
+        (
+            "a JSON-RPC refusal",
+            reply(
+                "400 Bad Request",
+                "application/json",
+                "",
+                r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32021,"message":"no"}}"#,
+            ),
+            |e| matches!(e, DispatchError::Rpc { code: -32021, .. }),
+        ),
+        ("a server error", reply("502 Bad Gateway", "text/html", "", "<h1>"), |e| {
+            matches!(e, DispatchError::Protocol(_))
+        }),
+        ("a redirect", reply("307 Temporary Redirect", "text/plain", "location: http://127.0.0.1:1/\r\n", ""), |e| {
+            matches!(e, DispatchError::Protocol(_))
+        }),
+        (
+            "a web page",
+            reply("200 OK", "text/html", "", "<h1>"),
+            |e| matches!(e, DispatchError::Protocol(w) if w.contains("text/html")),
+        ),
         ("not JSON", reply("200 OK", "application/json", "", "{"), |e| matches!(e, DispatchError::Protocol(_))),
-        ("another's answer", reply("200 OK", "application/json", "", r#"{"jsonrpc":"2.0","id":99,"result":{}}"#), |e| matches!(e, DispatchError::Protocol(_))),
-        ("a compressed answer", reply("200 OK", "application/json", "content-encoding: gzip\r\n", "{}"), |e| matches!(e, DispatchError::Protocol(_))),
-        ("too much", Some("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99999999\r\n\r\n".into()), |e| matches!(e, DispatchError::Protocol(_))),
-        ("a stream cut short", reply("200 OK", "text/event-stream", "", "data: {\"jsonrpc\":"), |e| matches!(e, DispatchError::Lost(_))),
+        (
+            "another's answer",
+            reply("200 OK", "application/json", "", r#"{"jsonrpc":"2.0","id":99,"result":{}}"#),
+            |e| matches!(e, DispatchError::Protocol(_)),
+        ),
+        ("a compressed answer", reply("200 OK", "application/json", "content-encoding: gzip\r\n", "{}"), |e| {
+            matches!(e, DispatchError::Protocol(_))
+        }),
+        (
+            "too much",
+            Some("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99999999\r\n\r\n".into()),
+            |e| matches!(e, DispatchError::Protocol(_)),
+        ),
+        ("a stream cut short", reply("200 OK", "text/event-stream", "", "data: {\"jsonrpc\":"), |e| {
+            matches!(e, DispatchError::Lost(_))
+        }),
         ("a broken connection", None, |e| matches!(e, DispatchError::Lost(_))),
         ("silence", Some(HANG.into()), |e| matches!(e, DispatchError::Timeout)),
     ];

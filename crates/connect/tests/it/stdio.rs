@@ -77,7 +77,11 @@ async fn both_eras_are_found_out_and_calls_are_executed_once() {
 async fn a_manifest_can_insist_on_a_revision() {
     let dir = dir();
     let transport = |protocol: &str, era: &str| {
-        format!("{{ type: stdio, command: {:?}, args: [--data, {:?}, --era, {era}], protocol: {protocol} }}", sample(), dir.path())
+        format!(
+            "{{ type: stdio, command: {:?}, args: [--data, {:?}, --era, {era}], protocol: {protocol} }}",
+            sample(),
+            dir.path()
+        )
     };
     let old = connect(&transport("2025-11-25", "both"), "");
     old.discover().await.expect("tools");
@@ -234,7 +238,8 @@ async fn the_environment_is_cleared() {
     let dir = dir();
     let file = dir.path().join("environment");
     let script = format!("env > {}; exec {} --data {}", file.display(), sample().display(), dir.path().display());
-    let upstream = connect(&format!("{{ type: stdio, command: sh, args: [-c, {script:?}], env: {{ OURS: 'a${{PATH}}' }} }}"), "");
+    let upstream =
+        connect(&format!("{{ type: stdio, command: sh, args: [-c, {script:?}], env: {{ OURS: 'a${{PATH}}' }} }}"), "");
     upstream.discover().await.expect("tools");
     let environment = written(&file);
     let path = std::env::var("PATH").expect("a PATH");

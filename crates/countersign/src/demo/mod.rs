@@ -11,10 +11,17 @@ mod stage;
 mod story;
 mod voice;
 
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Style};
 use stage::Stage;
 use voice::Voice;
+
+/// After this the demo gives up.
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
@@ -37,8 +44,14 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<Exit> {
     let voice = Voice::new(args.fast);
     let mut stage = Stage::set(args.dir.as_deref())?;
-    let told = tokio::time::timeout(std::time::Duration::from_secs(120), story::tell(&voice, &mut stage)).await;
-    let told = told.unwrap_or_else(|_| Err(anyhow::anyhow!("the demo took more than two minutes")));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let told = tokio::select! {
+        told = story::tell(&voice, &mut stage) => told,
+        () = tokio::time::sleep(LONGEST) => Err(anyhow::anyhow!("the demo took more than {} s", LONGEST.as_secs())),
+        // However the demo ends, the node that it started ends with it.
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow::anyhow!("interrupted")),
+    };
     stage.strike().await;
     match told {
         Ok(()) => {

@@ -167,7 +167,8 @@ impl Check {
             match opened {
                 Some(checkpoint) => self.wanted.push(checkpoint),
                 None => {
-                    let origin = SignedNote::parse(note).ok().and_then(|n| Checkpoint::parse(n.text()).ok()).map(|c| c.origin);
+                    let origin =
+                        SignedNote::parse(note).ok().and_then(|n| Checkpoint::parse(n.text()).ok()).map(|c| c.origin);
                     let detail = format!("{}: not signed by any of the keys", origin.unwrap_or_default());
                     self.report.add(IssueKind::CheckpointSignature, None, detail);
                 }
@@ -235,10 +236,15 @@ impl Check {
             if self.finished.contains(&line.origin) {
                 self.report.add(IssueKind::Duplicate, at.clone(), format!("{} goes on after another log", line.origin));
             } else if !first && line.index != 0 {
-                self.report.add(IssueKind::IndexGap, at.clone(), format!("{} begins at leaf {}", line.origin, line.index));
+                self.report.add(
+                    IssueKind::IndexGap,
+                    at.clone(),
+                    format!("{} begins at leaf {}", line.origin, line.index),
+                );
             }
             self.log = Some((line.origin.clone(), line.index, (line.index == 0).then(Frontier::new)));
-            let repeats = line.event.as_ref().and_then(|e| e.get("sequences")).and_then(Value::as_str) == Some("may-repeat");
+            let repeats =
+                line.event.as_ref().and_then(|e| e.get("sequences")).and_then(Value::as_str) == Some("may-repeat");
             if repeats {
                 self.may_repeat = self.tails.keys().cloned().collect();
             }

@@ -202,7 +202,8 @@ fn encode(origin: &str, row: &EventRow, prev: &Digest) -> Vec<u8> {
         }
         None => line.extend_from_slice(b"\"erased\":true,"),
     }
-    let rest = format!("\"id\":\"{}\",\"index\":{},\"origin\":\"{origin}\",\"prev_line\":\"{prev}\",", row.id, row.index);
+    let rest =
+        format!("\"id\":\"{}\",\"index\":{},\"origin\":\"{origin}\",\"prev_line\":\"{prev}\",", row.id, row.index);
     line.extend_from_slice(rest.as_bytes());
     if let Some(opening) = &row.opening {
         line.extend_from_slice(format!("\"salt\":\"{}\",", Digest(opening.salt).hex()).as_bytes());

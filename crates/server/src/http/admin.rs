@@ -121,9 +121,11 @@ async fn diff(State(app): State<Arc<App>>, caller: Caller, Path(name): Path<Stri
     let text = |value: &Option<Value>| value.as_ref().map_or_else(|| "{}".to_owned(), Value::to_string);
     let changes = match &report.proposal {
         None => None,
-        Some(_) => Some(countersign_catalog::diff(&text(&report.definition), &text(&report.proposal)).map_err(|error| {
-            Refusal::new(RefusalKind::Internal, format!("the stored definitions cannot be compared: {error}"))
-        })?),
+        Some(_) => {
+            Some(countersign_catalog::diff(&text(&report.definition), &text(&report.proposal)).map_err(|error| {
+                Refusal::new(RefusalKind::Internal, format!("the stored definitions cannot be compared: {error}"))
+            })?)
+        }
     };
     json(&json!({
         "name": report.name, "status": report.status, "accepted": report.accepted, "proposed": report.proposed,
@@ -379,7 +381,8 @@ mod tests {
 
     #[test]
     fn a_freeze_names_something() {
-        let target = |kind: &str, name: &str| Freeze { kind: kind.into(), name: name.into(), reason: String::new() }.target();
+        let target =
+            |kind: &str, name: &str| Freeze { kind: kind.into(), name: name.into(), reason: String::new() }.target();
         assert!(matches!(target("tool", "ads:x"), Ok(FreezeTarget::Tool(_))));
         assert!(matches!(target("principal", "bot"), Ok(FreezeTarget::Principal(_))));
         for (kind, name) in [("tool", "ads"), ("principal", ""), ("upstream", "A b"), ("planet", "x")] {

@@ -12,8 +12,8 @@ use countersign_proof::receipt::Label;
 use http::header::{CACHE_CONTROL, LINK};
 use http::{HeaderMap, HeaderValue, Uri};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::request::{Caller, parsed, parsed_value, query, value};
 use super::{Answered, json, json_bytes};
@@ -45,7 +45,8 @@ pub(super) async fn events(State(app): State<Arc<App>>, caller: Caller, uri: Uri
 }
 
 pub(super) async fn receipt(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>, uri: Uri) -> Answered {
-    let advice = "the node does not keep values: POST {\"input\": …, \"output\": …} here to have yours disclosed in the receipt";
+    let advice =
+        "the node does not keep values: POST {\"input\": …, \"output\": …} here to have yours disclosed in the receipt";
     if value(&query(&uri, &["disclose"])?, "disclose").is_some() {
         return Err(Refusal::new(RefusalKind::MalformedRequest, advice).into());
     }
@@ -149,7 +150,8 @@ mod tests {
 
     #[test]
     fn a_link_keeps_the_filters_and_moves_the_cursor() {
-        let pairs = [("type", "call."), ("cursor", "5"), ("principal", "a b")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let pairs =
+            [("type", "call."), ("cursor", "5"), ("principal", "a b")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         let link = next_page(&pairs, 9).expect("a header");
         assert_eq!(link, "</audit/events?type=call.&principal=a+b&cursor=9>; rel=\"next\"");
     }

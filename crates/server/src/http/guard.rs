@@ -94,7 +94,9 @@ mod tests {
         for host in ["127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000", "gate.example.org"] {
             assert!(check(&guard, Some(host), None), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "", "localhost:80@evil", "[::1"] {
+        for host in
+            ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "", "localhost:80@evil", "[::1"]
+        {
             assert!(!check(&guard, Some(host), None), "{host}");
         }
         assert!(!check(&guard, None, None), "a request without Host");
@@ -107,7 +109,9 @@ mod tests {
     #[test]
     fn off_loopback_hosts_are_free_and_origins_are_not() {
         let idp = "[[issuers]]\nissuer = \"https://idp\"\njwks_file = \"j\"\n";
-        let guard = guard(&format!("listen = \"0.0.0.0:80\"\nlog_domain = \"l.example\"\npublic_url = \"https://g.example\"\n{idp}"));
+        let guard = guard(&format!(
+            "listen = \"0.0.0.0:80\"\nlog_domain = \"l.example\"\npublic_url = \"https://g.example\"\n{idp}"
+        ));
         assert!(check(&guard, Some("10.0.0.7"), None));
         assert!(check(&guard, Some("x"), Some("https://g.example")));
         assert!(!check(&guard, Some("x"), Some("https://evil.example")));

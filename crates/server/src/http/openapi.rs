@@ -130,8 +130,11 @@ fn item(path: &str, operations: Vec<(&str, Operation)>) -> (String, Value) {
 
 fn tools() -> Vec<(String, Value)> {
     const TAG: &str = "tools";
-    let catalog = Operation::new(TAG, "listTools", "The tools that the caller may see")
-        .answers("200", "The tools, sorted by name.", array_of("Tool"));
+    let catalog = Operation::new(TAG, "listTools", "The tools that the caller may see").answers(
+        "200",
+        "The tools, sorted by name.",
+        array_of("Tool"),
+    );
     let called = |operation: Operation| {
         operation
             .path("name", "The tool as `upstream:tool`, e.g. `ads:createCampaign`.")
@@ -140,14 +143,16 @@ fn tools() -> Vec<(String, Value)> {
             .answers("202", "People have to agree first; `Location` leads to the request.", reference("Pending"))
     };
     let invoke = called(Operation::new(TAG, "invokeTool", "Use a tool"))
-        .header("Idempotency-Key", "1 to 255 visible ASCII characters. Repeating a finished call with the same key replays its answer.")
+        .header(
+            "Idempotency-Key",
+            "1 to 255 visible ASCII characters. Repeating a finished call with the same key replays its answer.",
+        )
         .body(json!({ "type": "object", "description": "The tool's arguments." }));
-    let confirm = called(Operation::new(TAG, "confirmTool", "Redeem a call that waited for people"))
-        .body(json!({
-            "type": "object", "required": ["action_token"],
-            "properties": { "action_token": { "type": "string" } },
-            "description": "The token of the 202, and optionally the same arguments again: if given, they must match.",
-        }));
+    let confirm = called(Operation::new(TAG, "confirmTool", "Redeem a call that waited for people")).body(json!({
+        "type": "object", "required": ["action_token"],
+        "properties": { "action_token": { "type": "string" } },
+        "description": "The token of the 202, and optionally the same arguments again: if given, they must match.",
+    }));
     vec![
         item("/tool-catalog", vec![("get", catalog)]),
         item("/tools/{name}/invoke", vec![("post", invoke)]),
@@ -162,9 +167,11 @@ fn approvals() -> Vec<(String, Value)> {
         .query("limit", "integer", "1 to 1000, default 100")
         .query("before", "string", "Only requests older than this id")
         .answers("200", "A page; `Link: <…>; rel=\"next\"` leads to the next.", array_of("Approval"));
-    let show = Operation::new(TAG, "getApproval", "One request for approval")
-        .path("id", "The request's id.")
-        .answers("200", "The request.", reference("Approval"));
+    let show = Operation::new(TAG, "getApproval", "One request for approval").path("id", "The request's id.").answers(
+        "200",
+        "The request.",
+        reference("Approval"),
+    );
     let answer = Operation::new(TAG, "answerApproval", "Approve or deny, as the caller")
         .path("id", "The request's id.")
         .body(json!({
@@ -224,11 +231,20 @@ fn log() -> Vec<(String, Value)> {
     let origin = |operation: Operation| operation.path("origin", "A shard's origin, from /logs.");
     let shards = operation("listLogs", "All shards, oldest first").answers("200", "The shards.", array_of("Shard"));
     vec![
-        item("/checkpoint", vec![("get", checkpoint(operation("getCheckpoint", "The newest signed head of the open shard")))]),
+        item(
+            "/checkpoint",
+            vec![("get", checkpoint(operation("getCheckpoint", "The newest signed head of the open shard")))],
+        ),
         item("/tile/{path}", vec![("get", tile(operation("getTile", "A tile or entry bundle of the open shard")))]),
         item("/logs", vec![("get", shards)]),
-        item("/logs/{origin}/checkpoint", vec![("get", checkpoint(origin(operation("getShardCheckpoint", "A shard's newest signed head"))))]),
-        item("/logs/{origin}/tile/{path}", vec![("get", tile(origin(operation("getShardTile", "A shard's tile or entry bundle"))))]),
+        item(
+            "/logs/{origin}/checkpoint",
+            vec![("get", checkpoint(origin(operation("getShardCheckpoint", "A shard's newest signed head"))))],
+        ),
+        item(
+            "/logs/{origin}/tile/{path}",
+            vec![("get", tile(origin(operation("getShardTile", "A shard's tile or entry bundle"))))],
+        ),
     ]
 }
 
@@ -242,7 +258,8 @@ fn mcp() -> Vec<(String, Value)> {
             .answers("200", "The JSON-RPC response; as text/event-stream where it takes long.", any_object())
             .empty("202", "A notification was taken.")
     };
-    let one = operation("mcpUpstream", "MCP: the tools of one upstream, under their own names").path("upstream", "The upstream's name.");
+    let one = operation("mcpUpstream", "MCP: the tools of one upstream, under their own names")
+        .path("upstream", "The upstream's name.");
     vec![
         item("/mcp", vec![("post", operation("mcp", "MCP: all tools that the caller may see"))]),
         item("/mcp/{upstream}", vec![("post", one)]),
@@ -255,16 +272,19 @@ fn administration() -> Vec<(String, Value)> {
     let objects = |operation: Operation, description: &str| {
         operation.answers("200", description, json!({ "type": "array", "items": any_object() }))
     };
-    let recorded = |operation: Operation| operation.answers("200", "Done; the event that records it.", reference("Recorded"));
+    let recorded =
+        |operation: Operation| operation.answers("200", "Done; the event that records it.", reference("Recorded"));
     let text = |name: &str| json!({ "type": "object", "required": [name], "additionalProperties": false, "properties": { name: { "type": "string" } } });
     let tool = |operation: Operation| operation.path("name", "The tool as `upstream:tool`.");
-    let target = || json!({
-        "type": "object", "required": ["kind", "name"], "additionalProperties": false,
-        "properties": {
-            "kind": { "enum": ["principal", "tool", "upstream", "workspace"] },
-            "name": { "type": "string" }, "reason": { "type": "string" },
-        },
-    });
+    let target = || {
+        json!({
+            "type": "object", "required": ["kind", "name"], "additionalProperties": false,
+            "properties": {
+                "kind": { "enum": ["principal", "tool", "upstream", "workspace"] },
+                "name": { "type": "string" }, "reason": { "type": "string" },
+            },
+        })
+    };
     let resolution = json!({
         "type": "object", "required": ["outcome"], "additionalProperties": false,
         "properties": { "outcome": { "enum": ["executed", "not-executed"] }, "note": { "type": "string" } },
@@ -279,32 +299,123 @@ fn administration() -> Vec<(String, Value)> {
     });
     vec![
         item("/admin/status", vec![("get", object(operation("getStatus", "How the node stands"), "The status."))]),
-        item("/admin/tools", vec![("get", objects(operation("reviewTools", "All tools with what waits for review"), "The tools."))]),
-        item("/admin/tools/{name}/diff", vec![("get", object(tool(operation("diffTool", "What changed in a definition")), "The changes."))]),
-        item("/admin/tools/{name}/accept", vec![("post", recorded(tool(operation("acceptTool", "Accept a definition as reviewed")).body(text("pin"))))]),
-        item("/admin/upstreams/{upstream}/refresh", vec![("post", object(operation("refreshUpstream", "List an upstream's tools again").path("upstream", "The upstream's name."), "Done."))]),
-        item("/admin/freeze", vec![("post", recorded(operation("freeze", "Stop a principal, tool, upstream or workspace").body(target())))]),
+        item(
+            "/admin/tools",
+            vec![("get", objects(operation("reviewTools", "All tools with what waits for review"), "The tools."))],
+        ),
+        item(
+            "/admin/tools/{name}/diff",
+            vec![("get", object(tool(operation("diffTool", "What changed in a definition")), "The changes."))],
+        ),
+        item(
+            "/admin/tools/{name}/accept",
+            vec![(
+                "post",
+                recorded(tool(operation("acceptTool", "Accept a definition as reviewed")).body(text("pin"))),
+            )],
+        ),
+        item(
+            "/admin/upstreams/{upstream}/refresh",
+            vec![(
+                "post",
+                object(
+                    operation("refreshUpstream", "List an upstream's tools again")
+                        .path("upstream", "The upstream's name."),
+                    "Done.",
+                ),
+            )],
+        ),
+        item(
+            "/admin/freeze",
+            vec![(
+                "post",
+                recorded(operation("freeze", "Stop a principal, tool, upstream or workspace").body(target())),
+            )],
+        ),
         item("/admin/unfreeze", vec![("post", recorded(operation("unfreeze", "Lift a freeze").body(target())))]),
         item("/admin/freezes", vec![("get", objects(operation("listFreezes", "Everything frozen"), "The freezes."))]),
-        item("/admin/unknown", vec![("get", objects(operation("listUnknown", "Writes of unknown outcome"), "The calls."))]),
-        item("/admin/unknown/{call}/resolve", vec![("post", recorded(operation("resolveUnknown", "Settle a write of unknown outcome").path("call", "The call's id.").body(resolution)))]),
-        item("/admin/erase", vec![("post", recorded(operation("erase", "Erase an event's body and salt").body(erasure)))]),
+        item(
+            "/admin/unknown",
+            vec![("get", objects(operation("listUnknown", "Writes of unknown outcome"), "The calls."))],
+        ),
+        item(
+            "/admin/unknown/{call}/resolve",
+            vec![(
+                "post",
+                recorded(
+                    operation("resolveUnknown", "Settle a write of unknown outcome")
+                        .path("call", "The call's id.")
+                        .body(resolution),
+                ),
+            )],
+        ),
+        item(
+            "/admin/erase",
+            vec![("post", recorded(operation("erase", "Erase an event's body and salt").body(erasure)))],
+        ),
         item("/admin/policy", vec![("get", object(operation("getPolicy", "The policy set in force"), "The set."))]),
-        item("/admin/policy/reload", vec![("post", object(operation("reloadPolicy", "Read the policies again"), "What the reload did."))]),
-        item("/admin/policy/explain", vec![("post", object(operation("explainPolicy", "What the policies say of a call, and why").body(question), "The explanation."))]),
-        item("/admin/backup", vec![("post", object(operation("backup", "Copy the database while the node runs").body(text("path")), "The backup."))]),
-        item("/admin/fsck", vec![("post", object(operation("fsck", "Check the whole log against its stored leaves"), "The report."))]),
-        item("/admin/export", vec![("post", object(operation("export", "Write the audit stream as JSON lines").body(text("directory")), "The files."))]),
+        item(
+            "/admin/policy/reload",
+            vec![("post", object(operation("reloadPolicy", "Read the policies again"), "What the reload did."))],
+        ),
+        item(
+            "/admin/policy/explain",
+            vec![(
+                "post",
+                object(
+                    operation("explainPolicy", "What the policies say of a call, and why").body(question),
+                    "The explanation.",
+                ),
+            )],
+        ),
+        item(
+            "/admin/backup",
+            vec![(
+                "post",
+                object(operation("backup", "Copy the database while the node runs").body(text("path")), "The backup."),
+            )],
+        ),
+        item(
+            "/admin/fsck",
+            vec![("post", object(operation("fsck", "Check the whole log against its stored leaves"), "The report."))],
+        ),
+        item(
+            "/admin/export",
+            vec![(
+                "post",
+                object(
+                    operation("export", "Write the audit stream as JSON lines").body(text("directory")),
+                    "The files.",
+                ),
+            )],
+        ),
     ]
 }
 
 fn node() -> Vec<(String, Value)> {
     let operation = |id: &str, summary: &str| Operation::new("node", id, summary).public();
-    let schema = operation("getManifestSchema", "The JSON Schema of upstream manifests")
-        .answers_as("200", "The schema.", "application/schema+json", any_object());
+    let schema = operation("getManifestSchema", "The JSON Schema of upstream manifests").answers_as(
+        "200",
+        "The schema.",
+        "application/schema+json",
+        any_object(),
+    );
     vec![
-        item("/health", vec![("get", operation("getHealth", "Whether the node answers and can record").answers("200", "The node's health.", reference("Health")))]),
-        item("/openapi.json", vec![("get", operation("getOpenapi", "This document").answers("200", "This document.", any_object()))]),
+        item(
+            "/health",
+            vec![(
+                "get",
+                operation("getHealth", "Whether the node answers and can record").answers(
+                    "200",
+                    "The node's health.",
+                    reference("Health"),
+                ),
+            )],
+        ),
+        item(
+            "/openapi.json",
+            vec![("get", operation("getOpenapi", "This document").answers("200", "This document.", any_object()))],
+        ),
         item("/schemas/manifest.json", vec![("get", schema)]),
     ]
 }
@@ -314,10 +425,13 @@ fn schemas() -> Value {
     let uuid = || json!({ "type": "string", "format": "uuid" });
     let millis = || json!({ "type": "integer", "description": "Milliseconds since the epoch." });
     let object = |required: &[&str], properties: Value| json!({ "type": "object", "required": required, "properties": properties });
-    let owed = object(&["confirm", "approvals"], json!({
-        "confirm": { "type": "boolean" }, "approvals": { "type": "integer" },
-        "approver_roles": { "type": "array", "items": text() }, "reasons": { "type": "array", "items": text() },
-    }));
+    let owed = object(
+        &["confirm", "approvals"],
+        json!({
+            "confirm": { "type": "boolean" }, "approvals": { "type": "integer" },
+            "approver_roles": { "type": "array", "items": text() }, "reasons": { "type": "array", "items": text() },
+        }),
+    );
     json!({
         "Problem": object(&["type", "title", "status", "detail", "correlation_id"], json!({
             "type": { "type": "string", "format": "uri" }, "title": text(), "status": { "type": "integer" },
@@ -380,7 +494,9 @@ mod tests {
         let paths = document["paths"].as_object().expect("paths");
         let described: BTreeSet<(String, String)> = paths
             .iter()
-            .flat_map(|(path, item)| item.as_object().into_iter().flatten().map(move |(m, _)| (path.clone(), m.clone())))
+            .flat_map(|(path, item)| {
+                item.as_object().into_iter().flatten().map(move |(m, _)| (path.clone(), m.clone()))
+            })
             .collect();
         assert_eq!(described, routed);
         assert!(described.len() > 30);

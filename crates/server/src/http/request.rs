@@ -52,7 +52,11 @@ impl Caller {
     ///
     /// # Errors
     /// [`RefusalKind::Unauthenticated`]; counted, since there is no event before authentication.
-    pub async fn authenticate(app: &App, headers: &HeaderMap, surface: &'static str) -> Result<Arc<Principal>, Refusal> {
+    pub async fn authenticate(
+        app: &App,
+        headers: &HeaderMap,
+        surface: &'static str,
+    ) -> Result<Arc<Principal>, Refusal> {
         let Some(token) = bearer(headers) else {
             app.gate.note_refusal(surface, NO_CREDENTIAL);
             let advice = "send Authorization: Bearer <token>; for development, countersign token mint makes one";
@@ -78,7 +82,8 @@ impl FromRequestParts<Arc<App>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refused> {
         let principal = Self::authenticate(app, &parts.headers, "http").await?;
-        let correlation = parts.extensions.get::<Correlation>().cloned().unwrap_or_else(|| Correlation::of(&parts.headers));
+        let correlation =
+            parts.extensions.get::<Correlation>().cloned().unwrap_or_else(|| Correlation::of(&parts.headers));
         Ok(Self { principal, correlation: correlation.0 })
     }
 }
@@ -87,7 +92,8 @@ impl FromRequestParts<Arc<App>> for Caller {
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get(IDEMPOTENCY) else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| is_idempotency_key(text));
-    let refusal = || Refusal::new(RefusalKind::MalformedRequest, "Idempotency-Key: send 1 to 255 visible ASCII characters");
+    let refusal =
+        || Refusal::new(RefusalKind::MalformedRequest, "Idempotency-Key: send 1 to 255 visible ASCII characters");
     text.map(|text| Some(text.to_owned())).ok_or_else(refusal)
 }
 
@@ -219,7 +225,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_read_up_to_its_bound_however_it_is_framed() {
         let framed = |parts: &[&'static str]| {
-            let parts: Vec<_> = parts.iter().map(|p| Ok::<_, std::io::Error>(Bytes::from_static(p.as_bytes()))).collect();
+            let parts: Vec<_> =
+                parts.iter().map(|p| Ok::<_, std::io::Error>(Bytes::from_static(p.as_bytes()))).collect();
             Body::from_stream(futures_util::stream::iter(parts))
         };
         assert_eq!(collect(framed(&["ab", "cd"]), 4, 0).await.expect("four bytes"), "abcd");

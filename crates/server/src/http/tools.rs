@@ -51,7 +51,10 @@ pub(super) async fn invoke(
 ) -> Answered {
     let tool = tool_named(&name)?;
     let idempotency_key = idempotency_key(&headers)?;
-    let body = read_body(&app, &headers, body).await?;
+    let body = match read_body(&app, &headers, body).await {
+        Ok(body) => body,
+        Err(refusal) => return Err(app.gate.refuse_unread(&caller.principal, &tool, &caller.correlation, refusal).await.into()),
+    };
     let arguments = if body.is_empty() { b"{}".to_vec() } else { Vec::from(body) };
     let correlation = caller.correlation.to_string();
     let request = CallRequest { principal: caller.principal, tool, arguments, idempotency_key, correlation };
@@ -80,12 +83,14 @@ pub(super) fn tool_named(name: &str) -> Result<ToolRef, Refusal> {
 fn split_confirmation(body: &Bytes) -> Result<(String, Option<Vec<u8>>), Refusal> {
     let malformed = |detail: &str| Refusal::new(RefusalKind::MalformedRequest, detail);
     let text = std::str::from_utf8(body).map_err(|_| malformed("the body is not UTF-8"))?;
-    let members = rawjson::members(text).map_err(|_| malformed("the body must be a JSON object with an action_token"))?;
+    let members =
+        rawjson::members(text).map_err(|_| malformed("the body must be a JSON object with an action_token"))?;
     let mut tokens = members.iter().filter(|(name, _)| name == "action_token");
     let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
         return Err(malformed("send the action_token of the 202 answer, once"));
     };
-    let token: String = serde_json::from_str(token.get()).map_err(|_| malformed("the action_token must be a string"))?;
+    let token: String =
+        serde_json::from_str(token.get()).map_err(|_| malformed("the action_token must be a string"))?;
     let others: Vec<_> = members.iter().filter(|(name, _)| name != "action_token").collect();
     let arguments = (!others.is_empty()).then(|| rawjson::object(others.iter().map(|(n, v)| (n.as_ref(), v.get()))));
     Ok((token, arguments))
@@ -170,7 +175,8 @@ mod tests {
     fn a_confirmation_is_a_token_and_maybe_the_same_arguments() {
         let split = |text: &'static str| split_confirmation(&Bytes::from_static(text.as_bytes()));
         assert_eq!(split(r#"{"action_token":"t"}"#).expect("a token"), ("t".to_owned(), None));
-        let (token, arguments) = split(r#"{"b": 1.50, "action_token":"t", "a": {"x" : [1, 2]}}"#).expect("with arguments");
+        let (token, arguments) =
+            split(r#"{"b": 1.50, "action_token":"t", "a": {"x" : [1, 2]}}"#).expect("with arguments");
         assert_eq!(token, "t");
         assert_eq!(arguments.as_deref(), Some(br#"{"b":1.50,"a":{"x" : [1, 2]}}"#.as_slice()));
         for text in ["", "[]", "{}", r#"{"action_token":1}"#, r#"{"action_token":"a","action_token":"b"}"#] {

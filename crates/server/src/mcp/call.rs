@@ -60,8 +60,9 @@ pub(crate) fn prepare(
     let progress = meta.and_then(|meta| meta.progress_token).map(|raw| raw.get());
     let progress_token = progress.filter(|raw| raw.len() <= 512 && !raw.starts_with(['{', '['])).map(str::to_owned);
     let what = if name == AWAIT_APPROVAL {
-        let arguments: AwaitArguments = serde_json::from_str(arguments)
-            .map_err(|_| RpcError::new(INVALID_PARAMS, "await_approval takes a request_id, the UUID in the earlier answer"))?;
+        let arguments: AwaitArguments = serde_json::from_str(arguments).map_err(|_| {
+            RpcError::new(INVALID_PARAMS, "await_approval takes a request_id, the UUID in the earlier answer")
+        })?;
         What::Await(arguments.request_id)
     } else {
         let tool = match scope {

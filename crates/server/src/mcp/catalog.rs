@@ -143,8 +143,11 @@ fn render(tool: &VisibleTool, name: &str) -> Bytes {
         }
     }
     let theirs = tool.definition.get("_meta").and_then(Value::as_object).unwrap_or(&empty);
-    let mut meta: Map<String, Value> =
-        theirs.iter().filter(|(name, _)| !name.starts_with("dev.countersign/")).map(|(n, v)| (n.clone(), v.clone())).collect();
+    let mut meta: Map<String, Value> = theirs
+        .iter()
+        .filter(|(name, _)| !name.starts_with("dev.countersign/"))
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect();
     meta.insert("dev.countersign/effect".to_owned(), tool.effect.as_str().into());
     meta.insert("dev.countersign/pin".to_owned(), tool.pin.to_string().into());
     out.member("_meta", Value::Object(meta).to_string().as_bytes());
@@ -155,7 +158,7 @@ fn await_approval() -> Value {
     json!({
         "name": AWAIT_APPROVAL,
         "title": "Wait for an approval",
-        "description": "Waits, at most 45 seconds, for the people who have to agree to an earlier call that answered \
+        "description": "Waits, for less than a minute, for the people who have to agree to an earlier call that answered \
             'NOT executed; awaiting approval'. Once they have agreed it executes that call, exactly once, and returns its \
             result. Otherwise it says what is still owed: call it again, or stop.",
         "inputSchema": {
@@ -182,7 +185,9 @@ mod tests {
         loop {
             let rest = all.iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after)).cloned();
             let value: Value = serde_json::from_slice(&page(rest, Era::Modern)).expect("JSON");
-            names.extend(value["tools"].as_array().expect("tools").iter().map(|t| t["name"].as_str().expect("name").to_owned()));
+            names.extend(
+                value["tools"].as_array().expect("tools").iter().map(|t| t["name"].as_str().expect("name").to_owned()),
+            );
             assert_eq!(value["cacheScope"], "private");
             match value["nextCursor"].as_str() {
                 Some(cursor) => after = Some(decode_cursor(cursor).expect("ours")),

@@ -182,7 +182,11 @@ pub(crate) fn check_params(expected: &[ParamHeader], arguments: &str, headers: &
             _ => false,
         };
         if !agree {
-            return Err(mismatch(&format!("{} does not match the argument {}", param.header, shown(&param.path.join(".")))));
+            return Err(mismatch(&format!(
+                "{} does not match the argument {}",
+                param.header,
+                shown(&param.path.join("."))
+            )));
         }
     }
     Ok(())
@@ -231,7 +235,12 @@ mod tests {
             ("tools/list", &meta, &[version, ("mcp-method", "tools/call")], Err(HEADER_MISMATCH)),
             ("tools/list", &meta, &[("mcp-protocol-version", "2025-11-25")], Err(HEADER_MISMATCH)),
             ("tools/call", &call, &[version, ("mcp-method", "tools/call"), ("mcp-name", "x")], Ok(Era::Modern)),
-            ("tools/call", &call, &[version, ("mcp-method", "tools/call"), ("mcp-name", "=?base64?eA==?=")], Ok(Era::Modern)),
+            (
+                "tools/call",
+                &call,
+                &[version, ("mcp-method", "tools/call"), ("mcp-name", "=?base64?eA==?=")],
+                Ok(Era::Modern),
+            ),
             ("tools/call", &call, &[version, ("mcp-method", "tools/call"), ("mcp-name", "y")], Err(HEADER_MISMATCH)),
             ("tools/call", &call, &[version, ("mcp-method", "tools/call")], Err(HEADER_MISMATCH)),
         ];
@@ -254,7 +263,9 @@ mod tests {
         }}});
         let expected = param_headers(&definition);
         assert_eq!(expected.len(), 2);
-        let check = |arguments: &str, pairs: &[(&'static str, &str)]| check_params(&expected, arguments, &headers(pairs)).is_ok();
+        let check = |arguments: &str, pairs: &[(&'static str, &str)]| {
+            check_params(&expected, arguments, &headers(pairs)).is_ok()
+        };
         assert!(check(r#"{"plain":"x"}"#, &[]));
         assert!(check(r#"{"region":"eu","deep":{"n":42}}"#, &[("mcp-param-region", "eu"), ("mcp-param-n", "42.0")]));
         assert!(check(r#"{"region":"日"}"#, &[("mcp-param-region", "=?base64?5pel?=")]));

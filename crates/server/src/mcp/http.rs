@@ -141,7 +141,9 @@ impl Session {
 
     /// Batches were part of 2025-03-26 alone.
     async fn batch(self, text: &str) -> Response {
-        let refused = |message: &str| answered(StatusCode::BAD_REQUEST, RpcError::new(INVALID_REQUEST, message).response(Some("null")));
+        let refused = |message: &str| {
+            answered(StatusCode::BAD_REQUEST, RpcError::new(INVALID_REQUEST, message).response(Some("null")))
+        };
         if era::by_header(&self.headers) != era::UNSAID {
             return refused("batches are not part of this protocol revision");
         }
@@ -292,9 +294,8 @@ mod tests {
 
     #[test]
     fn clients_get_a_stream_unless_they_cannot_read_one() {
-        let accepts = |text: &'static str| {
-            accepts_stream(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(text))]))
-        };
+        let accepts =
+            |text: &'static str| accepts_stream(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(text))]));
         assert!(accepts("application/json, text/event-stream"));
         assert!(accepts("*/*"));
         assert!(!accepts("application/json"));
@@ -303,7 +304,12 @@ mod tests {
 
     #[test]
     fn initialize_answers_with_the_asked_revision_or_our_newest() {
-        for (asked, given) in [("2025-06-18", "2025-06-18"), ("2024-11-05", "2024-11-05"), ("2026-07-28", "2025-11-25"), ("1", "2025-11-25")] {
+        for (asked, given) in [
+            ("2025-06-18", "2025-06-18"),
+            ("2024-11-05", "2024-11-05"),
+            ("2026-07-28", "2025-11-25"),
+            ("1", "2025-11-25"),
+        ] {
             let text = format!("{{\"protocolVersion\":\"{asked}\"}}");
             let params: Params<'_> = serde_json::from_str(&text).expect("params");
             let result: Value = serde_json::from_slice(&initialize(&params).expect("a result")).expect("JSON");

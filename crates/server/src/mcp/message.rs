@@ -28,7 +28,8 @@ const MAX_ID: usize = 512;
 /// Longest method name that is looked at.
 const MAX_METHOD: usize = 128;
 
-/// A message from a client.
+/// A message from a client. One lives at a time, on the stack of the request that it came with.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(crate) enum Message<'a> {
     /// Wants an answer.
@@ -229,7 +230,8 @@ mod tests {
 
     #[test]
     fn messages_are_told_apart() {
-        let text = r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"x","arguments":{"n":1.0},"other":1}}"#;
+        let text =
+            r#"{"jsonrpc":"2.0","id":"a","method":"tools/call","params":{"name":"x","arguments":{"n":1.0},"other":1}}"#;
         let Ok(Message::Request { id, method, params }) = parse(text) else { panic!("a request") };
         assert_eq!((id, method.as_ref(), params.name.expect("named").0.as_ref()), ("\"a\"", "tools/call", "x"));
         assert_eq!(params.arguments.expect("there").get(), r#"{"n":1.0}"#);
@@ -261,13 +263,18 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(code(text), expected, "{text}");
         }
-        let deep = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"_meta":{}1{}}}}}"#, "[".repeat(500), "]".repeat(500));
+        let deep = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"_meta":{}1{}}}}}"#,
+            "[".repeat(500),
+            "]".repeat(500)
+        );
         assert_eq!(code(&deep), INVALID_PARAMS);
     }
 
     #[test]
     fn an_error_is_answered_to_its_id() {
-        let text = RpcError::new(METHOD_NOT_FOUND, "no \"x\"").with(serde_json::json!({"a": 1})).response(Some("\"7\""));
+        let text =
+            RpcError::new(METHOD_NOT_FOUND, "no \"x\"").with(serde_json::json!({"a": 1})).response(Some("\"7\""));
         let value: Value = serde_json::from_slice(&text).expect("JSON");
         let expected = serde_json::json!({"jsonrpc": "2.0", "id": "7", "error": {"code": -32601, "message": "no \"x\"", "data": {"a": 1}}});
         assert_eq!(value, expected);

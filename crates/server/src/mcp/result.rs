@@ -206,8 +206,13 @@ mod tests {
         let value = json_of(&of_pending(&pending, Era::Modern));
         assert_eq!(value["isError"], true);
         let text = value["content"][0]["text"].as_str().expect("text");
-        assert!(text.starts_with("NOT executed; awaiting approval until 2026-11-21T02:30:00Z; call `await_approval` with this id, or stop"));
-        assert!(text.contains(&Uuid::from_u128(5).to_string()) && text.contains("1 more approval is owed (role treasurer)"), "{text}");
+        assert!(text.starts_with(
+            "NOT executed; awaiting approval until 2026-11-21T02:30:00Z; call `await_approval` with this id, or stop"
+        ));
+        assert!(
+            text.contains(&Uuid::from_u128(5).to_string()) && text.contains("1 more approval is owed (role treasurer)"),
+            "{text}"
+        );
         assert_eq!(value["_meta"][PENDING]["action_token"], "cst_x");
         assert_eq!(value["_meta"][PENDING]["owed"]["approver_roles"], json!(["treasurer"]));
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use countersign_egress::{Egress, EgressConfig, EgressError, PurposeClient, Purpose};
+use countersign_egress::{Egress, EgressConfig, EgressError, Purpose, PurposeClient};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
@@ -76,7 +76,8 @@ where
     let client = Egress::new(EgressConfig::default()).client_for(Purpose::Admin, &endpoint)?;
     let (answers, unwritten) = mpsc::channel(UNWRITTEN);
     let writer = tokio::spawn(write_lines(unwritten, output));
-    let proxy = Arc::new(Proxy { client, endpoint, token, answers, negotiated: Mutex::default(), headers: Mutex::default() });
+    let proxy =
+        Arc::new(Proxy { client, endpoint, token, answers, negotiated: Mutex::default(), headers: Mutex::default() });
     let free = Arc::new(Semaphore::new(CONCURRENT));
     let mut running = JoinSet::new();
     let mut by_id: HashMap<String, AbortHandle> = HashMap::new();
@@ -218,7 +219,11 @@ impl Proxy {
                 self.relay(message, event).await;
             }
         }
-        if events.answered { Ok(()) } else { Err(RpcError::new(INTERNAL_ERROR, "the node's answer broke off; the call may have been executed")) }
+        if events.answered {
+            Ok(())
+        } else {
+            Err(RpcError::new(INTERNAL_ERROR, "the node's answer broke off; the call may have been executed"))
+        }
     }
 
     async fn relay(&self, message: &Forwarded, answer: Vec<u8>) {
@@ -340,7 +345,8 @@ impl Events {
             } else if line.is_empty() && !self.data.is_empty() {
                 let event = std::mem::take(&mut self.data);
                 // Notifications have a method; what has none is the answer.
-                self.answered |= serde_json::from_slice::<Value>(&event).is_ok_and(|value| value.get("method").is_none());
+                self.answered |=
+                    serde_json::from_slice::<Value>(&event).is_ok_and(|value| value.get("method").is_none());
                 found.push(event);
             }
         }
@@ -357,7 +363,8 @@ mod tests {
         let stream = b": waiting\n\nevent: message\ndata: {\"method\":\"x\"}\n\nevent: message\ndata: {\"id\":1,\ndata: \"result\":{}}\n\n";
         for size in 1..stream.len() {
             let mut events = Events::default();
-            let found: Vec<Vec<u8>> = stream.chunks(size).flat_map(|chunk| events.push(chunk).expect("short")).collect();
+            let found: Vec<Vec<u8>> =
+                stream.chunks(size).flat_map(|chunk| events.push(chunk).expect("short")).collect();
             assert_eq!(found.len(), 2, "cut every {size} bytes");
             assert_eq!(found[1], b"{\"id\":1,\n\"result\":{}}");
             assert!(events.answered);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use countersign_domain::WorkspaceName;
-use countersign_egress::{Egress, PurposeClient, Purpose};
+use countersign_egress::{Egress, Purpose, PurposeClient};
 use countersign_gate::identity::{ClaimNames, IssuerConfig, KeySource};
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};

@@ -29,10 +29,12 @@ async fn a_call_waits_for_its_approver_executes_once_and_has_a_receipt() {
     let seen = world.get("/approvals?status=pending", &tess).await.json();
     assert_eq!(seen[0]["id"], *id);
     assert_eq!(seen[0]["can_answer"], json!(["approval"]));
-    let approved = world.post(&format!("/approvals/{id}"), &tess, r#"{"decision":"approve","reason":"in the plan"}"#).await;
+    let approved =
+        world.post(&format!("/approvals/{id}"), &tess, r#"{"decision":"approve","reason":"in the plan"}"#).await;
     assert_eq!(approved.status, 200, "{approved:?}");
 
-    let changed = json!({ "action_token": body["action_token"], "name": "LaunchX", "budget": 1300, "startDate": "2025-10-10" });
+    let changed =
+        json!({ "action_token": body["action_token"], "name": "LaunchX", "budget": 1300, "startDate": "2025-10-10" });
     let changed = world.post("/tools/ads:createCampaign/confirm", &agent, &changed.to_string()).await;
     assert_eq!((changed.status, changed.problem().as_str()), (409, "arguments-changed"));
 
@@ -51,7 +53,14 @@ async fn a_call_waits_for_its_approver_executes_once_and_has_a_receipt() {
 
     let events = world.get("/audit/events?type=call.&order=desc&limit=2", &agent).await;
     assert_eq!(events.json()[0]["type"], "call.denied");
-    let next = events.header("link").expect("a next page").trim_start_matches('<').split('>').next().expect("a link").to_owned();
+    let next = events
+        .header("link")
+        .expect("a next page")
+        .trim_start_matches('<')
+        .split('>')
+        .next()
+        .expect("a link")
+        .to_owned();
     assert_eq!(world.get(&next, &agent).await.status, 200);
     world.node.shutdown().await;
 }
@@ -87,7 +96,14 @@ async fn refusals_are_problems_that_say_what_to_do_and_nothing_internal() {
         ("POST", "/tools/ads:nothing/invoke", &agent, good, 404, "unknown-tool"),
         ("POST", "/tools/nonsense/invoke", &agent, good, 404, "unknown-tool"),
         ("POST", "/tools/ads%3AcreateCampaign/invoke", &agent, "{", 400, "malformed-request"),
-        ("POST", invoke, &agent, r#"{"name":"a","name":"b","budget":1,"startDate":"2025-10-10"}"#, 400, "malformed-request"),
+        (
+            "POST",
+            invoke,
+            &agent,
+            r#"{"name":"a","name":"b","budget":1,"startDate":"2025-10-10"}"#,
+            400,
+            "malformed-request",
+        ),
         ("POST", invoke, &agent, &deep, 400, "malformed-request"),
         ("POST", invoke, &agent, &large, 413, "too-large"),
         ("POST", invoke, &agent, r#"{"name":"x"}"#, 422, "invalid-arguments"),
@@ -112,7 +128,8 @@ async fn refusals_are_problems_that_say_what_to_do_and_nothing_internal() {
     assert_eq!(web.status, 403, "{web:?}");
     let operator = world.person("olga", &["operator"]);
     let status = world.get("/admin/status", &operator).await.json();
-    let names: Vec<&str> = status["refusals"].as_array().expect("aggregates").iter().filter_map(|r| r["name"].as_str()).collect();
+    let names: Vec<&str> =
+        status["refusals"].as_array().expect("aggregates").iter().filter_map(|r| r["name"].as_str()).collect();
     assert!(names.contains(&"http/no-credential") && names.contains(&"http/host"), "{names:?}");
     world.node.shutdown().await;
 }
@@ -125,7 +142,9 @@ async fn slow_clients_lose_their_connection_and_nobody_else_does() {
     head.write_all(b"GET /health HTTP/1.1\r\nhost: local").await.expect("sent");
     let mut body = world.connect().await;
     let host = world.node.url().replace("http://", "");
-    let start = format!("POST /tools/ads:listCampaigns/invoke HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {agent}\r\ncontent-length: 100\r\n\r\n{{");
+    let start = format!(
+        "POST /tools/ads:listCampaigns/invoke HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {agent}\r\ncontent-length: 100\r\n\r\n{{"
+    );
     body.write_all(start.as_bytes()).await.expect("sent");
     assert_eq!(world.get("/health", "").await.status, 200);
     let late = read_reply(&mut body).await;
@@ -160,7 +179,11 @@ async fn a_node_holds_its_directory_says_where_it_is_and_lets_go() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let again = countersign_server::Node::start_on(config, listener).await.unwrap_or_else(|e| panic!("{e}"));
     assert!(again.notes().iter().all(|note| !note.contains("new log")), "{:?}", again.notes());
-    let principal = countersign_domain::Principal { roles: ["auditor".to_owned()].into(), workspace: countersign_domain::WorkspaceName::default_workspace(), ..countersign_domain::Principal::node() };
+    let principal = countersign_domain::Principal {
+        roles: ["auditor".to_owned()].into(),
+        workspace: countersign_domain::WorkspaceName::default_workspace(),
+        ..countersign_domain::Principal::node()
+    };
     let kept = again.gate().receipt(&principal, event.parse().expect("a UUID"), vec![]).await;
     assert!(kept.is_ok(), "{kept:?}");
     again.shutdown().await;

@@ -35,7 +35,14 @@ async fn the_published_entries_and_tiles_hash_to_the_signed_head() {
     let hashes = decode_tile(&tile.body, width).expect("a tile");
     assert_eq!(hashes, entries.iter().map(|entry| leaf_hash(entry)).collect::<Vec<_>>());
 
-    for path in ["/tile/0/000", "/tile/0/000.p/255", "/tile/1/000.p/1", "/tile/0/0", "/tile/entries/001", "/logs/other.localhost/checkpoint"] {
+    for path in [
+        "/tile/0/000",
+        "/tile/0/000.p/255",
+        "/tile/1/000.p/1",
+        "/tile/0/0",
+        "/tile/entries/001",
+        "/logs/other.localhost/checkpoint",
+    ] {
         assert_eq!(world.get(path, "").await.problem(), "not-found", "{path}");
     }
     world.node.shutdown().await;

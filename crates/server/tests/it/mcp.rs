@@ -8,7 +8,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::support::{Reply, World};
 
-const LEGACY: &[(&str, &str)] = &[("accept", "application/json, text/event-stream"), ("mcp-protocol-version", "2025-11-25")];
+const LEGACY: &[(&str, &str)] =
+    &[("accept", "application/json, text/event-stream"), ("mcp-protocol-version", "2025-11-25")];
 
 fn message(method: &str, params: Value) -> String {
     json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params }).to_string()
@@ -30,7 +31,11 @@ async fn modern(world: &World, token: &str, method: &str, mut params: Value) -> 
     params["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
     params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({});
     let name = params["name"].as_str().unwrap_or("").to_owned();
-    let mut headers = vec![("accept", "application/json, text/event-stream"), ("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
+    let mut headers = vec![
+        ("accept", "application/json, text/event-stream"),
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", method),
+    ];
     if !name.is_empty() {
         headers.push(("mcp-name", &name));
     }
@@ -53,9 +58,17 @@ async fn a_legacy_client_shakes_hands_lists_and_calls() {
 
     let tools = post(&world, "/mcp", &agent, &message("tools/list", json!({}))).await.json();
     let names = |value: &Value| -> Vec<String> {
-        value["result"]["tools"].as_array().expect("tools").iter().map(|t| t["name"].as_str().expect("name").to_owned()).collect()
+        value["result"]["tools"]
+            .as_array()
+            .expect("tools")
+            .iter()
+            .map(|t| t["name"].as_str().expect("name").to_owned())
+            .collect()
     };
-    assert_eq!(names(&tools), ["ads_createCampaign", "ads_deleteCampaign", "ads_getCampaign", "ads_listCampaigns", "await_approval"]);
+    assert_eq!(
+        names(&tools),
+        ["ads_createCampaign", "ads_deleteCampaign", "ads_getCampaign", "ads_listCampaigns", "await_approval"]
+    );
     assert_eq!(tools["result"]["tools"][0]["_meta"]["dev.countersign/effect"], "write");
     let own = post(&world, "/mcp/ads", &agent, &message("tools/list", json!({}))).await.json();
     assert_eq!(names(&own)[0], "createCampaign");
@@ -71,11 +84,22 @@ async fn a_legacy_client_shakes_hands_lists_and_calls() {
 
     let denied = post(&world, "/mcp", &agent, &call("ads_createCampaign", campaign(60_000))).await.json();
     assert_eq!(denied["result"]["isError"], true);
-    assert!(denied["result"]["content"][0]["text"].as_str().expect("text").starts_with("Refused (policy-denied): "), "{denied}");
+    assert!(
+        denied["result"]["content"][0]["text"].as_str().expect("text").starts_with("Refused (policy-denied): "),
+        "{denied}"
+    );
     assert!(denied["result"]["_meta"]["dev.countersign/problem"]["event"].is_string());
     let unknown = post(&world, "/mcp", &agent, &call("nothing", json!({}))).await.json();
     assert_eq!(unknown["error"]["code"], -32602);
-    let batch = world.send("POST", "/mcp", &agent, &[], Some(&format!("[{},{}]", message("ping", json!({})), message("nope", json!({}))))).await;
+    let batch = world
+        .send(
+            "POST",
+            "/mcp",
+            &agent,
+            &[],
+            Some(&format!("[{},{}]", message("ping", json!({})), message("nope", json!({})))),
+        )
+        .await;
     assert_eq!((batch.status, batch.json()[1]["error"]["code"].as_i64()), (200, Some(-32601)), "{batch:?}");
     assert_eq!(post(&world, "/mcp", &agent, "[]").await.status, 400, "batches ended with 2025-03-26");
     assert_eq!(post(&world, "/mcp", &agent, "{").await.json()["error"]["code"], -32700);
@@ -89,11 +113,18 @@ async fn a_modern_client_needs_no_handshake_and_its_headers_must_agree() {
     let agent = world.agent("bot");
     let discovered = modern(&world, &agent, "server/discover", json!({})).await.json();
     let result = &discovered["result"];
-    assert_eq!((result["resultType"].as_str(), result["supportedVersions"][0].as_str()), (Some("complete"), Some("2026-07-28")));
+    assert_eq!(
+        (result["resultType"].as_str(), result["supportedVersions"][0].as_str()),
+        (Some("complete"), Some("2026-07-28"))
+    );
     let list = modern(&world, &agent, "tools/list", json!({})).await.json();
     assert_eq!(list["result"]["cacheScope"], "private");
-    assert!(list["result"]["ttlMs"].is_u64() && list["result"]["tools"].as_array().is_some_and(|t| t.len() == 5), "{list}");
-    let done = modern(&world, &agent, "tools/call", json!({ "name": "ads_listCampaigns", "arguments": {} })).await.json();
+    assert!(
+        list["result"]["ttlMs"].is_u64() && list["result"]["tools"].as_array().is_some_and(|t| t.len() == 5),
+        "{list}"
+    );
+    let done =
+        modern(&world, &agent, "tools/call", json!({ "name": "ads_listCampaigns", "arguments": {} })).await.json();
     assert_eq!(done["result"]["resultType"], "complete", "{done}");
     assert_eq!(done["result"]["_meta"]["io.modelcontextprotocol/serverInfo"]["name"], "countersign");
     let ping = modern(&world, &agent, "ping", json!({})).await;
@@ -102,7 +133,9 @@ async fn a_modern_client_needs_no_handshake_and_its_headers_must_agree() {
     let params = json!({ "name": "ads_listCampaigns", "_meta": { "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} } });
     let lying = world.send("POST", "/mcp", &agent, &lying, Some(&message("tools/call", params))).await;
     assert_eq!((lying.status, lying.json()["error"]["code"].as_i64()), (400, Some(-32020)));
-    let future = world.send("POST", "/mcp", &agent, &[("mcp-protocol-version", "2099-01-01")], Some(&message("ping", json!({})))).await;
+    let future = world
+        .send("POST", "/mcp", &agent, &[("mcp-protocol-version", "2099-01-01")], Some(&message("ping", json!({}))))
+        .await;
     assert_eq!((future.status, future.json()["error"]["code"].as_i64()), (400, Some(-32022)));
     world.node.shutdown().await;
 }
@@ -114,7 +147,13 @@ async fn an_approval_that_comes_in_time_is_waited_for_and_a_late_one_is_fetched(
     let approve = async |budget: u64, after: u64| {
         tokio::time::sleep(Duration::from_secs(after)).await;
         let open = world.get("/approvals?status=pending", &tess).await.json();
-        let request = open.as_array().expect("requests").iter().find(|r| r["arguments"]["budget"] == budget).expect("asked").clone();
+        let request = open
+            .as_array()
+            .expect("requests")
+            .iter()
+            .find(|r| r["arguments"]["budget"] == budget)
+            .expect("asked")
+            .clone();
         let path = format!("/approvals/{}", request["id"].as_str().expect("an id"));
         assert_eq!(world.post(&path, &tess, r#"{"decision":"approve"}"#).await.status, 200);
     };
@@ -132,15 +171,25 @@ async fn an_approval_that_comes_in_time_is_waited_for_and_a_late_one_is_fetched(
 
     // Not in time: the answer says so, and await_approval executes it once.
     let last = post(&world, "/mcp", &agent, &call("ads_createCampaign", campaign(3000))).await.text();
-    let pending: Value = serde_json::from_str(last.trim_end().rsplit("data: ").next().expect("an event")).expect("JSON");
+    let pending: Value =
+        serde_json::from_str(last.trim_end().rsplit("data: ").next().expect("an event")).expect("JSON");
     assert_eq!(pending["result"]["isError"], true);
-    assert!(pending["result"]["content"][0]["text"].as_str().expect("text").starts_with("NOT executed; awaiting approval until "), "{pending}");
+    assert!(
+        pending["result"]["content"][0]["text"]
+            .as_str()
+            .expect("text")
+            .starts_with("NOT executed; awaiting approval until "),
+        "{pending}"
+    );
     let id = pending["result"]["_meta"]["dev.countersign/pending"]["request_id"].clone();
     approve(3000, 0).await;
     let first = post(&world, "/mcp", &agent, &call("await_approval", json!({ "request_id": id }))).await.json();
     let second = post(&world, "/mcp", &agent, &call("await_approval", json!({ "request_id": id }))).await.json();
     assert_ne!(first["result"]["isError"], true, "{first}");
-    assert_eq!(first["result"]["_meta"]["dev.countersign/receipt"], second["result"]["_meta"]["dev.countersign/receipt"]);
+    assert_eq!(
+        first["result"]["_meta"]["dev.countersign/receipt"],
+        second["result"]["_meta"]["dev.countersign/receipt"]
+    );
     assert_eq!(second["result"]["_meta"]["dev.countersign/replayed"], true);
     let journal = std::fs::read_dir(world.path("ads")).expect("a journal").count();
     assert!(journal > 0);
@@ -161,15 +210,30 @@ async fn stdio_speaks_both_eras_through_the_proxy() {
     let mut lines = BufReader::new(read).lines();
     let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
     let exchanges = [
-        (message("initialize", json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } })), "/result/protocolVersion", json!("2025-11-25")),
+        (
+            message(
+                "initialize",
+                json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } }),
+            ),
+            "/result/protocolVersion",
+            json!("2025-11-25"),
+        ),
         (call("ads_listCampaigns", json!({})), "/id", json!(7)),
-        (message("tools/call", json!({ "name": "ads_listCampaigns", "arguments": {}, "_meta": meta })), "/result/resultType", json!("complete")),
+        (
+            message("tools/call", json!({ "name": "ads_listCampaigns", "arguments": {}, "_meta": meta })),
+            "/result/resultType",
+            json!("complete"),
+        ),
         (message("server/discover", json!({ "_meta": meta })), "/result/resultType", json!("complete")),
         ("{".to_owned(), "/error/code", json!(-32700)),
     ];
     for (line, pointer, expected) in exchanges {
         write.write_all(format!("{line}\n").as_bytes()).await.expect("sent");
-        let answer = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await.expect("in time").expect("readable").expect("a line");
+        let answer = tokio::time::timeout(Duration::from_secs(20), lines.next_line())
+            .await
+            .expect("in time")
+            .expect("readable")
+            .expect("a line");
         let answer: Value = serde_json::from_str(&answer).expect("JSON");
         assert_eq!(answer.pointer(pointer), Some(&expected), "{line} → {answer}");
     }

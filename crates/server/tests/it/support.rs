@@ -139,7 +139,14 @@ impl World {
         self.send("POST", path, token, &[("content-type", "application/json")], Some(body)).await
     }
 
-    pub async fn send(&self, method: &str, path: &str, token: &str, headers: &[(&str, &str)], body: Option<&str>) -> Reply {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        token: &str,
+        headers: &[(&str, &str)],
+        body: Option<&str>,
+    ) -> Reply {
         let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
         if !headers.iter().any(|(name, _)| *name == "host") {
             head += &format!("host: {}\r\n", self.address);
@@ -177,7 +184,10 @@ pub async fn read_reply(stream: &mut TcpStream) -> Reply {
     let mut all = Vec::new();
     let reading = stream.read_to_end(&mut all);
     tokio::time::timeout(Duration::from_secs(70), reading).await.expect("an answer in time").expect("readable");
-    let end = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(&all)));
+    let end = all
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .unwrap_or_else(|| panic!("no head in {:?}", String::from_utf8_lossy(&all)));
     let head = String::from_utf8_lossy(&all[..end]).into_owned();
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
     let mut body = all[end + 4..].to_vec();

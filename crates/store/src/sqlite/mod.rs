@@ -36,7 +36,7 @@ const STATEMENTS: usize = 128;
 pub struct SqliteOptions {
     /// Connections for reading.
     pub readers: usize,
-    /// The write-ahead log is emptied when it is longer than this, in bytes, even if writers must wait for it.
+    /// The write-ahead log is made to start over when it holds more than this, in bytes, even if writers must wait for it.
     pub wal_limit: u64,
     /// What `Group::now` says; the database's clock is the machine's.
     pub clock: fn() -> Millis,
@@ -44,7 +44,7 @@ pub struct SqliteOptions {
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        Self { readers: 4, wal_limit: 64 << 20, clock: countersign_ledger::handle::system_clock }
+        Self { readers: 4, wal_limit: 32 << 20, clock: countersign_ledger::handle::system_clock }
     }
 }
 
@@ -103,12 +103,13 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Corrupt`] with SQLite's findings.
     pub fn integrity_check(&self) -> Result<(), StoreError> {
-        self.readers.with(|connection| {
-            let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
-            let lines = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-            Ok(lines)
-        })
-        .and_then(|lines| if lines == ["ok"] { Ok(()) } else { Err(StoreError::Corrupt(lines.join("; "))) })
+        self.readers
+            .with(|connection| {
+                let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
+                let lines = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+                Ok(lines)
+            })
+            .and_then(|lines| if lines == ["ok"] { Ok(()) } else { Err(StoreError::Corrupt(lines.join("; "))) })
     }
 }
 
@@ -123,7 +124,8 @@ pub fn backup(source: impl AsRef<Path>, target: impl AsRef<Path>) -> Result<(), 
 impl Store for SqliteStore {
     fn begin(&mut self) -> Result<Box<dyn Group + '_>, StoreError> {
         // IMMEDIATE takes the writer's lock now, so that what is read in the group is what is changed.
-        let transaction = rusqlite::Transaction::new_unchecked(&self.writer, TransactionBehavior::Immediate).map_err(error)?;
+        let transaction =
+            rusqlite::Transaction::new_unchecked(&self.writer, TransactionBehavior::Immediate).map_err(error)?;
         Ok(Box::new(group::SqliteGroup::new(transaction, self.clock, self.upkeep.erased())))
     }
 

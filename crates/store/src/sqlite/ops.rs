@@ -195,7 +195,8 @@ fn idempotency_begin(c: &Connection, row: &IdempotencyRow, now: Millis) -> Resul
     }
     let sql = "INSERT OR REPLACE INTO idempotency (scope, fingerprint, state, call, answer, expires) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let values = params![row.scope, row.fingerprint, to_word(&row.state)?, row.call.as_bytes(), row.answer, row.expires];
+    let values =
+        params![row.scope, row.fingerprint, to_word(&row.state)?, row.call.as_bytes(), row.answer, row.expires];
     run(c, sql, values).map(|_| Outcome::Done)
 }
 
@@ -236,7 +237,8 @@ fn require_not_frozen(c: &Connection, targets: &[FreezeTarget]) -> Result<Outcom
     if !c.prepare_cached("SELECT 1 FROM freeze LIMIT 1")?.exists([])? {
         return Ok(Outcome::Done);
     }
-    let mut statement = c.prepare_cached("SELECT kind, name, reason, at, event FROM freeze WHERE kind = ?1 AND name = ?2")?;
+    let mut statement =
+        c.prepare_cached("SELECT kind, name, reason, at, event FROM freeze WHERE kind = ?1 AND name = ?2")?;
     for target in targets {
         let (kind, name) = rows::target(target);
         if let Some(row) = statement.query_row(params![kind, name], rows::freeze).optional()? {

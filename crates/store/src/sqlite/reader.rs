@@ -5,9 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use countersign_domain::{Millis, WorkspaceName};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
-use countersign_ledger::state::{
-    Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus,
-};
+use countersign_ledger::state::{Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus};
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use rusqlite::types::Value;
@@ -31,7 +29,10 @@ impl ReadPool {
     /// Runs a read on an idle connection; waits for one if all are busy.
     pub(super) fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let borrowed = Borrowed { pool: self, connection: Some(self.take()) };
-        borrowed.connection.as_ref().map_or_else(|| Err(StoreError::Database("no connection".into())), |c| read(c).map_err(error))
+        borrowed
+            .connection
+            .as_ref()
+            .map_or_else(|| Err(StoreError::Database("no connection".into())), |c| read(c).map_err(error))
     }
 
     fn take(&self) -> Connection {
@@ -63,7 +64,9 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags).map_err(error)?;
     connection.busy_timeout(BUSY).map_err(error)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096;").map_err(error)?;
+    connection
+        .execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096;")
+        .map_err(error)?;
     Ok(connection)
 }
 

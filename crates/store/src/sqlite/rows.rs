@@ -42,7 +42,10 @@ pub(super) fn maybe_uuid(row: &Row<'_>, column: usize) -> Result<Option<Uuid>> {
     row.get::<_, Option<[u8; 16]>>(column).map(|bytes| bytes.map(Uuid::from_bytes))
 }
 
-pub(super) fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &Row<'_>, column: usize) -> Result<T> {
+pub(super) fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    row: &Row<'_>,
+    column: usize,
+) -> Result<T> {
     row.get_ref(column)?.as_str()?.parse().map_err(|e| conversion(column, e))
 }
 
@@ -113,10 +116,19 @@ pub(super) fn hashes(blob: &[u8]) -> Vec<Hash> {
 }
 
 pub(super) fn shard(row: &Row<'_>) -> Result<ShardRow> {
-    Ok(ShardRow { shard: row.get(0)?, origin: row.get(1)?, vkey: row.get(2)?, checkpoint: row.get(3)?, size: row.get(4)? })
+    Ok(ShardRow {
+        shard: row.get(0)?,
+        origin: row.get(1)?,
+        vkey: row.get(2)?,
+        checkpoint: row.get(3)?,
+        size: row.get(4)?,
+    })
 }
 
-pub(super) fn tail(connection: &Connection, workspace: &WorkspaceName) -> Result<Option<countersign_ledger::contract::Tail>> {
+pub(super) fn tail(
+    connection: &Connection,
+    workspace: &WorkspaceName,
+) -> Result<Option<countersign_ledger::contract::Tail>> {
     let sql = "SELECT seq, commitment FROM event WHERE workspace = ?1 ORDER BY position DESC LIMIT 1";
     connection
         .prepare_cached(sql)?

@@ -1,8 +1,9 @@
 //! Housekeeping on its own thread and connection: WAL checkpoints and rows that have had their time.
 //!
 //! A passive checkpoint copies what it can without making anyone wait, but the log starts over only when nothing was
-//! written meanwhile. Under steady load it would grow for ever, so that beyond a limit, or after an erasure (whose old
-//! bytes are still in the log), the log is truncated, for which the writer waits a few milliseconds.
+//! written meanwhile. Under steady load it would grow for ever, so that beyond a limit it is made to start over, for which
+//! the writer waits a few milliseconds. The file keeps its length: a log that is written over in place has no metadata to
+//! sync. Only after an erasure, whose old bytes are still in the log, is it truncated.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +18,12 @@ use rusqlite::{Connection, params};
 
 use super::{connect, error};
 
-/// The log is looked at this often, asked or not.
+/// The log is looked at this often, asked or not, and moved at most this often.
 const TICK: Duration = Duration::from_millis(500);
 /// Below this the log is left alone, in bytes.
 const WORTH_IT: u64 = 4 << 20;
+/// SQLite's page size.
+const PAGE: u64 = 4096;
 /// Rows are forgotten this often, at most so many at a time.
 const PURGE: Duration = Duration::from_secs(60);
 const PURGE_ROWS: u32 = 1000;
@@ -39,7 +42,15 @@ impl Upkeep {
         let mut wal = path.as_os_str().to_owned();
         wal.push("-wal");
         let erased = Arc::new(AtomicBool::new(false));
-        let worker = Worker { connection, wal: wal.into(), wal_limit, clock, erased: Arc::clone(&erased), purged: Instant::now() };
+        let worker = Worker {
+            connection,
+            wal: wal.into(),
+            wal_limit,
+            clock,
+            erased: Arc::clone(&erased),
+            purged: Instant::now(),
+            moved: Instant::now(),
+        };
         let (nudge, nudged) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("ledger-upkeep".into())
@@ -77,6 +88,7 @@ struct Worker {
     clock: fn() -> Millis,
     erased: Arc<AtomicBool>,
     purged: Instant,
+    moved: Instant,
 }
 
 impl Worker {
@@ -99,28 +111,34 @@ impl Worker {
         }
         let size = std::fs::metadata(&self.wal).map_or(0, |m| m.len());
         let erased = self.erased.swap(false, Ordering::AcqRel);
-        if size < WORTH_IT && !erased {
+        if (size < WORTH_IT || self.moved.elapsed() < TICK) && !erased {
             return Ok(());
         }
-        // Most is copied while others write, so that truncating has little left to do.
-        self.checkpoint("PASSIVE")?;
-        if (size > self.wal_limit || erased) && !self.checkpoint("TRUNCATE")? {
-            self.erased.fetch_or(erased, Ordering::AcqRel);
+        // Most is copied while others write, so that the rest has little left to do.
+        let pages = self.checkpoint("PASSIVE")?;
+        if erased {
+            let done = self.checkpoint("TRUNCATE").is_ok_and(|pages| pages == Some(0));
+            self.erased.fetch_or(!done, Ordering::AcqRel);
+        } else if pages.is_some_and(|pages| pages.saturating_mul(PAGE) > self.wal_limit) {
+            self.checkpoint("RESTART")?;
         }
+        self.moved = Instant::now();
         Ok(())
     }
 
-    /// Returns whether it came to its end.
-    fn checkpoint(&self, mode: &str) -> Result<bool, StoreError> {
+    /// Returns the pages in the log, or `None` if others were in the way.
+    fn checkpoint(&self, mode: &str) -> Result<Option<u64>, StoreError> {
         let sql = format!("PRAGMA wal_checkpoint({mode})");
-        let busy: i64 = self.connection.query_row(&sql, [], |row| row.get(0)).map_err(error)?;
-        Ok(busy == 0)
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+        let (busy, pages) = self.connection.query_row(&sql, [], read).map_err(error)?;
+        Ok(if busy == 0 { u64::try_from(pages).ok() } else { None })
     }
 
     /// Forgets what has had its time. None of it is in the log.
     fn purge(&self) -> Result<(), StoreError> {
         let now = (self.clock)();
-        let run = |sql: &str, limit: u64| self.connection.execute(sql, params![limit, PURGE_ROWS]).map(drop).map_err(error);
+        let run =
+            |sql: &str, limit: u64| self.connection.execute(sql, params![limit, PURGE_ROWS]).map(drop).map_err(error);
         run(
             "DELETE FROM refusal WHERE (minute, name) IN (SELECT minute, name FROM refusal WHERE minute < ?1 LIMIT ?2)",
             (now / 60_000).saturating_sub(REFUSAL_MINUTES),

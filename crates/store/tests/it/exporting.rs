@@ -80,7 +80,10 @@ fn days_are_chained_and_log_order_comes_before_the_clock() {
     assert!(kinds.contains(&IssueKind::ChainBroken) && kinds.contains(&IssueKind::IndexGap), "{kinds:?}");
     fs::remove_file(&files[0]).unwrap();
     let rest = check(&out);
-    assert!(rest.is_ok() && !rest.from_the_beginning, "a rest of the files holds by itself, and says that it is a rest");
+    assert!(
+        rest.is_ok() && !rest.from_the_beginning,
+        "a rest of the files holds by itself, and says that it is a rest"
+    );
 }
 
 #[test]

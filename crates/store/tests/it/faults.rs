@@ -156,7 +156,10 @@ fn run(base: &Node, dir: &std::path::Path, shared: &Shared) -> Option<&'static s
     let has_key = |n: usize| reader.workspace_key(&format!("key-{n}").parse().unwrap()).unwrap().is_some();
     for (id, n, placed) in stored {
         let row = reader.event(id).unwrap().expect("acknowledged, and so found");
-        assert_eq!((row.shard, row.index, row.seq, row.commitment), (placed.shard, placed.index, placed.seq, placed.commitment));
+        assert_eq!(
+            (row.shard, row.index, row.seq, row.commitment),
+            (placed.shard, placed.index, placed.seq, placed.commitment)
+        );
         assert!(has_key(n), "state moves with its events");
     }
     for (id, n) in refused {

@@ -63,7 +63,8 @@ fn receipts_verify_at_every_place_and_the_tree_is_the_naive_one() {
         assert_eq!(from_memory, tile(&stored, level, index, width).unwrap());
     }
     assert_eq!(snapshot.tile(&*reader, 0, 3, 7).unwrap().unwrap(), leaves[768..775]);
-    for (level, index, width) in [(0, 3, 34), (0, 4, 1), (2, 0, 1), (1, 1, 1), (0, u64::MAX, 1), (9, 0, 1), (0, 0, 257)] {
+    for (level, index, width) in [(0, 3, 34), (0, 4, 1), (2, 0, 1), (1, 1, 1), (0, u64::MAX, 1), (9, 0, 1), (0, 0, 257)]
+    {
         assert_eq!(snapshot.tile(&*reader, level, index, width).unwrap(), None, "{level}/{index}.p/{width}");
     }
     drop(running);
@@ -128,7 +129,10 @@ fn fsck_names_what_is_wrong() {
     node.assert_sound();
     let second = "position > (1 << 40)";
     for (sql, expected) in [
-        ("UPDATE event SET body = CAST(replace(CAST(body AS TEXT), 'xxxx', 'yyyy') AS BLOB) WHERE position = 100", CommitmentMismatch),
+        (
+            "UPDATE event SET body = CAST(replace(CAST(body AS TEXT), 'xxxx', 'yyyy') AS BLOB) WHERE position = 100",
+            CommitmentMismatch,
+        ),
         ("UPDATE event SET salt = zeroblob(32) WHERE position = 100", CommitmentMismatch),
         ("UPDATE event SET body = x'7b' WHERE position = 100", EventMalformed),
         ("UPDATE event SET body = CAST(' ' || CAST(body AS TEXT) AS BLOB) WHERE position = 100", EventMalformed),
@@ -183,6 +187,34 @@ fn fsck_names_what_is_wrong() {
     assert_eq!(check(Some(dir.path().join("nothing")), Vec::new()), [HeadFileMissing]);
     std::fs::write(dir.path().join("rubbish"), b"rubbish").unwrap();
     assert_eq!(check(Some(dir.path().join("rubbish")), Vec::new()), [HeadFileDamaged]);
+}
+
+#[test]
+fn an_append_that_cannot_be_stored_refuses_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::at(dir.path().join("ledger.db"), dir.path().join("head"));
+    let running = node.open();
+    let taken = entry("w").event;
+    running.append(one(Entry::new(taken.clone()))).unwrap();
+    let results = running.runtime.block_on(async {
+        let tasks: Vec<_> = (0..40)
+            .map(|n| {
+                let (ledger, entry) =
+                    (running.ledger.clone(), if n == 20 { Entry::new(taken.clone()) } else { entry("w") });
+                tokio::spawn(async move { ledger.append(one(entry)).await })
+            })
+            .collect();
+        let mut results = Vec::new();
+        for task in tasks {
+            results.push(task.await.unwrap());
+        }
+        results
+    });
+    for (n, result) in results.iter().enumerate() {
+        assert_eq!(result.is_ok(), n != 20, "{n}: {result:?}");
+    }
+    drop(running);
+    assert_eq!(node.assert_sound().events, 41);
 }
 
 #[test]

@@ -20,7 +20,10 @@ fn a_database_of_version_1_is_read_and_gone_on_with() {
     assert_eq!((report.shards, report.events, report.erased), (2, 9, 1));
     let pending = reader.requests(None, None, None, 10).unwrap();
     assert_eq!(pending[0].answers[0].reason.as_deref(), Some("fine by me"));
-    assert_eq!((reader.intents().unwrap().len(), reader.freezes().unwrap().len(), reader.pins().unwrap().len()), (1, 1, 1));
+    assert_eq!(
+        (reader.intents().unwrap().len(), reader.freezes().unwrap().len(), reader.pins().unwrap().len()),
+        (1, 1, 1)
+    );
     drop((reader, store));
     let running = node.open();
     assert_eq!(running.opened.reason, Some(OpenReason::HeadFileMissing), "the fixture is a database alone");
@@ -157,11 +160,20 @@ fn dump(path: &std::path::Path) -> String {
         c.prepare(sql).unwrap().query_map([], |r| r.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
     };
     let mut out = String::new();
-    let schema = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type = 'index', name = 'answer', name = 'head'";
+    let schema =
+        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type = 'index', name = 'answer', name = 'head'";
     texts(schema).iter().for_each(|sql| out += &format!("{sql};\n"));
-    for table in texts("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name IN ('answer', 'head'), name") {
-        let columns = texts(&format!("SELECT 'quote(' || name || ')' FROM pragma_table_info('{table}')")).join(" || ',' || ");
-        texts(&format!("SELECT {columns} FROM {table}")).iter().for_each(|row| out += &format!("INSERT INTO {table} VALUES ({row});\n"));
+    for table in texts("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name IN ('answer', 'head'), name")
+    {
+        let columns =
+            texts(&format!("SELECT 'quote(' || name || ')' FROM pragma_table_info('{table}')")).join(" || ',' || ");
+        texts(&format!("SELECT {columns} FROM {table}"))
+            .iter()
+            .for_each(|row| out += &format!("INSERT INTO {table} VALUES ({row});\n"));
     }
-    out + &format!("PRAGMA user_version = {};\nPRAGMA application_id = {};\n", number("PRAGMA user_version"), number("PRAGMA application_id"))
+    out + &format!(
+        "PRAGMA user_version = {};\nPRAGMA application_id = {};\n",
+        number("PRAGMA user_version"),
+        number("PRAGMA application_id")
+    )
 }
