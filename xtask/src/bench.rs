@@ -27,7 +27,8 @@ use crate::{paths, setup};
 use load::{Load, Outcome};
 
 const CONNECTIONS: [usize; 4] = [1, 8, 32, 128];
-const LIMITS: &str = "[limits]\nper_principal = { calls = 100000000, per = \"1s\" }\nper_tool = { calls = 100000000, per = \"1s\" }\n";
+const LIMITS: &str =
+    "[limits]\nper_principal = { calls = 100000000, per = \"1s\" }\nper_tool = { calls = 100000000, per = \"1s\" }\n";
 const FEATURE: &str = "bench-no-commit";
 
 /// What to measure.
@@ -161,7 +162,12 @@ fn through_nginx(address: SocketAddr, pid: u32) -> Result<Way> {
 fn through_gateway(name: &'static str, node: &Node) -> Way {
     let token = node.home().agent("bench", &["tester"]);
     let address = node.home().address();
-    Way { name, address, request: load::echo_request(address, "/mcp", "bench_echo", Some(&token)), pids: vec![node.pid()] }
+    Way {
+        name,
+        address,
+        request: load::echo_request(address, "/mcp", "bench_echo", Some(&token)),
+        pids: vec![node.pid()],
+    }
 }
 
 fn start_upstream(address: SocketAddr) -> Result<Process> {
@@ -216,7 +222,10 @@ fn start_gateway(binary: &Path, directory: &Path, upstream: SocketAddr) -> Resul
 fn build_without_commit(plan: &Plan) -> Result<Option<PathBuf>> {
     let manifest = fs::read_to_string(paths::root().join("crates/countersign/Cargo.toml"))?;
     if plan.binary.is_some() || !manifest.contains(FEATURE) {
-        println!("without commit: not measured ({})", if plan.binary.is_some() { "--binary was given" } else { "no such build" });
+        println!(
+            "without commit: not measured ({})",
+            if plan.binary.is_some() { "--binary was given" } else { "no such build" }
+        );
         return Ok(None);
     }
     paths::build(&["build", "--release", "--quiet", "--package", "countersign", "--features", FEATURE])?;
@@ -245,7 +254,11 @@ fn verify(node: &Node, ids: &BTreeSet<[u8; 36]>) -> Result<(usize, f64)> {
     });
     let valid = counts.into_iter().sum::<Result<usize>>()?;
     let mut http = node.client(&token);
-    let sample: Vec<Vec<u8>> = list.iter().step_by((list.len() / 200).max(1)).map(|id| Ok(http.get(&format!("/receipts/{id}"))?.body)).collect::<Result<_>>()?;
+    let sample: Vec<Vec<u8>> = list
+        .iter()
+        .step_by((list.len() / 200).max(1))
+        .map(|id| Ok(http.get(&format!("/receipts/{id}"))?.body))
+        .collect::<Result<_>>()?;
     let (start, mut verified) = (Instant::now(), 0_u32);
     while start.elapsed() < Duration::from_secs(2) {
         for bytes in &sample {

@@ -67,7 +67,13 @@ pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
     if let Some(power) = &plan.power {
         launch.environment.clone_from(&power.environment);
     }
-    println!("{} writes, {} kills, {WRITERS} writers, seed {}, in {}", plan.writes, plan.kills, plan.seed, directory.display());
+    println!(
+        "{} writes, {} kills, {WRITERS} writers, seed {}, in {}",
+        plan.writes,
+        plan.kills,
+        plan.seed,
+        directory.display()
+    );
     let start = Instant::now();
     if plan.power.is_some() {
         std::fs::create_dir_all(directory.join("home/durable"))?;
@@ -88,7 +94,8 @@ pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
 fn home(directory: &Path, forgets: bool) -> Result<Home> {
     // What the node wants to be durable, in one directory for the layer that forgets.
     let places = "data_dir = \"durable/data\"\nhead_file = \"durable/state/head\"\n";
-    let limits = "[limits]\nper_principal = { calls = 1000000, per = \"1s\" }\nper_tool = { calls = 1000000, per = \"1s\" }\n";
+    let limits =
+        "[limits]\nper_principal = { calls = 1000000, per = \"1s\" }\nper_tool = { calls = 1000000, per = \"1s\" }\n";
     let config = format!("{}{limits}", if forgets { places } else { "" });
     let home = Home::create(&directory.join("home"), &config)?;
     home.manifest("ads", &ads_manifest(&upstream(directory))?)?;
@@ -161,7 +168,12 @@ fn kill_at(
     for (i, point) in points.iter().enumerate() {
         let patience = Instant::now() + Duration::from_secs(120);
         while ledger.ended() < *point {
-            ensure!(Instant::now() < patience, "no progress beyond {} of {point}:\n{}", ledger.ended(), node.log_tail());
+            ensure!(
+                Instant::now() < patience,
+                "no progress beyond {} of {point}:\n{}",
+                ledger.ended(),
+                node.log_tail()
+            );
             ensure!(node.is_running(), "the node ended by itself:\n{}", node.log_tail());
             thread::sleep(Duration::from_micros(200));
         }
@@ -210,7 +222,8 @@ fn compare(node: &Node, ledger: &Ledger, directory: &Path) -> Result<Findings> {
     }
     let (invalid, proved) = verify_receipts(node, &acknowledged)?;
     findings.invalid = invalid;
-    findings.found = acknowledged.iter().filter(|a| executions.contains_key(&a.name) && proved.contains(&a.receipt)).count();
+    findings.found =
+        acknowledged.iter().filter(|a| executions.contains_key(&a.name) && proved.contains(&a.receipt)).count();
     Ok(findings)
 }
 
@@ -266,7 +279,11 @@ fn verify_receipts(node: &Node, acknowledged: &[Acknowledged]) -> Result<(usize,
     Ok((invalid, proved))
 }
 
-fn check_receipt(http: &mut countersign_testkit::Client, each: &Acknowledged, anchors: &receipts::TrustAnchors) -> Result<()> {
+fn check_receipt(
+    http: &mut countersign_testkit::Client,
+    each: &Acknowledged,
+    anchors: &receipts::TrustAnchors,
+) -> Result<()> {
     let receipt = receipts::fetch_valid(http, &each.receipt, anchors)?;
     let event = receipts::subject_event(&receipt)?;
     let kind = event["type"].as_str().unwrap_or_default();

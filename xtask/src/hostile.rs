@@ -42,7 +42,8 @@ permit (principal, action == Action::\"evil:guarded\", resource);\n\
 permit (principal, action == Action::\"evil:brief\", resource);\n\
 @id(\"personal-needs-the-person\")\n@confirm\npermit (principal, action == Action::\"evil:personal\", resource);\n";
 
-const CONFIG: &str = "[limits]\nopen_requests = 50\nheader_timeout = \"3s\"\nbody_timeout = \"3s\"\n[approval]\nwait_seconds = 2\n";
+const CONFIG: &str =
+    "[limits]\nopen_requests = 50\nheader_timeout = \"3s\"\nbody_timeout = \"3s\"\n[approval]\nwait_seconds = 2\n";
 
 /// Runs every case and prints it; the answer is whether all were refused.
 ///
@@ -50,8 +51,7 @@ const CONFIG: &str = "[limits]\nopen_requests = 50\nheader_timeout = \"3s\"\nbod
 /// If the test itself cannot be run.
 pub fn run(binary: &Path) -> Result<bool> {
     let mut world = World::start(binary)?;
-    let cases: Vec<Case> =
-        [bodies::CASES, tokens::CASES, approvals::CASES, upstreams::CASES, sockets::CASES].concat();
+    let cases: Vec<Case> = [bodies::CASES, tokens::CASES, approvals::CASES, upstreams::CASES, sockets::CASES].concat();
     let mut refused = 0;
     for (name, case) in &cases {
         let before = world.harmless;

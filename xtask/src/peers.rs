@@ -111,7 +111,10 @@ fn check_clients(node: &Node, servers: &[Server]) -> Result<usize> {
                 scope.spawn(move || client.run(node, approved, approver))
             })
             .collect();
-        started.into_iter().map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("the thread panicked"))).collect()
+        started
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("the thread panicked")))
+            .collect()
     });
     approver.stop();
     let anchors = receipts::anchors(&mut node.anonymous())?;
@@ -146,7 +149,8 @@ fn print_rows(
         let mut cells = Vec::new();
         for kind in ["read", "while", "gave-up", "late"] {
             let step = steps.iter().find(|s| s.kind == kind && s.server == server.name);
-            let verdict = step.context("the client never got there").and_then(|s| judge(s, server, &mut reader, anchors));
+            let verdict =
+                step.context("the client never got there").and_then(|s| judge(s, server, &mut reader, anchors));
             all &= verdict.is_ok();
             cells.push(match (step, &verdict) {
                 (Some(step), Ok(())) => format!("{kind} ok {:.1}s", step.seconds),
@@ -154,7 +158,13 @@ fn print_rows(
                 (None, Ok(())) => unreachable!("judged without a step"),
             });
         }
-        println!("  {:<30} {revision:<12} list {:<6} {:<11} {}", client.title(), ok(list), server.name, cells.join("  "));
+        println!(
+            "  {:<30} {revision:<12} list {:<6} {:<11} {}",
+            client.title(),
+            ok(list),
+            server.name,
+            cells.join("  ")
+        );
     }
     Ok(all)
 }

@@ -30,8 +30,11 @@ pub fn run(binary: &Path, mut plan: Plan) -> Result<bool> {
         std::fs::remove_dir_all(&shadow)?;
     }
     let variable = |name: &str, path: &Path| (name.to_owned(), path.display().to_string());
-    let environment =
-        vec![variable("LD_PRELOAD", &layer), variable("FORGETFUL_DIR", &durable), variable("FORGETFUL_SHADOW", &shadow)];
+    let environment = vec![
+        variable("LD_PRELOAD", &layer),
+        variable("FORGETFUL_DIR", &durable),
+        variable("FORGETFUL_SHADOW", &shadow),
+    ];
     let forget = Box::new(move || {
         let output = Command::new(&rollback).arg(&durable).arg(&shadow).output().context("the rollback")?;
         let text = [output.stdout.as_slice(), &output.stderr].concat();
@@ -44,7 +47,8 @@ pub fn run(binary: &Path, mut plan: Plan) -> Result<bool> {
 }
 
 fn compile(flags: &[&str], source: &Path, to: &Path, libraries: &[&str]) -> Result<()> {
-    let output = Command::new("cc").args(flags).arg("-o").arg(to).arg(source).args(libraries).output().context("running cc")?;
+    let output =
+        Command::new("cc").args(flags).arg("-o").arg(to).arg(source).args(libraries).output().context("running cc")?;
     ensure!(output.status.success(), "cc {}: {}", source.display(), String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -10,8 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use crate::paths;
 
 /// A program that must be there, and the Debian package that brings it.
-const PROGRAMS: &[(&str, &str)] =
-    &[("strace", "strace"), ("nginx", "nginx-light"), ("git", "git"), ("python3", "python3"), ("node", "nodejs"), ("npm", "npm")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("strace", "strace"),
+    ("nginx", "nginx-light"),
+    ("git", "git"),
+    ("python3", "python3"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+];
 /// The npm clients need this much.
 const NODE_MAJOR: u32 = 20;
 
@@ -51,7 +57,8 @@ pub fn node_path() -> PathBuf {
 }
 
 fn debian(programs: &[(&str, &str)]) -> Result<()> {
-    let mut missing: Vec<&str> = programs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, p)| *p).collect();
+    let mut missing: Vec<&str> =
+        programs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, p)| *p).collect();
     let has_venv = || quiet(Command::new("python3").args(["-c", "import ensurepip, venv"]));
     if programs.iter().any(|(program, _)| *program == "python3") && !has_venv() {
         missing.push("python3-venv");
@@ -65,7 +72,12 @@ fn debian(programs: &[(&str, &str)]) -> Result<()> {
         let mut command = as_root("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").arg("-y").arg("-qq").args(arguments);
         let output = command.output().context("running apt-get")?;
-        ensure!(output.status.success(), "apt-get {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "apt-get {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(())
     };
     install(&["update"])?;
@@ -87,7 +99,9 @@ fn npm() -> Result<()> {
     if node_major().is_none_or(|major| major < NODE_MAJOR) && !to.join("node").exists() {
         fs::create_dir_all(to.join("node"))?;
         println!("installing Node.js by npm");
-        run(Command::new("npm").args(["install", "--silent", "--no-audit", "--no-fund", "node@22"]).current_dir(to.join("node")))?;
+        run(Command::new("npm")
+            .args(["install", "--silent", "--no-audit", "--no-fund", "node@22"])
+            .current_dir(to.join("node")))?;
     }
     if is_current(&to, &from, "package-lock.json")? {
         return Ok(());
@@ -109,7 +123,8 @@ fn python() -> Result<()> {
     println!("installing PyPI packages");
     run(Command::new("python3").args(["-m", "venv"]).arg(to.join("venv")))?;
     let mut pip = Command::new(python_path());
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(from.join("requirements.txt"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .arg(from.join("requirements.txt"));
     run(&mut pip)?;
     mark(&to, &from, "requirements.txt")
 }

@@ -133,7 +133,8 @@ fn advisories() -> Result<Count> {
         println!("not checked: cargo-deny is not installed (`cargo install cargo-deny` brings it)");
         return Ok(Count::default());
     }
-    let output = Command::new("cargo").current_dir(paths::root()).args(["deny", "--log-level", "error", "check"]).output()?;
+    let output =
+        Command::new("cargo").current_dir(paths::root()).args(["deny", "--log-level", "error", "check"]).output()?;
     let text = String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
     if !output.status.success() && text.contains("failed to fetch advisory database") {
         println!("not checked: the advisory database cannot be fetched");

@@ -10,8 +10,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use countersign_testkit::node::Launch;
 use countersign_testkit::Home;
+use countersign_testkit::node::Launch;
 use serde_json::json;
 
 use crate::{paths, setup};
@@ -117,15 +117,19 @@ struct Verdict {
 /// Pairs requests with their answers and looks at what lies between.
 fn judge(events: &[Event]) -> Result<Verdict> {
     let mut verdict = Verdict::default();
-    let requests: Vec<usize> = indices(events, |e| is_read(e) && e.arguments.contains("POST /tools/ads:createCampaign"));
+    let requests: Vec<usize> =
+        indices(events, |e| is_read(e) && e.arguments.contains("POST /tools/ads:createCampaign"));
     ensure!(!requests.is_empty(), "the trace shows no request: was the node traced?");
     for index in requests {
         let request = &events[index];
         let socket = socket_of(&request.arguments).context("a request that was not read from a socket")?;
-        let answer = events[index..].iter().find(|e| is_write(e) && e.arguments.contains("HTTP/1.1 ") && socket_of(&e.arguments) == Some(socket));
+        let answer = events[index..]
+            .iter()
+            .find(|e| is_write(e) && e.arguments.contains("HTTP/1.1 ") && socket_of(&e.arguments) == Some(socket));
         let Some(answer) = answer else { bail!("a request without an answer") };
         verdict.answers += 1;
-        let between: Vec<&Event> = events.iter().filter(|e| e.start >= request.start && e.end <= answer.start).collect();
+        let between: Vec<&Event> =
+            events.iter().filter(|e| e.start >= request.start && e.end <= answer.start).collect();
         let synced = |what: &str| between.iter().filter(|e| is_sync(e) && e.arguments.contains(what)).count();
         let (log, head) = (synced("-wal"), synced("/head"));
         verdict.log_syncs += log;
@@ -139,21 +143,29 @@ fn problems(between: &[&Event], answer: &Event, log: usize, head: usize) -> Vec<
     let at = format!("the answer at {:.6}", answer.start);
     let mut found = Vec::new();
     if log < 2 {
-        found.push(format!("{at} left after {log} finished syncs of the database's log; intent and outcome need one each"));
+        found.push(format!(
+            "{at} left after {log} finished syncs of the database's log; intent and outcome need one each"
+        ));
     }
-    let dispatch = between.iter().find(|e| is_write(e) && e.arguments.contains("tools/call") && socket_of(&e.arguments).is_none());
+    let dispatch =
+        between.iter().find(|e| is_write(e) && e.arguments.contains("tools/call") && socket_of(&e.arguments).is_none());
     let syncs = || between.iter().filter(|e| is_sync(e) && e.arguments.contains("-wal"));
     match dispatch {
         None => found.push(format!("{at} came without a call to the upstream")),
-        Some(call) if !syncs().any(|s| s.end <= call.start) => found.push(format!("{at}: dispatched before the intent was synced")),
-        Some(call) if !syncs().any(|s| s.start >= call.end) => found.push(format!("{at} left before the outcome was synced")),
+        Some(call) if !syncs().any(|s| s.end <= call.start) => {
+            found.push(format!("{at}: dispatched before the intent was synced"))
+        }
+        Some(call) if !syncs().any(|s| s.start >= call.end) => {
+            found.push(format!("{at} left before the outcome was synced"))
+        }
         Some(_) => {}
     }
     if head < 1 {
         found.push(format!("{at} left before the head file was synced"));
     }
     // Nothing may be written to the database's log after its last sync, or that sync did not cover it.
-    let last_sync = between.iter().filter(|e| is_sync(e) && e.arguments.contains("-wal")).map(|e| e.start).fold(0.0, f64::max);
+    let last_sync =
+        between.iter().filter(|e| is_sync(e) && e.arguments.contains("-wal")).map(|e| e.start).fold(0.0, f64::max);
     let late = between.iter().any(|e| is_write(e) && e.arguments.contains("-wal") && e.start > last_sync);
     if late {
         found.push(format!("{at} left after bytes of the database's log that no sync covered"));
@@ -191,7 +203,8 @@ mod tests {
     const ANSWER: &str = "7 1.900000 sendto(9<TCP:[127.0.0.1:80->127.0.0.1:5000]>, \"HTTP/1.1 200 OK\\r\\n\"..., 500, MSG_NOSIGNAL, NULL, 0) = 500 <0.000010>\n";
     const WRITE: &str = "8 1.100000 pwrite64(5</d/countersign.db-wal>, \"x\"..., 24, 0) = 24 <0.000010>\n";
     const SYNC_1: &str = "8 1.200000 fdatasync(5</d/countersign.db-wal>) = 0 <0.001000>\n";
-    const DISPATCH: &str = "7 1.300000 write(12<pipe:[99]>, \"{\\\"method\\\":\\\"tools/call\\\"\"..., 90) = 90 <0.000010>\n";
+    const DISPATCH: &str =
+        "7 1.300000 write(12<pipe:[99]>, \"{\\\"method\\\":\\\"tools/call\\\"\"..., 90) = 90 <0.000010>\n";
     const SYNC_2: &str = "8 1.400000 fdatasync(5</d/countersign.db-wal> <unfinished ...>\n9 1.410000 read(3</x>, \"\", 1) = 0 <0.000001>\n8 1.500000 <... fdatasync resumed>) = 0 <0.100000>\n";
     const HEAD: &str = "8 1.600000 fsync(6</d/state/head.tmp>) = 0 <0.001000>\n";
 

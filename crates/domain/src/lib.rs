@@ -10,7 +10,7 @@ pub mod refusal;
 
 pub use event::{Event, EventDraft, EventType, PreparedEvent};
 pub use name::{Effect, InvalidName, ToolRef, UpstreamName, WorkspaceName};
-pub use obligation::{Obligations, ObligationKind};
+pub use obligation::{ObligationKind, Obligations};
 pub use principal::{Principal, PrincipalKind};
 pub use refusal::{Refusal, RefusalKind};
 

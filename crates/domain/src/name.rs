@@ -18,11 +18,7 @@ pub struct InvalidName {
 }
 
 fn check(what: &'static str, rule: &'static str, name: &str, ok: bool) -> Result<String, InvalidName> {
-    if ok {
-        Ok(name.to_owned())
-    } else {
-        Err(InvalidName { what, name: name.chars().take(80).collect(), rule })
-    }
+    if ok { Ok(name.to_owned()) } else { Err(InvalidName { what, name: name.chars().take(80).collect(), rule }) }
 }
 
 macro_rules! name_type {

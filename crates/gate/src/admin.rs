@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use countersign_domain::{Effect, EventDraft, EventType, Principal, Refusal, RefusalKind, ToolRef, WorkspaceName};
 use countersign_ledger::contract::{EventPage, EventQuery};
-use countersign_ledger::state::{FreezeRow, FreezeTarget, IdempotencyState, IntentState, PinRow, PinStatus, RequestRow, StateOp};
+use countersign_ledger::state::{
+    FreezeRow, FreezeTarget, IdempotencyState, IntentState, PinRow, PinStatus, RequestRow, StateOp,
+};
 use countersign_ledger::{Append, Disclose, ReceiptError};
 use countersign_policy::{Explanation, Facts as PolicyFacts};
 use countersign_proof::digest::Digest;
@@ -36,7 +38,13 @@ impl Gate {
         EventDraft::new(record::event_id(), WorkspaceName::node(), kind, self.now()).by(principal)
     }
 
-    async fn record_change(&self, draft: EventDraft, principal: &Principal, tool: Option<String>, ops: Vec<StateOp>) -> Result<Uuid, Refusal> {
+    async fn record_change(
+        &self,
+        draft: EventDraft,
+        principal: &Principal,
+        tool: Option<String>,
+        ops: Vec<StateOp>,
+    ) -> Result<Uuid, Refusal> {
         let id = draft.id;
         let entry = record::entry(draft, None, Some(principal.id.clone()), tool)?;
         match self.append(Append { events: vec![entry], ops }).await {
@@ -83,7 +91,11 @@ impl Gate {
     ///
     /// # Errors
     /// As [`crate::registry::Registry::refresh_now`].
-    pub async fn refresh_upstream(self: &Arc<Self>, principal: &Principal, upstream: &countersign_domain::UpstreamName) -> Result<(), Refusal> {
+    pub async fn refresh_upstream(
+        self: &Arc<Self>,
+        principal: &Principal,
+        upstream: &countersign_domain::UpstreamName,
+    ) -> Result<(), Refusal> {
         self.require_operator(principal)?;
         let before = self.catalog_version();
         self.registry.refresh_now(upstream).await?;
@@ -97,21 +109,33 @@ impl Gate {
     ///
     /// # Errors
     /// If the pin is not the proposed one, or if the policies in force would no longer load with the new definition.
-    pub async fn accept_tool(self: &Arc<Self>, principal: &Principal, tool: &ToolRef, pin: &Digest) -> Result<Uuid, Refusal> {
+    pub async fn accept_tool(
+        self: &Arc<Self>,
+        principal: &Principal,
+        tool: &ToolRef,
+        pin: &Digest,
+    ) -> Result<Uuid, Refusal> {
         self.require_operator(principal)?;
         let view = self.registry.view();
-        let row = view.pins.iter().find(|p| p.tool == *tool && p.status == PinStatus::Proposed && p.pin == *pin).cloned();
+        let row =
+            view.pins.iter().find(|p| p.tool == *tool && p.status == PinStatus::Proposed && p.pin == *pin).cloned();
         let Some(mut row) = row else {
-            let detail = format!("{tool} has no proposed definition with the pin {pin}; look again with `countersign tools diff {tool}`");
+            let detail = format!(
+                "{tool} has no proposed definition with the pin {pin}; look again with `countersign tools diff {tool}`"
+            );
             return Err(Refusal::new(RefusalKind::NotFound, detail));
         };
         let effect = self.registry.settings(tool).map_or(Effect::Write, |s| s.effect);
         self.check_policies_with(tool, effect, &row).await?;
-        let before = view.pins.iter().find(|p| p.tool == *tool && p.status == PinStatus::Accepted).map(|p| p.pin.to_string());
+        let before =
+            view.pins.iter().find(|p| p.tool == *tool && p.status == PinStatus::Accepted).map(|p| p.pin.to_string());
         row.status = PinStatus::Accepted;
         row.at = self.now();
         row.by = Some(principal.key());
-        let draft = self.node_draft(EventType::ToolAccepted, principal).tool(tool, Some(pin), effect).with("accepted_pin_before", before);
+        let draft = self
+            .node_draft(EventType::ToolAccepted, principal)
+            .tool(tool, Some(pin), effect)
+            .with("accepted_pin_before", before);
         let id = self.record_change(draft, principal, Some(tool.to_string()), vec![StateOp::PinAccept { row }]).await?;
         if let Err(why) = self.registry.rebuild().await {
             tracing::error!(%why, "the catalog could not be rebuilt");
@@ -131,7 +155,8 @@ impl Gate {
         let checked = tokio::task::spawn_blocking(move || policies.would_load(&descriptions)).await;
         let Ok(Err(problems)) = checked else { return Ok(()) };
         let texts: Vec<String> = problems.iter().take(20).map(ToString::to_string).collect();
-        let detail = format!("the policies would no longer load with this definition; change them first: {}", texts.join("; "));
+        let detail =
+            format!("the policies would no longer load with this definition; change them first: {}", texts.join("; "));
         Err(Refusal::new(RefusalKind::PolicyError, detail).with("problems", json!(texts)))
     }
 
@@ -142,7 +167,10 @@ impl Gate {
     pub async fn freeze(&self, principal: &Principal, target: FreezeTarget, reason: &str) -> Result<Uuid, Refusal> {
         self.require_operator(principal)?;
         let reason: String = reason.chars().take(MAX_NOTE_CHARS).collect();
-        let draft = self.node_draft(EventType::Frozen, principal).with("target", json!(target)).with("reason_given", reason.as_str());
+        let draft = self
+            .node_draft(EventType::Frozen, principal)
+            .with("target", json!(target))
+            .with("reason_given", reason.as_str());
         let row = FreezeRow { target: target.clone(), reason, at: self.now(), event: draft.id };
         let id = self.record_change(draft, principal, None, vec![StateOp::Freeze { row }]).await?;
         self.reload_freezes().await?;
@@ -158,7 +186,8 @@ impl Gate {
     pub async fn unfreeze(&self, principal: &Principal, target: FreezeTarget, reason: &str) -> Result<Uuid, Refusal> {
         self.require_operator(principal)?;
         let reason: String = reason.chars().take(MAX_NOTE_CHARS).collect();
-        let draft = self.node_draft(EventType::Unfrozen, principal).with("target", json!(target)).with("reason_given", reason);
+        let draft =
+            self.node_draft(EventType::Unfrozen, principal).with("target", json!(target)).with("reason_given", reason);
         let id = self.record_change(draft, principal, None, vec![StateOp::Unfreeze { target }]).await?;
         self.reload_freezes().await?;
         Ok(id)
@@ -195,11 +224,18 @@ impl Gate {
     ///
     /// # Errors
     /// [`RefusalKind::NotFound`] if the call is not unknown.
-    pub async fn resolve_unknown(&self, principal: &Principal, call: Uuid, executed: bool, note: &str) -> Result<Uuid, Refusal> {
+    pub async fn resolve_unknown(
+        &self,
+        principal: &Principal,
+        call: Uuid,
+        executed: bool,
+        note: &str,
+    ) -> Result<Uuid, Refusal> {
         self.require_operator(principal)?;
         let rows = self.read(|r| r.intents()).await?;
         let found = rows.into_iter().find(|row| row.call == call && row.state == IntentState::Unknown);
-        let intent = found.ok_or_else(|| Refusal::new(RefusalKind::NotFound, "no call of that id has an unknown outcome"))?;
+        let intent =
+            found.ok_or_else(|| Refusal::new(RefusalKind::NotFound, "no call of that id has an unknown outcome"))?;
         let note: String = note.chars().take(MAX_NOTE_CHARS).collect();
         let draft = EventDraft::new(record::event_id(), intent.workspace.clone(), EventType::CallResolved, self.now())
             .by(principal)
@@ -231,9 +267,13 @@ impl Gate {
         self.require_operator(principal)?;
         let row = self.read(move |r| r.event(event)).await?;
         let row = row.filter(|row| row.opening.is_some());
-        let row = row.ok_or_else(|| Refusal::new(RefusalKind::NotFound, "there is no such event, or it was erased before"))?;
+        let row =
+            row.ok_or_else(|| Refusal::new(RefusalKind::NotFound, "there is no such event, or it was erased before"))?;
         if [EventType::EventErased.as_str(), EventType::LogOpened.as_str()].contains(&row.kind.as_str()) {
-            return Err(Refusal::new(RefusalKind::Forbidden, "erasures and log openings hold the record together and can't be erased"));
+            return Err(Refusal::new(
+                RefusalKind::Forbidden,
+                "erasures and log openings hold the record together and can't be erased",
+            ));
         }
         let reason: String = reason.chars().take(MAX_NOTE_CHARS).collect();
         let draft = EventDraft::new(record::event_id(), row.workspace, EventType::EventErased, self.now())
@@ -248,14 +288,29 @@ impl Gate {
     ///
     /// # Errors
     /// If no set is in force, or there is no such tool.
-    pub async fn explain(&self, principal: &Principal, subject: &Principal, tool: &ToolRef, arguments: &[u8]) -> Result<Explanation, Refusal> {
+    pub async fn explain(
+        &self,
+        principal: &Principal,
+        subject: &Principal,
+        tool: &ToolRef,
+        arguments: &[u8],
+    ) -> Result<Explanation, Refusal> {
         require(principal, &[OPERATOR, AUDITOR])?;
         let (input, _) = stages::read_arguments(arguments, &READ_BACK)?;
         let view = self.registry.view();
-        let found = view.tool(tool).ok_or_else(|| Refusal::new(RefusalKind::UnknownTool, format!("there is no tool {tool}")))?;
-        let none = || Refusal::new(RefusalKind::PolicyError, "no policy set is in force; see `countersign policy check`");
+        let found = view
+            .tool(tool)
+            .ok_or_else(|| Refusal::new(RefusalKind::UnknownTool, format!("there is no tool {tool}")))?;
+        let none =
+            || Refusal::new(RefusalKind::PolicyError, "no policy set is in force; see `countersign policy check`");
         let policies = self.policies.current().ok_or_else(none)?;
-        Ok(policies.explain(&PolicyFacts { principal: subject, tool, effect: found.effect, input: &input, now_ms: self.now() }))
+        Ok(policies.explain(&PolicyFacts {
+            principal: subject,
+            tool,
+            effect: found.effect,
+            input: &input,
+            now_ms: self.now(),
+        }))
     }
 
     /// Events of the caller's workspace: its own for everyone, all of them for auditors and operators (who may also ask for
@@ -282,7 +337,12 @@ impl Gate {
     ///
     /// # Errors
     /// [`RefusalKind::NotFound`] if there is none that the caller may read, or its event was erased.
-    pub async fn receipt(&self, principal: &Principal, id: Uuid, disclose: Vec<(Label, Value)>) -> Result<Receipt, Refusal> {
+    pub async fn receipt(
+        &self,
+        principal: &Principal,
+        id: Uuid,
+        disclose: Vec<(Label, Value)>,
+    ) -> Result<Receipt, Refusal> {
         let row = self.read(move |r| r.event(id)).await?;
         let not_found = || Refusal::new(RefusalKind::NotFound, "there is no such event that you may read");
         let row = row.ok_or_else(not_found)?;
@@ -293,10 +353,13 @@ impl Gate {
         match self.ledger.receipt(id, disclose).await {
             Ok(Some(receipt)) => Ok(receipt),
             Ok(None) => Err(not_found()),
-            Err(ReceiptError::Erased) => Err(Refusal::new(RefusalKind::NotFound, "the event was erased; only its commitment is left")),
-            Err(ReceiptError::Disclosure(..)) => {
-                Err(Refusal::new(RefusalKind::ArgumentsChanged, "a value to disclose is not the one whose digest the event holds"))
+            Err(ReceiptError::Erased) => {
+                Err(Refusal::new(RefusalKind::NotFound, "the event was erased; only its commitment is left"))
             }
+            Err(ReceiptError::Disclosure(..)) => Err(Refusal::new(
+                RefusalKind::ArgumentsChanged,
+                "a value to disclose is not the one whose digest the event holds",
+            )),
             Err(other) => {
                 tracing::error!(error = %other, event = %id, "no receipt");
                 Err(crate::gate::ledger_away())
@@ -304,7 +367,11 @@ impl Gate {
         }
     }
 
-    async fn may_read(&self, principal: &Principal, row: &countersign_ledger::contract::EventRow) -> Result<bool, Refusal> {
+    async fn may_read(
+        &self,
+        principal: &Principal,
+        row: &countersign_ledger::contract::EventRow,
+    ) -> Result<bool, Refusal> {
         let is_staff = require(principal, &[OPERATOR, AUDITOR]).is_ok();
         if row.workspace == WorkspaceName::node() {
             return Ok(is_staff);
@@ -334,7 +401,9 @@ fn require(principal: &Principal, roles: &[&str]) -> Result<(), Refusal> {
 fn touches(target: &FreezeTarget, row: &RequestRow) -> bool {
     match target {
         FreezeTarget::Principal(name) => {
-            row.principal.id == *name || row.principal.on_behalf_of.as_ref() == Some(name) || row.requester_keys.contains(name)
+            row.principal.id == *name
+                || row.principal.on_behalf_of.as_ref() == Some(name)
+                || row.requester_keys.contains(name)
         }
         FreezeTarget::Tool(tool) => row.tool == *tool,
         FreezeTarget::Upstream(upstream) => row.tool.upstream == *upstream,

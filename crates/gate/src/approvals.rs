@@ -60,7 +60,8 @@ impl Gate {
             .with("expires", row.expires);
         let mut row = row;
         row.event = draft.id;
-        let mut ops = vec![StateOp::RequireNotFrozen { targets: frozen::targets(&limited.resolved().principal, &row.tool) }];
+        let mut ops =
+            vec![StateOp::RequireNotFrozen { targets: frozen::targets(&limited.resolved().principal, &row.tool) }];
         ops.push(StateOp::OpenRequest { row: Box::new(row.clone()), cap: self.settings.open_requests });
         ops.extend(self.take_key(idempotency, row.id, row.expires));
         let entry = facts.entry(draft, None)?;
@@ -96,7 +97,12 @@ impl Gate {
         Ok(CallOutcome::Pending(self.pending_call(&existing, keys)))
     }
 
-    fn take_key(&self, idempotency: Option<(Fingerprint, Fingerprint)>, call: Uuid, until: u64) -> impl Iterator<Item = StateOp> {
+    fn take_key(
+        &self,
+        idempotency: Option<(Fingerprint, Fingerprint)>,
+        call: Uuid,
+        until: u64,
+    ) -> impl Iterator<Item = StateOp> {
         let expires = until.max(self.keep_until());
         let row = idempotency.map(|(scope, fingerprint)| IdempotencyRow {
             scope,
@@ -150,7 +156,8 @@ impl Gate {
     }
 
     pub(crate) fn kept(&self, row: &RequestRow, keys: &WorkspaceKeys) -> Result<Kept, Refusal> {
-        let gone = || Refusal::new(RefusalKind::Internal, "the request's arguments can't be read; invoke the tool again");
+        let gone =
+            || Refusal::new(RefusalKind::Internal, "the request's arguments can't be read; invoke the tool again");
         let plain = keys.open(&kept_purpose(row.id), &row.arguments).map_err(|e| {
             tracing::error!(error = %e, request = %row.id, "sealed arguments do not open");
             gone()
@@ -207,7 +214,8 @@ impl Gate {
     }
 
     fn view(&self, principal: &Principal, row: &RequestRow, keys: &WorkspaceKeys) -> ApprovalView {
-        let arguments = self.kept(row, keys).ok().and_then(|kept| serde_json::from_str::<Value>(kept.arguments.get()).ok());
+        let arguments =
+            self.kept(row, keys).ok().and_then(|kept| serde_json::from_str::<Value>(kept.arguments.get()).ok());
         let arguments = arguments.unwrap_or(Value::Null);
         let (can_answer, cannot_answer) = match self.answerable(principal, row) {
             Ok(kinds) => (kinds, None),
@@ -259,7 +267,9 @@ impl Gate {
         }
         match (kinds.is_empty(), is_requester) {
             (false, _) => Ok(kinds),
-            (true, true) => Err(Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to")),
+            (true, true) => {
+                Err(Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to"))
+            }
             (true, false) => Err(Refusal::new(RefusalKind::Forbidden, needed_roles(&row.owed))),
         }
     }
@@ -268,11 +278,20 @@ impl Gate {
     ///
     /// # Errors
     /// A typed refusal, itself recorded.
-    pub async fn answer(self: &Arc<Self>, principal: &Arc<Principal>, id: Uuid, grant: bool, why: Option<String>) -> Result<ApprovalView, Refusal> {
+    pub async fn answer(
+        self: &Arc<Self>,
+        principal: &Arc<Principal>,
+        id: Uuid,
+        grant: bool,
+        why: Option<String>,
+    ) -> Result<ApprovalView, Refusal> {
         let row = self.seen_request(principal, id).await?;
         let facts = self.facts_of(principal, &row);
         if why.as_ref().is_some_and(|w| w.chars().count() > MAX_REASON_CHARS) {
-            return Err(Refusal::new(RefusalKind::TooLarge, format!("a reason has at most {MAX_REASON_CHARS} characters")));
+            return Err(Refusal::new(
+                RefusalKind::TooLarge,
+                format!("a reason has at most {MAX_REASON_CHARS} characters"),
+            ));
         }
         let kinds = match self.answerable(principal, &row) {
             Ok(kinds) => kinds,
@@ -350,7 +369,11 @@ impl Gate {
         let rows = self.read(move |r| r.expired_requests(now, 500)).await?;
         for row in rows {
             let refusal = Refusal::new(RefusalKind::ApprovalExpired, "nobody agreed in time");
-            self.close(&row, EventType::ApprovalExpired, &refusal, |closed_by| StateOp::Expire { request: row.id, closed_by }).await?;
+            self.close(&row, EventType::ApprovalExpired, &refusal, |closed_by| StateOp::Expire {
+                request: row.id,
+                closed_by,
+            })
+            .await?;
         }
         Ok(())
     }
@@ -363,7 +386,11 @@ impl Gate {
             before = page.last().map(|row| row.id);
             for row in page.iter().filter(|row| touched(row)) {
                 let refusal = Refusal::new(RefusalKind::Frozen, "revoked by a freeze");
-                self.close(row, EventType::ApprovalRevoked, &refusal, |closed_by| StateOp::Revoke { request: row.id, closed_by }).await?;
+                self.close(row, EventType::ApprovalRevoked, &refusal, |closed_by| StateOp::Revoke {
+                    request: row.id,
+                    closed_by,
+                })
+                .await?;
                 revoked += 1;
             }
             if page.len() < 500 {
@@ -372,7 +399,13 @@ impl Gate {
         }
     }
 
-    async fn close(&self, row: &RequestRow, kind: EventType, why: &Refusal, op: impl Fn(Uuid) -> StateOp) -> Result<(), Refusal> {
+    async fn close(
+        &self,
+        row: &RequestRow,
+        kind: EventType,
+        why: &Refusal,
+        op: impl Fn(Uuid) -> StateOp,
+    ) -> Result<(), Refusal> {
         let facts = self.facts_of(&Principal::node(), row);
         let draft = facts.draft(kind, self.now(), Some(row.event)).with("reason", reason(why));
         let op = op(draft.id);

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use countersign_domain::{EventType, Principal, Refusal, RefusalKind, ToolRef};
 use countersign_ledger::Append;
-use countersign_ledger::state::{Conflict, Fingerprint, IdempotencyRow, IdempotencyState, IntentRow, IntentState, RequestRow, StateOp};
+use countersign_ledger::state::{
+    Conflict, Fingerprint, IdempotencyRow, IdempotencyState, IntentRow, IntentState, RequestRow, StateOp,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -22,7 +24,7 @@ use crate::gate::{AppendFailure, Gate};
 use crate::keyring::WorkspaceKeys;
 use crate::permit::Permit;
 use crate::record::{Facts, reason};
-use crate::stages::{self, Authorised, Claim, Cleared, Limited, Redeemed};
+use crate::stages::{self, Authorised, Claim, Cleared, Denied, Limited, Redeemed};
 use crate::upstream::{DispatchError, ToolResult};
 
 /// How long a second redeemer waits for the first one's answer.
@@ -48,7 +50,7 @@ impl Gate {
         }
         let authorised = match self.authorise_call(request.principal, &request.tool, request.arguments, facts).await {
             Ok(authorised) => authorised,
-            Err((facts, refusal)) => return Err(self.refuse(&facts, refusal, None).await),
+            Err(denied) => return Err(self.refuse(&denied.0, denied.1, None).await),
         };
         let limited = self.limit(authorised).await?;
         let keys = self.keys(&limited.resolved().principal.workspace).await?;
@@ -66,7 +68,13 @@ impl Gate {
     }
 
     /// Refuses a call whose arguments could not be read from the wire (too large, too slow, broken off), with its event.
-    pub async fn refuse_unread(&self, principal: &Arc<Principal>, tool: &ToolRef, correlation: &str, refusal: Refusal) -> Refusal {
+    pub async fn refuse_unread(
+        &self,
+        principal: &Arc<Principal>,
+        tool: &ToolRef,
+        correlation: &str,
+        refusal: Refusal,
+    ) -> Refusal {
         let facts = Facts::new(Uuid::now_v7(), principal, tool, correlation);
         match self.principals.take(&principal.key()) {
             Ok(()) => self.refuse(&facts, refusal, None).await,
@@ -81,9 +89,9 @@ impl Gate {
         tool: &ToolRef,
         arguments: Vec<u8>,
         facts: Facts,
-    ) -> Result<Authorised, (Facts, Refusal)> {
+    ) -> Result<Authorised, Denied> {
         if let Err(refusal) = self.registry.verify(&tool.upstream).await {
-            return Err((facts, refusal));
+            return Err(Box::new((facts, refusal)));
         }
         let found = self.registry.peek().tool(tool).cloned();
         let resolved = stages::resolve(principal, found, &self.frozen.load(), arguments, facts)?;
@@ -120,7 +128,11 @@ impl Gate {
     }
 
     async fn refuse_limited(&self, facts: &Facts, refusal: Refusal, key: &str) -> Refusal {
-        if self.suppressed.note(facts.workspace.as_str(), key) { self.refuse(facts, refusal, None).await } else { refusal }
+        if self.suppressed.note(facts.workspace.as_str(), key) {
+            self.refuse(facts, refusal, None).await
+        } else {
+            refusal
+        }
     }
 
     /// What an earlier call with the same idempotency key means for this one.
@@ -136,7 +148,10 @@ impl Gate {
             return Ok(None);
         }
         if row.fingerprint != fingerprint {
-            let refusal = Refusal::new(RefusalKind::IdempotencyMismatch, "this Idempotency-Key was used with other arguments; use a new key for a new call");
+            let refusal = Refusal::new(
+                RefusalKind::IdempotencyMismatch,
+                "this Idempotency-Key was used with other arguments; use a new key for a new call",
+            );
             return Err(self.refuse(facts, refusal, None).await);
         }
         match row.state {
@@ -147,11 +162,18 @@ impl Gate {
         }
     }
 
-    async fn repeated_pending(self: &Arc<Self>, limited: &Limited, keys: &WorkspaceKeys, id: Uuid) -> Result<Option<CallOutcome>, Refusal> {
+    async fn repeated_pending(
+        self: &Arc<Self>,
+        limited: &Limited,
+        keys: &WorkspaceKeys,
+        id: Uuid,
+    ) -> Result<Option<CallOutcome>, Refusal> {
         let Some(row) = self.read(move |r| r.request(id)).await? else { return Ok(None) };
         match self.standing(&row) {
             Standing::Open => Ok(Some(CallOutcome::Pending(self.pending_call(&row, keys)))),
-            Standing::Redeemed => self.replay_request(&limited.resolved().facts, keys, &row).await.map(|a| Some(CallOutcome::Done(a))),
+            Standing::Redeemed => {
+                self.replay_request(&limited.resolved().facts, keys, &row).await.map(|a| Some(CallOutcome::Done(a)))
+            }
             Standing::Over(refusal) => Err(self.refuse(&limited.resolved().facts, refusal, Some(row.event)).await),
         }
     }
@@ -165,7 +187,8 @@ impl Gate {
         })?;
         let recorded: Recorded = serde_json::from_slice(&plain)
             .map_err(|_| Refusal::new(RefusalKind::Internal, "the recorded answer can't be read"))?;
-        let draft = facts.draft(EventType::CallReplayed, self.now(), Some(recorded.event)).with("of", row.call.to_string());
+        let draft =
+            facts.draft(EventType::CallReplayed, self.now(), Some(recorded.event)).with("of", row.call.to_string());
         let entry = facts.entry(draft, None)?;
         self.append(Append { events: vec![entry], ops: vec![] }).await.map_err(AppendFailure::unexpected)?;
         match recorded.body {
@@ -179,7 +202,12 @@ impl Gate {
     }
 
     /// The recorded answer of a redeemed request; waits while the first redeemer is still executing.
-    async fn replay_request(&self, facts: &Facts, keys: &WorkspaceKeys, request: &RequestRow) -> Result<Answer, Refusal> {
+    async fn replay_request(
+        &self,
+        facts: &Facts,
+        keys: &WorkspaceKeys,
+        request: &RequestRow,
+    ) -> Result<Answer, Refusal> {
         let scope = request_scope(keys, request.id);
         let until = Instant::now() + REPLAY_WAIT;
         loop {
@@ -200,7 +228,12 @@ impl Gate {
     ///
     /// # Errors
     /// A typed refusal; an approval is only consumed by the transaction that also records the intent.
-    pub async fn redeem(self: &Arc<Self>, principal: &Arc<Principal>, what: Redeem, correlation: &str) -> Result<CallOutcome, Refusal> {
+    pub async fn redeem(
+        self: &Arc<Self>,
+        principal: &Arc<Principal>,
+        what: Redeem,
+        correlation: &str,
+    ) -> Result<CallOutcome, Refusal> {
         let keys = self.keys(&principal.workspace).await?;
         let placeholder = match &what {
             Redeem::Token { tool, .. } => tool.clone(),
@@ -221,7 +254,9 @@ impl Gate {
         match self.standing(&row) {
             Standing::Open if row.is_met() => {}
             Standing::Open => return Ok(CallOutcome::Pending(self.pending_call(&row, &keys))),
-            Standing::Redeemed if by_id => return self.replay_request(&facts, &keys, &row).await.map(CallOutcome::Done),
+            Standing::Redeemed if by_id => {
+                return self.replay_request(&facts, &keys, &row).await.map(CallOutcome::Done);
+            }
             Standing::Redeemed => return Err(self.refuse(&facts, already_redeemed(&row), Some(row.event)).await),
             Standing::Over(refusal) => return Err(self.refuse(&facts, refusal, Some(row.event)).await),
         }
@@ -236,8 +271,18 @@ impl Gate {
     }
 
     /// The request that a redeemer means, if it may redeem it.
-    async fn presented(&self, principal: &Principal, keys: &WorkspaceKeys, what: &Redeem) -> Result<RequestRow, Refusal> {
-        let bad_token = || Refusal::new(RefusalKind::InvalidActionToken, "the action token is not one that was given to you for this tool");
+    async fn presented(
+        &self,
+        principal: &Principal,
+        keys: &WorkspaceKeys,
+        what: &Redeem,
+    ) -> Result<RequestRow, Refusal> {
+        let bad_token = || {
+            Refusal::new(
+                RefusalKind::InvalidActionToken,
+                "the action token is not one that was given to you for this tool",
+            )
+        };
         let id = match what {
             Redeem::Request(id) => *id,
             Redeem::Token { token, .. } => token_request(token).ok_or_else(bad_token)?,
@@ -257,13 +302,22 @@ impl Gate {
         if let Some(arguments) = arguments {
             let (_, canonical) = stages::read_arguments(arguments, &self.settings.arguments)?;
             if call_fingerprint(keys, &row.requester, &row.tool, &row.pin, &canonical) != row.fingerprint {
-                return Err(Refusal::new(RefusalKind::ArgumentsChanged, "the arguments differ from those that people agreed to; invoke the tool again to ask anew"));
+                return Err(Refusal::new(
+                    RefusalKind::ArgumentsChanged,
+                    "the arguments differ from those that people agreed to; invoke the tool again to ask anew",
+                ));
             }
         }
         Ok(row)
     }
 
-    async fn redeem_met(self: &Arc<Self>, principal: &Arc<Principal>, row: &RequestRow, facts: Facts, keys: &Arc<WorkspaceKeys>) -> Result<Answer, Refusal> {
+    async fn redeem_met(
+        self: &Arc<Self>,
+        principal: &Arc<Principal>,
+        row: &RequestRow,
+        facts: Facts,
+        keys: &Arc<WorkspaceKeys>,
+    ) -> Result<Answer, Refusal> {
         let parent = Some(row.event);
         // What people agreed to must be what the upstream offers at this moment, not a minute ago.
         if let Err(refusal) = self.registry.refresh_now(&row.tool.upstream).await {
@@ -271,16 +325,25 @@ impl Gate {
         }
         let pin_now = self.registry.peek().tool(&row.tool).filter(|t| t.callable().is_ok()).and_then(|t| t.pin());
         if pin_now != Some(row.pin) {
-            let refusal = Refusal::new(RefusalKind::DefinitionChanged, "the tool's definition changed after people agreed; once it is reviewed, invoke the tool again to ask anew");
+            let refusal = Refusal::new(
+                RefusalKind::DefinitionChanged,
+                "the tool's definition changed after people agreed; once it is reviewed, invoke the tool again to ask anew",
+            );
             return Err(self.refuse(&facts, refusal, parent).await);
         }
         let kept = self.kept(row, keys)?;
-        let authorised = match self.authorise_call(Arc::clone(principal), &row.tool, kept.arguments.get().as_bytes().to_vec(), facts).await {
+        let authorised = match self
+            .authorise_call(Arc::clone(principal), &row.tool, kept.arguments.get().as_bytes().to_vec(), facts)
+            .await
+        {
             Ok(authorised) => authorised,
-            Err((facts, refusal)) => return Err(self.refuse(&facts, refusal, parent).await),
+            Err(denied) => return Err(self.refuse(&denied.0, denied.1, parent).await),
         };
         if !row.owed.covers(&authorised.owed) {
-            let refusal = Refusal::new(RefusalKind::PolicyDenied, "the policies now ask for more than people gave; wait for this request's expiry, or change the arguments, and ask anew");
+            let refusal = Refusal::new(
+                RefusalKind::PolicyDenied,
+                "the policies now ask for more than people gave; wait for this request's expiry, or change the arguments, and ask anew",
+            );
             return Err(self.refuse(&authorised.validated.resolved.facts, refusal, parent).await);
         }
         let limited = self.limit(authorised).await?;
@@ -310,8 +373,11 @@ impl Gate {
                 Standing::Open => {}
                 Standing::Redeemed | Standing::Over(_) => break Ok(WaitOutcome::Closed),
             }
-            let expiry = tokio::time::Instant::now() + Duration::from_millis(row.expires.saturating_sub(self.now()) + 1);
-            if tokio::time::timeout_at(until.min(expiry), wake.changed()).await.is_err() && tokio::time::Instant::now() >= until {
+            let expiry =
+                tokio::time::Instant::now() + Duration::from_millis(row.expires.saturating_sub(self.now()) + 1);
+            if tokio::time::timeout_at(until.min(expiry), wake.changed()).await.is_err()
+                && tokio::time::Instant::now() >= until
+            {
                 break Ok(WaitOutcome::StillPending);
             }
         };
@@ -342,8 +408,16 @@ impl Gate {
             Err(_) => Err(DispatchError::NotSent("the arguments are not JSON".into())),
             Ok(arguments) => {
                 let deadline = stages::deadline(&resolved.tool);
-                let pin = resolved.facts.pin.ok_or_else(|| Refusal::new(RefusalKind::Internal, "the tool has no pin"))?;
-                let permit = Permit::grant(resolved.facts.call, resolved.tool.tool.clone(), arguments, pin, deadline, resolved.facts.correlation.clone());
+                let pin =
+                    resolved.facts.pin.ok_or_else(|| Refusal::new(RefusalKind::Internal, "the tool has no pin"))?;
+                let permit = Permit::grant(
+                    resolved.facts.call,
+                    resolved.tool.tool.clone(),
+                    arguments,
+                    pin,
+                    deadline,
+                    resolved.facts.correlation.clone(),
+                );
                 let dispatch = resolved.tool.upstream.dispatch(permit);
                 let hard_stop = tokio::time::Instant::from_std(deadline + DISPATCH_GRACE);
                 tokio::time::timeout_at(hard_stop, dispatch).await.unwrap_or(Err(DispatchError::Timeout))
@@ -365,11 +439,25 @@ impl Gate {
             draft = draft.with("approvals", json!(request.answers.iter().map(Uuid::to_string).collect::<Vec<_>>()));
         }
         let event = draft.id;
-        let fingerprint = call_fingerprint(keys, &resolved.principal.key(), &resolved.tool.tool, &pin_of(facts)?, &limited.validated().canonical);
-        let mut ops = vec![StateOp::RequireNotFrozen { targets: frozen::targets(&resolved.principal, &resolved.tool.tool) }];
+        let fingerprint = call_fingerprint(
+            keys,
+            &resolved.principal.key(),
+            &resolved.tool.tool,
+            &pin_of(facts)?,
+            &limited.validated().canonical,
+        );
+        let mut ops =
+            vec![StateOp::RequireNotFrozen { targets: frozen::targets(&resolved.principal, &resolved.tool.tool) }];
         ops.extend(claim.request.as_ref().map(|r| StateOp::Redeem { request: r.id }));
         if let Some((scope, fingerprint)) = claim.idempotency {
-            let row = IdempotencyRow { scope, fingerprint, state: IdempotencyState::InFlight, call: facts.call, answer: None, expires: self.keep_until() };
+            let row = IdempotencyRow {
+                scope,
+                fingerprint,
+                state: IdempotencyState::InFlight,
+                call: facts.call,
+                answer: None,
+                expires: self.keep_until(),
+            };
             ops.push(StateOp::IdempotencyBegin { row });
         }
         ops.push(StateOp::IntentOpen {
@@ -399,7 +487,13 @@ impl Gate {
     }
 
     /// The durable point before the answer is released.
-    async fn record_outcome(&self, limited: &Limited, claim: &Claim, keys: &WorkspaceKeys, ended: Ended) -> Result<Answer, Refusal> {
+    async fn record_outcome(
+        &self,
+        limited: &Limited,
+        claim: &Claim,
+        keys: &WorkspaceKeys,
+        ended: Ended,
+    ) -> Result<Answer, Refusal> {
         let facts = &limited.resolved().facts;
         let judged = judge(ended, facts.call);
         let parent = judged.intent;
@@ -416,12 +510,24 @@ impl Gate {
         let mut ops = Vec::new();
         if parent.is_some() {
             let call = facts.call;
-            ops.push(if judged.kind == EventType::CallUnknown { StateOp::IntentUnknown { call } } else { StateOp::IntentClose { call } });
+            ops.push(if judged.kind == EventType::CallUnknown {
+                StateOp::IntentUnknown { call }
+            } else {
+                StateOp::IntentClose { call }
+            });
         }
         ops.extend(claim.request.as_ref().map(|r| StateOp::CloseRequest { request: r.id, closed_by: event }));
         let recorded = Recorded { event, body: judged.body };
         if let Some((scope, fingerprint)) = claim.idempotency {
-            ops.extend(self.remember(&judged.memory, scope, fingerprint, facts.call, keys, &recorded, parent.is_some())?);
+            ops.extend(self.remember(
+                &judged.memory,
+                scope,
+                fingerprint,
+                facts.call,
+                keys,
+                &recorded,
+                parent.is_some(),
+            )?);
         }
         match self.append(Append { events: vec![entry], ops }).await {
             Ok(_) => {}
@@ -432,7 +538,9 @@ impl Gate {
             Err(failure) => return Err(failure.unexpected()),
         }
         match recorded.body {
-            RecordedBody::Result { result, is_error } => Ok(Answer { call: facts.call, event, result, is_error, replayed: false }),
+            RecordedBody::Result { result, is_error } => {
+                Ok(Answer { call: facts.call, event, result, is_error, replayed: false })
+            }
             RecordedBody::Refusal { kind, detail } => Err(Refusal::new(kind, detail).recorded_as(event)),
         }
     }
@@ -456,9 +564,17 @@ impl Gate {
             Memory::Forget if begun => Ok(vec![StateOp::IdempotencyDrop { scope }]),
             Memory::Forget => Ok(vec![]),
             Memory::Keep => {
-                let plain = serde_json::to_vec(recorded).map_err(|_| Refusal::new(RefusalKind::Internal, "the answer could not be kept"))?;
+                let plain = serde_json::to_vec(recorded)
+                    .map_err(|_| Refusal::new(RefusalKind::Internal, "the answer could not be kept"))?;
                 let answer = Some(keys.seal(&answer_purpose(&scope), &plain).map_err(internal)?);
-                let row = IdempotencyRow { scope, fingerprint, state: IdempotencyState::InFlight, call, answer: None, expires: self.keep_until() };
+                let row = IdempotencyRow {
+                    scope,
+                    fingerprint,
+                    state: IdempotencyState::InFlight,
+                    call,
+                    answer: None,
+                    expires: self.keep_until(),
+                };
                 let begin = (!begun).then_some(StateOp::IdempotencyBegin { row });
                 let set = StateOp::IdempotencySet { scope, state: IdempotencyState::Done, answer };
                 Ok(begin.into_iter().chain([set]).collect())
@@ -500,7 +616,10 @@ impl Gate {
         use countersign_ledger::state::RequestStatus as S;
         match row.status {
             S::Pending if row.expires > self.now() => Standing::Open,
-            S::Pending | S::Expired => Standing::Over(Refusal::new(RefusalKind::ApprovalExpired, "nobody agreed in time; invoke the tool again to ask anew")),
+            S::Pending | S::Expired => Standing::Over(Refusal::new(
+                RefusalKind::ApprovalExpired,
+                "nobody agreed in time; invoke the tool again to ask anew",
+            )),
             S::Redeemed => Standing::Redeemed,
             S::Denied => Standing::Over(denied_by(row)),
             S::Revoked => Standing::Over(Refusal::new(RefusalKind::Frozen, "the request was revoked by a freeze")),
@@ -558,14 +677,36 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
             let status = if result.is_error { "tool_error" } else { "ok" };
             (status, None, RecordedBody::Result { result: result.raw, is_error: result.is_error }, true)
         }
-        Err(DispatchError::Rpc { code, message, raw }) => ("upstream_error", Some(code.to_string()), rpc_result(&message, &raw), true),
+        Err(DispatchError::Rpc { code, message, raw }) => {
+            ("upstream_error", Some(code.to_string()), rpc_result(&message, &raw), true)
+        }
         Err(DispatchError::NotSent(why)) => {
             tracing::warn!(%call, why, "not sent");
-            ("not_sent", None, refusal(RefusalKind::UpstreamUnavailable, format!("nothing was sent to the upstream: {why}")), true)
+            (
+                "not_sent",
+                None,
+                refusal(RefusalKind::UpstreamUnavailable, format!("nothing was sent to the upstream: {why}")),
+                true,
+            )
         }
-        Err(DispatchError::Timeout) => ("timeout", None, refusal(RefusalKind::UpstreamTimeout, "the upstream did not answer in time".into()), false),
-        Err(DispatchError::Lost(why)) => ("lost", Some(why), refusal(RefusalKind::UpstreamUnavailable, "the upstream was lost during the call".into()), false),
-        Err(DispatchError::Protocol(why)) => ("protocol_error", Some(why), refusal(RefusalKind::UpstreamProtocol, "the upstream's answer is not the protocol".into()), false),
+        Err(DispatchError::Timeout) => (
+            "timeout",
+            None,
+            refusal(RefusalKind::UpstreamTimeout, "the upstream did not answer in time".into()),
+            false,
+        ),
+        Err(DispatchError::Lost(why)) => (
+            "lost",
+            Some(why),
+            refusal(RefusalKind::UpstreamUnavailable, "the upstream was lost during the call".into()),
+            false,
+        ),
+        Err(DispatchError::Protocol(why)) => (
+            "protocol_error",
+            Some(why),
+            refusal(RefusalKind::UpstreamProtocol, "the upstream's answer is not the protocol".into()),
+            false,
+        ),
     };
     let mut outcome = Map::new();
     outcome.insert("status".into(), status.into());
@@ -582,7 +723,9 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
     let body = match body {
         RecordedBody::Refusal { kind, detail } if is_unknown => RecordedBody::Refusal {
             kind,
-            detail: format!("{detail}; whether it acted is NOT known. It will not be retried, and an identical call is refused until an operator has looked (call {call})"),
+            detail: format!(
+                "{detail}; whether it acted is NOT known. It will not be retried, and an identical call is refused until an operator has looked (call {call})"
+            ),
         },
         other => other,
     };
@@ -598,7 +741,8 @@ fn rpc_result(message: &str, raw: &RawValue) -> RecordedBody {
 }
 
 fn text_of(raw: &[u8]) -> Result<String, Refusal> {
-    String::from_utf8(raw.to_vec()).map_err(|_| Refusal::new(RefusalKind::MalformedRequest, "the arguments are not UTF-8"))
+    String::from_utf8(raw.to_vec())
+        .map_err(|_| Refusal::new(RefusalKind::MalformedRequest, "the arguments are not UTF-8"))
 }
 
 fn pin_of(facts: &Facts) -> Result<countersign_proof::digest::Digest, Refusal> {
@@ -616,7 +760,10 @@ fn check_key(key: Option<&str>) -> Result<(), Refusal> {
 
 fn scope_of(keys: &WorkspaceKeys, limited: &Limited, key: &str) -> (Fingerprint, Fingerprint) {
     let resolved = limited.resolved();
-    let scope = keys.fingerprint("idempotency-key", &[resolved.principal.key().as_bytes(), resolved.tool.tool.to_string().as_bytes(), key.as_bytes()]);
+    let scope = keys.fingerprint(
+        "idempotency-key",
+        &[resolved.principal.key().as_bytes(), resolved.tool.tool.to_string().as_bytes(), key.as_bytes()],
+    );
     (scope, keys.fingerprint("arguments", &[&limited.validated().canonical]))
 }
 
@@ -660,18 +807,26 @@ fn principal_upstream() -> countersign_domain::UpstreamName {
 }
 
 fn in_flight(call: Uuid) -> Refusal {
-    let mut refusal = Refusal::new(RefusalKind::IdempotencyInFlight, "the first call with this key is still running; ask again shortly");
+    let mut refusal = Refusal::new(
+        RefusalKind::IdempotencyInFlight,
+        "the first call with this key is still running; ask again shortly",
+    );
     refusal.retry_after = Some(1);
     refusal.with("call", call.to_string())
 }
 
 fn unknown(call: Uuid) -> Refusal {
-    let detail = format!("an identical call ({call}) was sent and its outcome is not known; an operator settles it with `countersign unknown resolve {call}`");
+    let detail = format!(
+        "an identical call ({call}) was sent and its outcome is not known; an operator settles it with `countersign unknown resolve {call}`"
+    );
     Refusal::new(RefusalKind::OutcomeUnknown, detail).with("call", call.to_string())
 }
 
 fn already_redeemed(row: &RequestRow) -> Refusal {
-    let refusal = Refusal::new(RefusalKind::AlreadyRedeemed, "this request was executed already; its outcome is in the event that `executed_as` names");
+    let refusal = Refusal::new(
+        RefusalKind::AlreadyRedeemed,
+        "this request was executed already; its outcome is in the event that `executed_as` names",
+    );
     match row.closed_by {
         Some(event) => refusal.with("executed_as", event.to_string()),
         None => refusal,
@@ -696,7 +851,9 @@ pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
         Conflict::RequestState(row) | Conflict::RequestExists(row) => match row.status {
             S::Redeemed => already_redeemed(&row),
             S::Denied => denied_by(&row),
-            S::Pending | S::Expired => Refusal::new(RefusalKind::ApprovalExpired, "nobody agreed in time; invoke the tool again to ask anew"),
+            S::Pending | S::Expired => {
+                Refusal::new(RefusalKind::ApprovalExpired, "nobody agreed in time; invoke the tool again to ask anew")
+            }
             S::Revoked => Refusal::new(RefusalKind::Frozen, "the request was revoked by a freeze"),
         },
         Conflict::TooManyOpen { open } => {
@@ -704,7 +861,9 @@ pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
             Refusal::new(RefusalKind::TooManyPending, detail)
         }
         Conflict::AlreadyAnswered => Refusal::new(RefusalKind::NotOpen, "you have answered this request already"),
-        Conflict::SelfApproval => Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to"),
+        Conflict::SelfApproval => {
+            Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to")
+        }
         Conflict::NotFound => Refusal::new(RefusalKind::NotFound, "there is no such thing"),
     }
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use countersign_domain::{EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName};
+use countersign_domain::{
+    EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName,
+};
 use countersign_ledger::state::StateOp;
 use countersign_ledger::{Append, AppendError, Appended, Ledger};
 use countersign_proof::canonical::Limits;
@@ -140,7 +142,8 @@ impl Gate {
     /// The tools that this caller may see and call, sorted by name.
     pub fn tools(&self, principal: &Principal) -> Vec<VisibleTool> {
         let view = self.registry.peek();
-        let mut tools: Vec<_> = view.tools().filter(|t| t.visible_to(principal)).filter_map(|t| visible(&view, t)).collect();
+        let mut tools: Vec<_> =
+            view.tools().filter(|t| t.visible_to(principal)).filter_map(|t| visible(&view, t)).collect();
         tools.sort_by(|a, b| a.tool.cmp(&b.tool));
         tools
     }
@@ -199,8 +202,10 @@ impl Gate {
     pub async fn reload_policies(&self) -> Reloaded {
         let policies = Arc::clone(&self.policies);
         let tools = self.registry.view().descriptions();
-        let reloaded = tokio::task::spawn_blocking(move || policies.reload(&tools)).await.unwrap_or(Reloaded::Unchanged);
-        let draft = |kind| EventDraft::new(record::event_id(), WorkspaceName::node(), kind, self.now()).by(&Principal::node());
+        let reloaded =
+            tokio::task::spawn_blocking(move || policies.reload(&tools)).await.unwrap_or(Reloaded::Unchanged);
+        let draft =
+            |kind| EventDraft::new(record::event_id(), WorkspaceName::node(), kind, self.now()).by(&Principal::node());
         let draft = match &reloaded {
             Reloaded::Unchanged => return reloaded,
             Reloaded::InForce(version) => {
@@ -208,7 +213,11 @@ impl Gate {
                 draft(EventType::PolicyLoaded).with("policy", json!({"version": version}))
             }
             Reloaded::Refused(problems) => {
-                let stays = if self.policies.current().is_some() { "the set before it stays in force" } else { "none is in force, so every call is denied" };
+                let stays = if self.policies.current().is_some() {
+                    "the set before it stays in force"
+                } else {
+                    "none is in force, so every call is denied"
+                };
                 for problem in problems {
                     tracing::warn!(%problem, "policy refused; {stays}");
                 }
@@ -265,7 +274,10 @@ impl Gate {
             let Ok(workspace) = workspace.parse::<WorkspaceName>() else { continue };
             let draft = EventDraft::new(record::event_id(), workspace, EventType::CallDenied, now)
                 .by(&Principal::node())
-                .with("reason", json!({"kind": RefusalKind::RateLimited.slug(), "detail": "further refusals of the last window"}))
+                .with(
+                    "reason",
+                    json!({"kind": RefusalKind::RateLimited.slug(), "detail": "further refusals of the last window"}),
+                )
                 .with("limited", key)
                 .with("count", more);
             append.events.extend(record::entry(draft, None, None, None));
@@ -309,7 +321,10 @@ impl AppendFailure {
 }
 
 pub(crate) fn ledger_away() -> Refusal {
-    let mut refusal = Refusal::new(RefusalKind::LedgerUnavailable, "the ledger cannot record right now, so nothing is allowed to happen; try again later");
+    let mut refusal = Refusal::new(
+        RefusalKind::LedgerUnavailable,
+        "the ledger cannot record right now, so nothing is allowed to happen; try again later",
+    );
     refusal.retry_after = Some(5);
     refusal
 }

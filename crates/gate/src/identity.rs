@@ -276,7 +276,10 @@ fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
 }
 
 fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    claims.get(name).and_then(Value::as_str).filter(|s| !s.is_empty() && s.len() <= 256 && !s.chars().any(char::is_control))
+    claims
+        .get(name)
+        .and_then(Value::as_str)
+        .filter(|s| !s.is_empty() && s.len() <= 256 && !s.chars().any(char::is_control))
 }
 
 fn strings(value: Option<&Value>) -> Result<BTreeSet<String>, Cause> {

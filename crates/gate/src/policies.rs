@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwapOption;
-use countersign_policy::{Policies, PolicyProblem, Severity, SetKind, SourceFile, ToolDescription};
+use countersign_policy::{Policies, PolicyProblem, SetKind, Severity, SourceFile, ToolDescription};
 
 /// The most policy files of one kind.
 const MAX_FILES: usize = 1_000;

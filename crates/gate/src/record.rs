@@ -1,7 +1,9 @@
 //! Events about calls: drafts with their salts, ready for the ledger.
 
 use countersign_domain::principal::PrincipalRecord;
-use countersign_domain::{Effect, EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, WorkspaceName};
+use countersign_domain::{
+    Effect, EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, WorkspaceName,
+};
 use countersign_ledger::Entry;
 use countersign_proof::canonical::{Limits, parse_strict, to_canonical};
 use countersign_proof::commitment::{Salt, salted_digest};
@@ -64,7 +66,11 @@ impl Facts {
 
     /// Gives the draft its salts and digests. The argument digest is salted apart from the event, so that a receipt alone
     /// confirms no guess.
-    pub fn entry(&self, mut draft: EventDraft, output: Option<(&mut Map<String, Value>, &[u8])>) -> Result<Entry, Refusal> {
+    pub fn entry(
+        &self,
+        mut draft: EventDraft,
+        output: Option<(&mut Map<String, Value>, &[u8])>,
+    ) -> Result<Entry, Refusal> {
         let detail_salt = entropy::<32>();
         if let Some(input) = &self.canonical_input {
             draft = draft.with("input_digest", salted_digest("input", &detail_salt, input).to_string());

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use countersign_catalog::{Definition, Manifest, NameMap, ToolSettings, confusable_key, mcp_names, own_names};
-use countersign_domain::{Effect, EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName};
+use countersign_domain::{
+    Effect, EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName,
+};
 use countersign_ledger::state::{PinRow, PinStatus, StateOp};
 use countersign_ledger::{Append, Ledger};
 use countersign_policy::ToolDescription;
@@ -108,7 +110,10 @@ impl Tool {
         match &self.state {
             ToolState::Accepted(_) => Ok(()),
             ToolState::Quarantined { reason, .. } => {
-                let detail = format!("{} is quarantined: {reason}. An operator reviews it with `countersign tools diff {0}` and `tools accept {0}`", self.tool, );
+                let detail = format!(
+                    "{} is quarantined: {reason}. An operator reviews it with `countersign tools diff {0}` and `tools accept {0}`",
+                    self.tool,
+                );
                 Err(Refusal::new(RefusalKind::Quarantined, detail))
             }
         }
@@ -275,7 +280,10 @@ impl Registry {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(RefreshError::Ledger(why))) => {
                 tracing::error!(why, "could not record a refresh");
-                return Err(Refusal::new(RefusalKind::LedgerUnavailable, "the ledger cannot record right now; nothing was done"));
+                return Err(Refusal::new(
+                    RefusalKind::LedgerUnavailable,
+                    "the ledger cannot record right now; nothing was done",
+                ));
             }
             Ok(Err(why)) => why.to_string(),
             Err(_) => format!("it did not list its tools within {} s", VERIFY_TIMEOUT.as_secs()),
@@ -308,7 +316,9 @@ impl Registry {
     fn compare(&self, source: &Source, listing: &[&str], stored: &[PinRow]) -> Result<Append, RefreshError> {
         let now = (self.clock)();
         let upstream = &source.manifest.upstream;
-        let row = |tool: &str, status| stored.iter().find(|p| p.tool.upstream == *upstream && p.tool.tool == tool && p.status == status);
+        let row = |tool: &str, status| {
+            stored.iter().find(|p| p.tool.upstream == *upstream && p.tool.tool == tool && p.status == status)
+        };
         let mut append = Append::default();
         let mut seen = std::collections::HashSet::new();
         for raw in listing {
@@ -328,11 +338,20 @@ impl Registry {
             let settings = source.manifest.tool(&definition.name);
             let accepted = row(&definition.name, PinStatus::Accepted).map(|p| p.pin);
             let proposed = row(&definition.name, PinStatus::Proposed).map(|p| p.pin);
-            let pin_row = |status, by| PinRow { tool: tool.clone(), pin: definition.pin, definition: (*raw).to_owned(), status, at: now, by };
+            let pin_row = |status, by| PinRow {
+                tool: tool.clone(),
+                pin: definition.pin,
+                definition: (*raw).to_owned(),
+                status,
+                at: now,
+                by,
+            };
             let draft = |kind| {
-                EventDraft::new(record::event_id(), WorkspaceName::node(), kind, now)
-                    .by(&Principal::node())
-                    .tool(&tool, Some(&definition.pin), settings.effect)
+                EventDraft::new(record::event_id(), WorkspaceName::node(), kind, now).by(&Principal::node()).tool(
+                    &tool,
+                    Some(&definition.pin),
+                    settings.effect,
+                )
             };
             if accepted == Some(definition.pin) {
                 if proposed.is_some() {
@@ -346,14 +365,19 @@ impl Registry {
                 append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
                 let why = if accepted.is_some() { "changed" } else { "new" };
                 let before = accepted.map(|p| p.to_string());
-                self.push(&mut append, draft(EventType::ToolQuarantined).with("cause", why).with("accepted_pin", before), &tool)?;
+                self.push(
+                    &mut append,
+                    draft(EventType::ToolQuarantined).with("cause", why).with("accepted_pin", before),
+                    &tool,
+                )?;
             }
         }
         Ok(append)
     }
 
     fn push(&self, append: &mut Append, draft: EventDraft, tool: &ToolRef) -> Result<(), RefreshError> {
-        let entry = record::entry(draft, None, None, Some(tool.to_string())).map_err(|e| RefreshError::Ledger(e.detail))?;
+        let entry =
+            record::entry(draft, None, None, Some(tool.to_string())).map_err(|e| RefreshError::Ledger(e.detail))?;
         append.events.push(entry);
         Ok(())
     }
@@ -455,7 +479,10 @@ impl Registry {
 
 fn make_tool(source: &Source, tool: &ToolRef, state: ToolState) -> Tool {
     let settings = source.manifest.tool(&tool.tool);
-    let limit = settings.rate_limit.as_ref().map(|l| Arc::new(Limiter::new("tool's caller", Rate { calls: l.calls, per: l.per })));
+    let limit = settings
+        .rate_limit
+        .as_ref()
+        .map(|l| Arc::new(Limiter::new("tool's caller", Rate { calls: l.calls, per: l.per })));
     Tool {
         tool: tool.clone(),
         effect: settings.effect,
@@ -469,7 +496,11 @@ fn make_tool(source: &Source, tool: &ToolRef, state: ToolState) -> Tool {
     }
 }
 
-fn state_of(accepted: Option<&PinRow>, proposed: Option<&PinRow>, confusable: Option<&String>) -> (ToolState, Vec<String>) {
+fn state_of(
+    accepted: Option<&PinRow>,
+    proposed: Option<&PinRow>,
+    confusable: Option<&String>,
+) -> (ToolState, Vec<String>) {
     let quarantined = |reason: String| ToolState::Quarantined { accepted: accepted.map(|p| p.pin), reason };
     let mut findings = Vec::new();
     if let Some(other) = confusable {
@@ -520,7 +551,9 @@ fn hidden_findings(definition: &str) -> Option<String> {
     // Escapes hide characters from a look at the raw text, so the decoded strings are searched.
     fn walk(value: &Value, found: &mut Vec<char>) {
         match value {
-            Value::String(s) => found.extend(countersign_catalog::visible::hidden_characters(s, 8).into_iter().map(|(_, c)| c)),
+            Value::String(s) => {
+                found.extend(countersign_catalog::visible::hidden_characters(s, 8).into_iter().map(|(_, c)| c))
+            }
             Value::Array(items) => items.iter().for_each(|v| walk(v, found)),
             Value::Object(members) => members.values().for_each(|v| walk(v, found)),
             Value::Null | Value::Bool(_) | Value::Number(_) => {}

@@ -64,6 +64,9 @@ pub(crate) struct Redeemed {
     pub answers: Vec<Uuid>,
 }
 
+/// A refusal with what was known of the call by then; boxed, since the way of most calls should not carry its size.
+pub(crate) type Denied = Box<(Facts, Refusal)>;
+
 /// Resolves: which tool, is its reviewed definition intact, may anyone use it right now?
 pub(crate) fn resolve(
     principal: Arc<Principal>,
@@ -71,30 +74,30 @@ pub(crate) fn resolve(
     frozen: &FrozenSet,
     raw: Vec<u8>,
     mut facts: Facts,
-) -> Result<Resolved, (Facts, Refusal)> {
+) -> Result<Resolved, Denied> {
     let visible = tool.filter(|t| t.visible_to(&principal));
     let Some(tool) = visible else {
         let detail = format!("there is no tool {} that you may see; GET /tool-catalog lists yours", facts.tool);
-        return Err((facts, Refusal::new(RefusalKind::UnknownTool, detail)));
+        return Err(Box::new((facts, Refusal::new(RefusalKind::UnknownTool, detail))));
     };
     facts.effect = Some(tool.effect);
     facts.pin = tool.pin();
     let checked = frozen.check(&principal, &facts.tool).and_then(|()| tool.callable());
     match checked {
         Ok(()) => Ok(Resolved { principal, tool, raw, facts }),
-        Err(refusal) => Err((facts, refusal)),
+        Err(refusal) => Err(Box::new((facts, refusal))),
     }
 }
 
 /// Validates: strict JSON, one meaning, and the tool's own schema.
-pub(crate) fn validate(mut resolved: Resolved, limits: &Limits) -> Result<Validated, (Facts, Refusal)> {
+pub(crate) fn validate(mut resolved: Resolved, limits: &Limits) -> Result<Validated, Denied> {
     match checked_input(&resolved, limits) {
         Ok((input, canonical)) => {
             let canonical: Arc<[u8]> = canonical.into();
             resolved.facts.canonical_input = Some(Arc::clone(&canonical));
             Ok(Validated { resolved, input, canonical })
         }
-        Err(refusal) => Err((resolved.facts, refusal)),
+        Err(refusal) => Err(Box::new((resolved.facts, refusal))),
     }
 }
 
@@ -115,7 +118,8 @@ pub(crate) fn read_arguments(raw: &[u8], limits: &Limits) -> Result<(Value, Vec<
         let detail = format!("the arguments are {} bytes long; at most {} are read", raw.len(), limits.max_bytes);
         return Err(Refusal::new(RefusalKind::TooLarge, detail));
     }
-    let malformed = |e: String| Refusal::new(RefusalKind::MalformedRequest, format!("the arguments are not usable JSON: {e}"));
+    let malformed =
+        |e: String| Refusal::new(RefusalKind::MalformedRequest, format!("the arguments are not usable JSON: {e}"));
     let input = parse_strict(raw, limits).map_err(|e| malformed(e.to_string()))?;
     if !input.is_object() {
         return Err(Refusal::new(RefusalKind::MalformedRequest, "the arguments must be a JSON object"));
@@ -129,10 +133,13 @@ pub(crate) fn authorise(
     mut validated: Validated,
     policies: Option<&Policies>,
     now_ms: u64,
-) -> Result<Authorised, (Facts, Refusal)> {
+) -> Result<Authorised, Denied> {
     let Some(policies) = policies else {
-        let refusal = Refusal::new(RefusalKind::PolicyError, "no policy set is in force; the operator can see why with `countersign policy check`");
-        return Err((validated.resolved.facts, refusal));
+        let refusal = Refusal::new(
+            RefusalKind::PolicyError,
+            "no policy set is in force; the operator can see why with `countersign policy check`",
+        );
+        return Err(Box::new((validated.resolved.facts, refusal)));
     };
     let tool = &validated.resolved.tool;
     let decision = policies.decide(&PolicyFacts {
@@ -145,7 +152,7 @@ pub(crate) fn authorise(
     validated.resolved.facts.policy = Some(policy_record(policies.version(), &decision));
     match verdict(&decision, &validated.resolved.principal) {
         Ok(()) => Ok(Authorised { validated, owed: decision.owed, policy_version: policies.version().to_owned() }),
-        Err(refusal) => Err((validated.resolved.facts, refusal)),
+        Err(refusal) => Err(Box::new((validated.resolved.facts, refusal))),
     }
 }
 

@@ -73,7 +73,13 @@ impl Client {
     ///
     /// # Errors
     /// If the connection fails; any status is an answer.
-    pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Result<Response> {
+    pub fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Response> {
         let reused = self.stream.is_some();
         match self.attempt(method, path, headers, body) {
             Err(_) if reused && method == "GET" => self.attempt(method, path, headers, body),
@@ -88,7 +94,9 @@ impl Client {
         };
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
         let own = self.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-        for (name, value) in own.filter(|(n, _)| !headers.iter().any(|(other, _)| other == n)).chain(headers.iter().copied()) {
+        for (name, value) in
+            own.filter(|(n, _)| !headers.iter().any(|(other, _)| other == n)).chain(headers.iter().copied())
+        {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         if let Some(body) = body {

@@ -38,7 +38,8 @@ impl Issuer {
     /// The JWKS document.
     pub fn jwks(&self) -> String {
         let x = URL_SAFE_NO_PAD.encode(self.public_key());
-        json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.kid, "x": x}]}).to_string()
+        json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.kid, "x": x}]})
+            .to_string()
     }
 
     /// A correct token with these claims; `iss`, `aud` and `exp` (an hour) are added where absent.

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use countersign_proof::note::VerifierKey;
-pub use countersign_proof::{Report, TrustAnchors};
 use countersign_proof::verify_file;
+pub use countersign_proof::{Report, TrustAnchors};
 use serde_json::Value;
 
 use crate::http::Client;

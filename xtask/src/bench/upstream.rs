@@ -95,9 +95,12 @@ fn respond(body: &[u8], answer: &mut Vec<u8>) -> Result<()> {
             let call: Call<'_> = serde_json::from_str(message.params.context("no params")?.get())?;
             format!("\"result\":{{\"content\":[{{\"type\":\"text\",\"text\":{}}}]}}", call.arguments.text.get())
         }
-        "initialize" => member("result", &json!({
-            "protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "bench", "version": "1"},
-        })),
+        "initialize" => member(
+            "result",
+            &json!({
+                "protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "bench", "version": "1"},
+            }),
+        ),
         "tools/list" => member("result", &json!({"tools": [definition()]})),
         "ping" => member("result", &json!({})),
         _ => member("error", &json!({"code": -32601, "message": "no such method"})),

@@ -302,7 +302,10 @@ fn frozen(world: &mut World) -> Result<()> {
         ensure!(world.executions(&text)? == 0, "it was executed");
         Ok(())
     })();
-    let answer = world.node.operator().post("/admin/unfreeze", &json!({"kind": "tool", "name": "evil:guarded", "reason": "fine"}))?;
+    let answer = world
+        .node
+        .operator()
+        .post("/admin/unfreeze", &json!({"kind": "tool", "name": "evil:guarded", "reason": "fine"}))?;
     ensure!(answer.status < 300, "unfreezing: HTTP {} {:?}", answer.status, answer.json());
     outcome
 }
@@ -324,7 +327,11 @@ fn definition_changed(world: &mut World) -> Result<()> {
     world.node.accept_all_tools(&["evil"])?;
     ensure!(world.executions(&text)? == 0, "it was executed");
     let problem = redeemed.problem().unwrap_or_default();
-    ensure!(["tool-quarantined", "definition-changed"].contains(&problem.as_str()), "HTTP {} {problem:?}", redeemed.status);
+    ensure!(
+        ["tool-quarantined", "definition-changed"].contains(&problem.as_str()),
+        "HTTP {} {problem:?}",
+        redeemed.status
+    );
     world.refused(&redeemed, 409, &problem)?;
     world.refused(&fresh?, 409, "tool-quarantined")?;
     world.refused(&after, 409, "definition-changed").map(|_| ())

@@ -17,7 +17,9 @@ pub const CASES: &[Case] = &[
     ("a lone surrogate", |w| body(w, br#"{"text":"\ud800"}"#, 400, "malformed-request")),
     ("JSON 100,000 levels deep", |w| body(w, &deep(100_000), 400, "malformed-request")),
     ("JSON just deeper than the limit", |w| body(w, &deep(65), 400, "malformed-request")),
-    ("a number that readers disagree about", |w| body(w, br#"{"text":"a","n":12345678901234567890}"#, 400, "malformed-request")),
+    ("a number that readers disagree about", |w| {
+        body(w, br#"{"text":"a","n":12345678901234567890}"#, 400, "malformed-request")
+    }),
     ("an oversized body", |w| body(w, &oversized(), 413, "too-large")),
     ("arguments that do not fit the schema", |w| body(w, br#"{"text":1}"#, 422, "invalid-arguments")),
     ("arguments that the schema does not know", |w| body(w, br#"{"text":"a","more":true}"#, 422, "invalid-arguments")),
@@ -77,7 +79,10 @@ fn forbidden(world: &mut World) -> Result<()> {
     world.harmless(&twin)?;
     let answer = world.invoke(&mut agent, "write", &json!({"text": "forbidden thing"}))?;
     let problem = world.refused(&answer, 403, "policy-denied")?;
-    ensure!(problem["detail"].as_str().is_some_and(|d| d.contains("nothing-forbidden")), "the policy is not named: {problem}");
+    ensure!(
+        problem["detail"].as_str().is_some_and(|d| d.contains("nothing-forbidden")),
+        "the policy is not named: {problem}"
+    );
     ensure!(world.executions("forbidden thing")? == 0, "it was executed");
     Ok(())
 }
@@ -108,7 +113,8 @@ fn idempotency_mismatch(world: &mut World) -> Result<()> {
 fn odd_key(world: &mut World) -> Result<()> {
     let mut agent = world.agent();
     let body = json!({"text": "twin"}).to_string();
-    let mut send = |key: &str| agent.send("POST", "/tools/evil:write/invoke", &[("idempotency-key", key)], Some(body.as_bytes()));
+    let mut send =
+        |key: &str| agent.send("POST", "/tools/evil:write/invoke", &[("idempotency-key", key)], Some(body.as_bytes()));
     let key = world.unique("plain");
     let (twin, long, odd) = (send(&key)?, send(&"k".repeat(300))?, send("a\u{1}b"));
     world.harmless(&twin)?;
@@ -120,7 +126,10 @@ fn odd_key(world: &mut World) -> Result<()> {
 
 fn mcp_twin(world: &mut World) -> Result<()> {
     let result = mcp::call_tool(&mut world.agent(), "/mcp", "evil_echo", &json!({"text": "twin"}))?;
-    world.harmless_because(result["isError"] != true && result["_meta"]["dev.countersign/receipt"].is_string(), "not executed")
+    world.harmless_because(
+        result["isError"] != true && result["_meta"]["dev.countersign/receipt"].is_string(),
+        "not executed",
+    )
 }
 
 fn mcp_duplicate_keys(world: &mut World) -> Result<()> {
@@ -137,7 +146,12 @@ fn mcp_truncated(world: &mut World) -> Result<()> {
     mcp_twin(world)?;
     let headers = [("accept", "application/json"), ("mcp-protocol-version", mcp::LEGACY)];
     let answer = world.agent().send("POST", "/mcp", &headers, Some(br#"{"jsonrpc":"2.0","id":1,"#))?;
-    ensure!(answer.status == 400 && answer.json()?["error"]["code"] == -32700, "HTTP {}: {:?}", answer.status, answer.json());
+    ensure!(
+        answer.status == 400 && answer.json()?["error"]["code"] == -32700,
+        "HTTP {}: {:?}",
+        answer.status,
+        answer.json()
+    );
     Ok(())
 }
 
@@ -147,9 +161,19 @@ fn mcp_header_mismatch(world: &mut World) -> Result<()> {
     let message = mcp::request(json!(1), "tools/call", params);
     let twin = mcp::send(&mut world.agent(), "/mcp", mcp::MODERN, &message)?;
     world.harmless_because(twin["result"]["isError"] != true && twin["result"].is_object(), &twin.to_string())?;
-    let headers = [("accept", "application/json"), ("mcp-protocol-version", mcp::MODERN), ("mcp-method", "tools/call"), ("mcp-name", "evil_write")];
+    let headers = [
+        ("accept", "application/json"),
+        ("mcp-protocol-version", mcp::MODERN),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "evil_write"),
+    ];
     let answer = world.agent().send("POST", "/mcp", &headers, Some(message.to_string().as_bytes()))?;
-    ensure!(answer.status == 400 && answer.json()?["error"]["code"] == -32020, "HTTP {}: {:?}", answer.status, answer.json());
+    ensure!(
+        answer.status == 400 && answer.json()?["error"]["code"] == -32020,
+        "HTTP {}: {:?}",
+        answer.status,
+        answer.json()
+    );
     Ok(())
 }
 

@@ -33,7 +33,9 @@ fn connect(world: &World) -> Result<TcpStream> {
 fn head(world: &World, more: &str) -> String {
     let token = world.node.home().agent("mallory", &["tester"]);
     let host = world.node.home().address();
-    format!("POST /tools/evil:write/invoke HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n{more}\r\n")
+    format!(
+        "POST /tools/evil:write/invoke HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n{more}\r\n"
+    )
 }
 
 fn twin(world: &mut World) -> Result<()> {
@@ -53,7 +55,12 @@ fn slow_headers(world: &mut World) -> Result<()> {
     let start = Instant::now();
     let mut closed = 0;
     while closed < slow.len() {
-        ensure!(start.elapsed() < Duration::from_secs(15), "{} of {} are still open after 15 s", slow.len() - closed, slow.len());
+        ensure!(
+            start.elapsed() < Duration::from_secs(15),
+            "{} of {} are still open after 15 s",
+            slow.len() - closed,
+            slow.len()
+        );
         std::thread::sleep(Duration::from_secs(1));
         twin(world).context("while others are slow")?;
         closed = slow.iter_mut().filter_map(|s| is_closed(s).then_some(())).count();
@@ -72,7 +79,9 @@ fn is_closed(stream: &mut TcpStream) -> bool {
         match stream.read(&mut buffer) {
             Ok(0) => return true,
             Ok(_) => {}
-            Err(error) => return !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+            Err(error) => {
+                return !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
+            }
         }
     }
 }
@@ -196,7 +205,8 @@ fn other_origin(world: &mut World) -> Result<()> {
     twin(world)?;
     let body = json!({"text": "cross"}).to_string();
     for path in ["/tools/evil:write/invoke", "/mcp"] {
-        let answer = world.agent().send("POST", path, &[("origin", "https://attacker.example")], Some(body.as_bytes()))?;
+        let answer =
+            world.agent().send("POST", path, &[("origin", "https://attacker.example")], Some(body.as_bytes()))?;
         world.refused_without_event(&answer, 403, "forbidden")?;
     }
     ensure!(world.executions("cross")? == 0, "it was executed");

@@ -44,7 +44,9 @@ fn token(world: &mut World, text: Option<String>, cause: &str) -> Result<()> {
     world.harmless(&twin)?;
     world.counted(cause, |world| {
         let before = log_size(world)?;
-        for path in ["/tools/evil:echo/invoke", "/mcp", "/admin/freeze", "/approvals/0198c0de-0000-7000-8000-000000000000"] {
+        for path in
+            ["/tools/evil:echo/invoke", "/mcp", "/admin/freeze", "/approvals/0198c0de-0000-7000-8000-000000000000"]
+        {
             let mut http = match &text {
                 Some(text) => world.node.client(text),
                 None => world.node.anonymous(),
@@ -101,7 +103,8 @@ fn token_in_query(world: &mut World) -> Result<()> {
     let twin = world.invoke(&mut agent, "echo", &json!({"text": "twin"}))?;
     world.harmless(&twin)?;
     let token = world.node.home().agent("mallory", &["tester"]);
-    let answer = world.node.anonymous().post(&format!("/tools/evil:echo/invoke?access_token={token}"), &json!({"text": "x"}))?;
+    let answer =
+        world.node.anonymous().post(&format!("/tools/evil:echo/invoke?access_token={token}"), &json!({"text": "x"}))?;
     world.refused_without_event(&answer, 401, "unauthenticated").map(|_| ())
 }
 

@@ -102,7 +102,12 @@ fn same_key_in_flight(world: &mut World) -> Result<()> {
     let key = world.unique("flying");
     let body = json!({"text": key}).to_string();
     let send = |world: &World| -> Result<Response> {
-        world.agent().send("POST", "/tools/evil:slow_write/invoke", &[("idempotency-key", key.as_str())], Some(body.as_bytes()))
+        world.agent().send(
+            "POST",
+            "/tools/evil:slow_write/invoke",
+            &[("idempotency-key", key.as_str())],
+            Some(body.as_bytes()),
+        )
     };
     let (first, second) = thread::scope(|scope| {
         let shared: &World = world;
@@ -152,7 +157,8 @@ fn confusable(world: &mut World) -> Result<()> {
     let name = "\u{435}cho";
     with_tool(world, name, |world| {
         let reports = reports(world)?;
-        let report = reports.iter().find(|r| r["name"] == format!("evil:{name}")).context("the tool is not reported")?;
+        let report =
+            reports.iter().find(|r| r["name"] == format!("evil:{name}")).context("the tool is not reported")?;
         ensure!(report["status"] == "new", "its status is {}", report["status"]);
         let findings = report["findings"].as_array().map_or(0, Vec::len);
         ensure!(findings > 0, "nothing speaks against it: {report}");
@@ -172,7 +178,10 @@ fn hidden_name(world: &mut World) -> Result<()> {
     with_tool(world, "ec\u{200b}ho", |world| {
         let found = reports(world)?.into_iter().find(|r| r["name"].as_str().is_some_and(|n| n.contains('\u{200b}')));
         // Left out altogether, or reported with what is wrong; never usable.
-        ensure!(found.is_none_or(|r| r["findings"].as_array().is_some_and(|f| !f.is_empty())), "accepted without a word");
+        ensure!(
+            found.is_none_or(|r| r["findings"].as_array().is_some_and(|f| !f.is_empty())),
+            "accepted without a word"
+        );
         let listed = world.agent().get("/tool-catalog")?.expect(200)?.to_string();
         ensure!(!listed.contains('\u{200b}'), "agents are shown it");
         Ok(())

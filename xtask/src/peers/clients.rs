@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -137,9 +137,7 @@ impl Client {
 
     fn plan(&self, servers: &[&Server]) -> Value {
         let name = |server: &Server, tool: &str| format!("{}_{tool}", server.name);
-        let one = |server: &Server, what: &Use, label: &str| {
-            json!({"name": name(server, what.tool), "arguments": (what.arguments)(label)})
-        };
+        let one = |server: &Server, what: &Use, label: &str| json!({"name": name(server, what.tool), "arguments": (what.arguments)(label)});
         let mut plans = Map::new();
         for server in servers {
             let plan = json!({

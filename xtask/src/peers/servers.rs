@@ -127,10 +127,8 @@ fn filesystem(files: &Path) -> Server {
 }
 
 fn git(repository: &Path) -> Server {
-    let transport = stdio(
-        &setup::python_program("mcp-server-git"),
-        &["--repository".into(), repository.display().to_string()],
-    );
+    let transport =
+        stdio(&setup::python_program("mcp-server-git"), &["--repository".into(), repository.display().to_string()]);
     let (read, write) = (repository.to_owned(), repository.to_owned());
     Server {
         name: "git",
@@ -191,7 +189,17 @@ fn repository(path: &Path) -> Result<PathBuf> {
     fs::create_dir_all(path)?;
     for arguments in [
         vec!["init", "--quiet", "--initial-branch", "main"],
-        vec!["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--allow-empty", "-m", "first"],
+        vec![
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "-m",
+            "first",
+        ],
     ] {
         let status = Command::new("git").args(&arguments).current_dir(path).status().context("running git")?;
         ensure!(status.success(), "git {arguments:?}");

@@ -149,10 +149,15 @@ pub fn licences(root: &Path) -> Result<Vec<Finding>> {
     let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
     let mut findings = Vec::new();
     for package in packages {
-        let name = format!("{} {}", package["name"].as_str().unwrap_or_default(), package["version"].as_str().unwrap_or_default());
+        let name = format!(
+            "{} {}",
+            package["name"].as_str().unwrap_or_default(),
+            package["version"].as_str().unwrap_or_default()
+        );
         let licence = package["license"].as_str().unwrap_or_default();
         if !is_allowed(licence) {
-            let message = format!("licence {licence:?} is not on the list in xtask/src/tidy/manifests.rs and deny.toml");
+            let message =
+                format!("licence {licence:?} is not on the list in xtask/src/tidy/manifests.rs and deny.toml");
             findings.push(Finding { rule: "licence", place: name.clone(), message });
         }
         if package["source"].as_str().is_some_and(|s| !s.starts_with("registry+")) {

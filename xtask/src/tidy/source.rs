@@ -273,11 +273,11 @@ mod tests {
 
     #[test]
     fn use_trees_are_written_out() {
-        let source = file("use std::{fs, io::{self as i, Read}};\nuse ::tokio::net as n;\nfn f() { std::env::var(\"A\") }\n");
+        let source =
+            file("use std::{fs, io::{self as i, Read}};\nuse ::tokio::net as n;\nfn f() { std::env::var(\"A\") }\n");
         let found = source.mentions();
         let paths: Vec<_> = found.iter().map(|m| (m.path.as_str(), m.line)).collect();
-        let expected =
-            [("std::fs", 1), ("std::io", 1), ("std::io::Read", 1), ("tokio::net", 2), ("std::env::var", 3)];
+        let expected = [("std::fs", 1), ("std::io", 1), ("std::io::Read", 1), ("tokio::net", 2), ("std::env::var", 3)];
         assert_eq!(paths, expected);
     }
 

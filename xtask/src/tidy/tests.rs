@@ -108,7 +108,10 @@ fn a_network_client_outside_of_egress_is_found() {
 #[test]
 fn a_socket_opened_outside_of_egress_is_found() {
     check("wall-2-network", |copy| {
-        copy.append("crates/server/src/lib.rs", "async fn f() { let _ = tokio::net::TcpStream::connect(\"x:1\").await; }");
+        copy.append(
+            "crates/server/src/lib.rs",
+            "async fn f() { let _ = tokio::net::TcpStream::connect(\"x:1\").await; }",
+        );
     });
 }
 
@@ -130,7 +133,11 @@ fn the_gates_test_feature_in_the_product_is_found() {
 #[test]
 fn a_permit_that_can_be_copied_is_found() {
     check("wall-3-permit", |copy| {
-        copy.replace("crates/gate/src/permit.rs", "#[derive(Debug)]\npub struct Permit", "#[derive(Debug, Clone)]\npub struct Permit");
+        copy.replace(
+            "crates/gate/src/permit.rs",
+            "#[derive(Debug)]\npub struct Permit",
+            "#[derive(Debug, Clone)]\npub struct Permit",
+        );
     });
 }
 

@@ -60,7 +60,8 @@ fn opening(file: &SourceFile) -> Option<Finding> {
 
 fn length(file: &SourceFile) -> Option<Finding> {
     let lines = file.text.lines().count();
-    (lines > MAX_LINES).then(|| finding("file-length", &file.path, lines, &format!("more than {MAX_LINES} lines: split it")))
+    (lines > MAX_LINES)
+        .then(|| finding("file-length", &file.path, lines, &format!("more than {MAX_LINES} lines: split it")))
 }
 
 fn panics(files: &[SourceFile], budget: usize) -> Vec<Finding> {

@@ -1,8 +1,8 @@
 //! The walls between crates, as data where they are data. `ARCHITECTURE.md` says why each one stands.
 
+use super::Finding;
 use super::manifests::{Package, Workspace};
 use super::source::SourceFile;
-use super::Finding;
 
 /// Crates without I/O, clock and randomness, and everything that they may depend on. Adding here is a decision.
 const PURE: &[(&str, &[&str])] = &[
@@ -55,9 +55,17 @@ const IMPURE_MACROS: &[&str] = &["println!", "eprintln!", "print!", "eprint!", "
 
 const DATABASE_DRIVERS: &[&str] =
     &["rusqlite", "libsqlite3-sys", "sqlx", "postgres", "tokio-postgres", "diesel", "redis", "sled", "rocksdb"];
-const NETWORK_CLIENTS: &[&str] = &["reqwest", "ureq", "isahc", "curl", "surf", "attohttpc", "hyper-tls", "hyper-rustls", "tungstenite"];
-const CONNECTING_PATHS: &[&str] =
-    &["hyper::client", "hyper_util::client", "TcpStream::connect", "TcpStream::connect_timeout", "UnixStream::connect", "reqwest", "TcpSocket::connect"];
+const NETWORK_CLIENTS: &[&str] =
+    &["reqwest", "ureq", "isahc", "curl", "surf", "attohttpc", "hyper-tls", "hyper-rustls", "tungstenite"];
+const CONNECTING_PATHS: &[&str] = &[
+    "hyper::client",
+    "hyper_util::client",
+    "TcpStream::connect",
+    "TcpStream::connect_timeout",
+    "UnixStream::connect",
+    "reqwest",
+    "TcpSocket::connect",
+];
 /// Drive the product from outside, over sockets of their own; the example is an upstream, not part of the gateway.
 const OUTSIDE: &[&str] = &["countersign-testkit", "xtask", "countersign-example-ads"];
 const CAPABILITIES: &[&str] =
@@ -84,10 +92,19 @@ fn purity(package: &Package) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     for dependency in package.product_dependencies().filter(|d| !allowed.contains(&d.name.as_str())) {
-        findings.push(in_manifest("wall-1-purity", package, format!("a pure crate may not depend on {}", dependency.name)));
+        findings.push(in_manifest(
+            "wall-1-purity",
+            package,
+            format!("a pure crate may not depend on {}", dependency.name),
+        ));
     }
     for file in &package.files {
-        findings.extend(forbidden_paths("wall-1-purity", file, IMPURE_PATHS, "I/O, clock and randomness are arguments here"));
+        findings.extend(forbidden_paths(
+            "wall-1-purity",
+            file,
+            IMPURE_PATHS,
+            "I/O, clock and randomness are arguments here",
+        ));
         for name in IMPURE_MACROS {
             let lines = file.product.lines().enumerate().filter(|(_, line)| has_macro(line, name));
             findings.extend(lines.map(|(i, _)| at("wall-1-purity", file, i + 1, format!("{name} is output"))));
@@ -107,7 +124,11 @@ fn database(package: &Package) -> Vec<Finding> {
         return Vec::new();
     }
     let drivers = package.dependencies.iter().filter(|d| DATABASE_DRIVERS.contains(&d.name.as_str()));
-    drivers.map(|d| in_manifest("wall-2-database", package, format!("{}: only countersign-store has a database driver", d.name))).collect()
+    drivers
+        .map(|d| {
+            in_manifest("wall-2-database", package, format!("{}: only countersign-store has a database driver", d.name))
+        })
+        .collect()
 }
 
 /// Wall 2, second half: only `egress` opens connections to the network.
@@ -117,10 +138,19 @@ fn network(package: &Package) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for client in package.product_dependencies().filter(|d| NETWORK_CLIENTS.contains(&d.name.as_str())) {
-        findings.push(in_manifest("wall-2-network", package, format!("{}: only countersign-egress has a network client", client.name)));
+        findings.push(in_manifest(
+            "wall-2-network",
+            package,
+            format!("{}: only countersign-egress has a network client", client.name),
+        ));
     }
     for file in &package.files {
-        findings.extend(forbidden_paths("wall-2-network", file, CONNECTING_PATHS, "outgoing connections run on countersign-egress"));
+        findings.extend(forbidden_paths(
+            "wall-2-network",
+            file,
+            CONNECTING_PATHS,
+            "outgoing connections run on countersign-egress",
+        ));
     }
     findings
 }
@@ -131,17 +161,27 @@ fn permit(package: &Package) -> Vec<Finding> {
     let gate = package.name == "countersign-gate";
     for dependency in package.product_dependencies().filter(|d| d.name == "countersign-gate") {
         if dependency.features.iter().any(|f| f == "testing") {
-            let message = "the feature `testing` of countersign-gate makes permits: only for dev-dependencies".to_owned();
+            let message =
+                "the feature `testing` of countersign-gate makes permits: only for dev-dependencies".to_owned();
             findings.push(in_manifest("wall-3-permit", package, message));
         }
     }
     if package.name == "countersign-connect" && !package.product_dependencies().any(|d| d.name == "countersign-gate") {
-        findings.push(in_manifest("wall-3-permit", package, "countersign-connect must depend on countersign-gate".to_owned()));
+        findings.push(in_manifest(
+            "wall-3-permit",
+            package,
+            "countersign-connect must depend on countersign-gate".to_owned(),
+        ));
     }
     for file in &package.files {
         if !gate {
-            let lines = file.lines_with("Permit::grant").into_iter().chain(file.lines_with("Permit {")).collect::<Vec<_>>();
-            findings.extend(lines.into_iter().map(|l| at("wall-3-permit", file, l, "only countersign-gate makes a Permit".to_owned())));
+            let lines =
+                file.lines_with("Permit::grant").into_iter().chain(file.lines_with("Permit {")).collect::<Vec<_>>();
+            findings.extend(
+                lines
+                    .into_iter()
+                    .map(|l| at("wall-3-permit", file, l, "only countersign-gate makes a Permit".to_owned())),
+            );
         }
         if gate && file.path.ends_with("permit.rs") {
             findings.extend(permit_definition(file));
@@ -155,9 +195,15 @@ fn permit_definition(file: &SourceFile) -> Vec<Finding> {
     let mut findings = Vec::new();
     let lines: Vec<&str> = file.product.lines().collect();
     for (i, line) in lines.iter().enumerate() {
-        let copies = line.contains("derive(") && (line.contains("Clone") || line.contains("Copy") || line.contains("Deserialize"));
+        let copies = line.contains("derive(")
+            && (line.contains("Clone") || line.contains("Copy") || line.contains("Deserialize"));
         if copies && lines.get(i + 1).is_some_and(|next| next.contains("struct Permit")) {
-            findings.push(at("wall-3-permit", file, i + 1, "a Permit cannot be copied or read from outside".to_owned()));
+            findings.push(at(
+                "wall-3-permit",
+                file,
+                i + 1,
+                "a Permit cannot be copied or read from outside".to_owned(),
+            ));
         }
         let returns_permit = line.contains("-> Self") || line.contains("-> Permit");
         let head = lines[..=i].iter().rev().take(10).find(|l| l.contains("fn ")).unwrap_or(line);
@@ -177,7 +223,14 @@ fn proof_alone(package: &Package) -> Vec<Finding> {
         return Vec::new();
     }
     let ours = package.dependencies.iter().filter(|d| d.name.starts_with("countersign"));
-    ours.map(|d| in_manifest("wall-4-proof", package, format!("countersign-proof depends on nothing else of ours, not on {}", d.name))).collect()
+    ours.map(|d| {
+        in_manifest(
+            "wall-4-proof",
+            package,
+            format!("countersign-proof depends on nothing else of ours, not on {}", d.name),
+        )
+    })
+    .collect()
 }
 
 /// Wall 5: nothing imports `server` but the binary, and capabilities do not import one another.
@@ -186,10 +239,18 @@ fn nothing_imports_server(package: &Package) -> Vec<Finding> {
     let mut findings = Vec::new();
     for dependency in &package.dependencies {
         if dependency.name == "countersign-server" && package.name != "countersign" {
-            findings.push(in_manifest("wall-5-server", package, "nothing but the binary depends on countersign-server".to_owned()));
+            findings.push(in_manifest(
+                "wall-5-server",
+                package,
+                "nothing but the binary depends on countersign-server".to_owned(),
+            ));
         }
         if capability && CAPABILITIES.contains(&dependency.name.as_str()) {
-            findings.push(in_manifest("wall-5-server", package, format!("capabilities do not import one another: {}", dependency.name)));
+            findings.push(in_manifest(
+                "wall-5-server",
+                package,
+                format!("capabilities do not import one another: {}", dependency.name),
+            ));
         }
     }
     findings
@@ -197,7 +258,11 @@ fn nothing_imports_server(package: &Package) -> Vec<Finding> {
 
 fn forbidden_paths(rule: &'static str, file: &SourceFile, forbidden: &[&str], why: &str) -> Vec<Finding> {
     let named = |path: &str| {
-        let hit = |f: &&&str| path == **f || path.starts_with(&format!("{f}::")) || (!f.starts_with("std") && path.ends_with(&format!("::{f}")));
+        let hit = |f: &&&str| {
+            path == **f
+                || path.starts_with(&format!("{f}::"))
+                || (!f.starts_with("std") && path.ends_with(&format!("::{f}")))
+        };
         forbidden.iter().find(hit).copied()
     };
     let mentions = file.mentions().into_iter().filter(|m| named(&m.path).is_some());

@@ -59,9 +59,10 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
 fn disclosures(wanted: &[String]) -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
     let mut values = serde_json::Map::new();
     for one in wanted {
-        let (what, file) = one.split_once('=').filter(|(what, _)| ["input", "output"].contains(what)).with_context(|| {
-            format!("--disclose takes input=FILE or output=FILE, not {one:?}")
-        })?;
+        let (what, file) = one
+            .split_once('=')
+            .filter(|(what, _)| ["input", "output"].contains(what))
+            .with_context(|| format!("--disclose takes input=FILE or output=FILE, not {one:?}"))?;
         let text = std::fs::read(file).with_context(|| format!("reading {file}"))?;
         values.insert(what.to_owned(), serde_json::from_slice(&text).with_context(|| format!("{file} is not JSON"))?);
     }

@@ -14,7 +14,11 @@ fn large() -> serde_json::Value {
 }
 
 fn token(token: &str, arguments: Option<serde_json::Value>) -> Redeem {
-    Redeem::Token { tool: tool("bank:pay"), token: token.into(), arguments: arguments.map(|a| a.to_string().into_bytes()) }
+    Redeem::Token {
+        tool: tool("bank:pay"),
+        token: token.into(),
+        arguments: arguments.map(|a| a.to_string().into_bytes()),
+    }
 }
 
 #[tokio::test]
@@ -84,14 +88,24 @@ async fn tokens_and_arguments_are_bound() {
     let asked = pending(world.call(&robot(), "bank:pay", large()).await);
     world.gate.answer(&person("tess", &["treasurer"]), asked.request_id, true, None).await.expect("approved");
     let changed = json!({"to": "mallory", "amount": 5000});
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, Some(changed)), "c").await, "arguments-changed").await;
+    refused(
+        &world,
+        world.gate.redeem(&robot(), token(&asked.action_token, Some(changed)), "c").await,
+        "arguments-changed",
+    )
+    .await;
     let other_tool = Redeem::Token { tool: tool("bank:balance"), token: asked.action_token.clone(), arguments: None };
     refused(&world, world.gate.redeem(&robot(), other_tool, "c").await, "invalid-action-token").await;
     let mut forged = asked.action_token.clone();
     let last = if forged.ends_with('A') { "B" } else { "A" };
     forged.replace_range(forged.len() - 10..forged.len() - 9, last);
     refused(&world, world.gate.redeem(&robot(), token(&forged, None), "c").await, "invalid-action-token").await;
-    refused(&world, world.gate.redeem(&adas_agent(), token(&asked.action_token, None), "c").await, "invalid-action-token").await;
+    refused(
+        &world,
+        world.gate.redeem(&adas_agent(), token(&asked.action_token, None), "c").await,
+        "invalid-action-token",
+    )
+    .await;
     assert_eq!(world.bank.count("pay"), 0);
     done(world.gate.redeem(&robot(), token(&asked.action_token, Some(large())), "c").await);
 }
@@ -117,9 +131,15 @@ async fn identical_calls_attach_and_open_requests_are_capped() {
 async fn a_no_is_sticky_and_carries_its_reason() {
     let world = world().await;
     let asked = pending(world.call(&robot(), "bank:pay", large()).await);
-    let view = world.gate.answer(&person("tess", &["treasurer"]), asked.request_id, false, Some("not this month".into())).await;
+    let view = world
+        .gate
+        .answer(&person("tess", &["treasurer"]), asked.request_id, false, Some("not this month".into()))
+        .await;
     assert_eq!(view.expect("answered").status, RequestStatus::Denied);
-    for outcome in [world.call(&robot(), "bank:pay", large()).await, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await] {
+    for outcome in [
+        world.call(&robot(), "bank:pay", large()).await,
+        world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await,
+    ] {
         let refusal = refused(&world, outcome, "approval-denied").await;
         assert!(refusal.detail.contains("not this month"), "{refusal}");
     }
@@ -150,7 +170,8 @@ async fn two_redeemers_get_one_execution_and_the_same_answer() {
         tokio::spawn(async move { gate.redeem(&robot(), Redeem::Request(asked.request_id), "c").await })
     };
     let (a, b, c) = (redeem(), redeem(), redeem());
-    let events = [done(a.await.expect("joins")).event, done(b.await.expect("joins")).event, done(c.await.expect("joins")).event];
+    let events =
+        [done(a.await.expect("joins")).event, done(b.await.expect("joins")).event, done(c.await.expect("joins")).event];
     assert!(events.iter().all(|e| *e == events[0]));
     assert_eq!(world.bank.count("pay"), 1);
 }
@@ -161,9 +182,11 @@ async fn a_definition_that_changed_after_the_approval_is_not_executed() {
     let asked = pending(world.call(&robot(), "bank:pay", large()).await);
     world.gate.answer(&person("tess", &["treasurer"]), asked.request_id, true, None).await.expect("approved");
     world.bank.change("pay", "Now does something else");
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "definition-changed").await;
+    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "definition-changed")
+        .await;
     accept_all(&world).await;
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "definition-changed").await;
+    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "definition-changed")
+        .await;
     assert_eq!(world.bank.count("pay"), 0);
     // The approval was not consumed, but it is for another definition: asking anew makes another request.
     let anew = pending(world.call(&robot(), "bank:pay", large()).await);

@@ -21,7 +21,8 @@ async fn a_write_has_an_intent_before_and_an_outcome_after() {
     let answer = done(world.call(&robot(), "bank:pay", json!({"to": "bob", "amount": 5})).await);
     assert_eq!(world.kinds("call.").await, ["call.intent", "call.completed"]);
     let receipt = world.gate.receipt(&robot(), answer.event, vec![]).await.expect("a receipt");
-    let kinds: Vec<_> = receipt.events.iter().map(|e| e.event["type"].as_str().unwrap_or_default().to_owned()).collect();
+    let kinds: Vec<_> =
+        receipt.events.iter().map(|e| e.event["type"].as_str().unwrap_or_default().to_owned()).collect();
     assert_eq!(kinds, ["call.intent", "call.completed"]);
 }
 
@@ -146,7 +147,11 @@ async fn accepting_a_definition_that_breaks_the_policies_is_refused() {
     world.gate.refresh_upstream(&operator, &"bank".parse().expect("a name")).await.expect("listed");
     let reports = world.gate.tool_reports(&operator).await.expect("reports");
     let pay = reports.iter().find(|r| r.name == "bank:pay").expect("pay");
-    let refusal = world.gate.accept_tool(&operator, &tool("bank:pay"), &pay.proposed.expect("a proposal")).await.expect_err("refused");
+    let refusal = world
+        .gate
+        .accept_tool(&operator, &tool("bank:pay"), &pay.proposed.expect("a proposal"))
+        .await
+        .expect_err("refused");
     assert!(refusal.detail.contains("bank.cedar:"), "names file and line: {refusal}");
 }
 
@@ -156,7 +161,8 @@ async fn a_broken_policy_file_leaves_the_old_set_in_force() {
     let file = world.path().join("policies/access/bank.cedar");
     let good = std::fs::read_to_string(&file).expect("policies");
     let before = world.kinds("policy.rejected").await.len();
-    std::fs::write(&file, format!("{good}\npermit (principal, action, resource) when {{ context.input.nonsense }};")).expect("written");
+    std::fs::write(&file, format!("{good}\npermit (principal, action, resource) when {{ context.input.nonsense }};"))
+        .expect("written");
     world.gate.reload_policies().await;
     assert_eq!(world.kinds("policy.rejected").await.len(), before + 1);
     done(world.call(&robot(), "bank:balance", json!({})).await);

@@ -178,7 +178,7 @@ pub async fn world() -> World {
 }
 
 pub async fn open(dir: TempDir, bank: Arc<Bank>) -> World {
-    let store = SqliteStore::open(&dir.path().join("countersign.db")).expect("store");
+    let store = SqliteStore::open(dir.path().join("countersign.db")).expect("store");
     let options = LedgerOptions::new("example.org", [7; 32], dir.path().join("head"));
     let (ledger, _) = Ledger::open(store, options).expect("ledger");
     let manifest = Manifest::parse(MANIFEST, "bank.yaml").expect("manifest");
@@ -267,7 +267,13 @@ impl World {
         self.gate.call(request(who, name, &arguments)).await
     }
 
-    pub async fn call_with_key(&self, who: &Arc<Principal>, name: &str, arguments: Value, key: &str) -> Result<CallOutcome, Refusal> {
+    pub async fn call_with_key(
+        &self,
+        who: &Arc<Principal>,
+        name: &str,
+        arguments: Value,
+        key: &str,
+    ) -> Result<CallOutcome, Refusal> {
         let mut request = request(who, name, &arguments);
         request.idempotency_key = Some(key.into());
         self.gate.call(request).await
@@ -275,7 +281,8 @@ impl World {
 
     /// All events of the default workspace and the node's, oldest first, as `type`s.
     pub async fn events(&self) -> Vec<EventRow> {
-        let page = self.ledger.read(|r| r.events(&EventQuery { limit: 1000, ..EventQuery::default() })).await.expect("events");
+        let page =
+            self.ledger.read(|r| r.events(&EventQuery { limit: 1000, ..EventQuery::default() })).await.expect("events");
         page.rows.into_iter().map(|(_, row)| row).collect()
     }
 

@@ -53,7 +53,9 @@ pub(super) async fn invoke(
     let idempotency_key = idempotency_key(&headers)?;
     let body = match read_body(&app, &headers, body).await {
         Ok(body) => body,
-        Err(refusal) => return Err(app.gate.refuse_unread(&caller.principal, &tool, &caller.correlation, refusal).await.into()),
+        Err(refusal) => {
+            return Err(app.gate.refuse_unread(&caller.principal, &tool, &caller.correlation, refusal).await.into());
+        }
     };
     let arguments = if body.is_empty() { b"{}".to_vec() } else { Vec::from(body) };
     let correlation = caller.correlation.to_string();

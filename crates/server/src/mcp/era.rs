@@ -222,7 +222,8 @@ mod tests {
         let meta = format!("{{{META}}}");
         let call = format!(r#"{{"name":"x",{META}}}"#);
         let version = ("mcp-protocol-version", MODERN);
-        let cases: &[(&str, &str, &[(&'static str, &str)], Result<Era, i64>)] = &[
+        type Case<'a> = (&'a str, &'a str, &'a [(&'static str, &'a str)], Result<Era, i64>);
+        let cases: &[Case<'_>] = &[
             ("initialize", "{}", &[], Ok(Era::Legacy)),
             ("initialize", "{}", &[version], Ok(Era::Legacy)),
             ("tools/list", "{}", &[], Ok(Era::Legacy)),
