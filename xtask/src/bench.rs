@@ -21,6 +21,8 @@ use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::home::free_address;
 use countersign_testkit::node::Launch;
 use countersign_testkit::{Home, Node, receipts};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
 use crate::{paths, setup};
@@ -46,8 +48,8 @@ struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
+        // A polite end first: nginx takes its workers along only then. Each may have ended by itself.
+        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
         let _ = self.0.wait();
     }
 }

@@ -5,6 +5,7 @@
 
 mod bench;
 mod crash;
+mod evidence;
 mod hostile;
 mod options;
 mod paths;
@@ -31,6 +32,7 @@ cargo xtask COMMAND
   hostile                  what strangers, clients, approvers and upstreams can try
   bench --json FILE [--seconds S]
                            what the gate costs, beside the upstream alone and nginx
+  evidence                 restored backups fork nothing, erased events cannot be guessed
   crash --db sqlite [--writes N] [--kills K] [--seed S]
                            writers, kill -9, and what is true afterwards
   power-cut [--writes N] [--kills K] [--seed S]
@@ -81,6 +83,7 @@ fn run(arguments: &[String]) -> Result<bool> {
             let address = rest.first().context("where to listen?")?;
             bench::upstream::serve(address.parse()?).map(|()| true)
         }
+        "evidence" => evidence::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "hostile" => hostile::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "hostile-upstream" => {
             let control = rest.first().context("where is the control directory?")?;

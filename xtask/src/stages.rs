@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
-use crate::{crash, hostile, paths, peers, power, setup, strace, tidy};
+use crate::{crash, evidence, hostile, paths, peers, power, setup, strace, tidy};
 
 /// The demo promises less than a minute after the build.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
@@ -32,6 +32,8 @@ const STAGES: &[Stage] = &[
     ("build", |_| one(build())),
     ("tests", |_| cargo_test("tests", &["--all-targets"])),
     ("documentation tests", |_| cargo_test("documentation-tests", &["--doc"])),
+    // Tests are built with features that the product does not have, and leave their build in its place.
+    ("product", |_| one(paths::build(&["build", "--release", "--package", "countersign"]).map(|()| true))),
     ("tidy", |_| one(tidy::run(&paths::root()).map(|findings| findings == 0))),
     ("advisories", |_| advisories()),
     ("peers", |binary| one(peers::run(binary))),
@@ -39,6 +41,7 @@ const STAGES: &[Stage] = &[
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),
     ("power cut", |binary| one(power::run(binary, plan("power-cut", 500, 5)))),
     ("system calls", |binary| one(strace::run(binary))),
+    ("evidence", |binary| one(evidence::run(binary))),
     ("demo", |binary| one(demo(binary))),
 ];
 

@@ -67,15 +67,17 @@ impl Gate {
         self.execute(cleared, keys).await.map(CallOutcome::Done)
     }
 
-    /// Refuses a call whose arguments could not be read from the wire (too large, too slow, broken off), with its event.
+    /// Refuses a request that could not be read from the wire (too large, too slow, broken off, not the protocol), with its
+    /// event. The tool is named where the request said it before it broke.
     pub async fn refuse_unread(
         &self,
         principal: &Arc<Principal>,
-        tool: &ToolRef,
+        tool: Option<&ToolRef>,
         correlation: &str,
         refusal: Refusal,
     ) -> Refusal {
-        let facts = Facts::new(Uuid::now_v7(), principal, tool, correlation);
+        let own = || ToolRef { upstream: own_upstream(), tool: "request".into() };
+        let facts = Facts::new(Uuid::now_v7(), principal, &tool.cloned().unwrap_or_else(own), correlation);
         match self.principals.take(&principal.key()) {
             Ok(()) => self.refuse(&facts, refusal, None).await,
             Err(limited) => self.refuse_limited(&facts, limited, &principal.key()).await,
@@ -156,7 +158,7 @@ impl Gate {
         }
         match row.state {
             IdempotencyState::Done => self.replay(facts, keys, &row).await.map(|a| Some(CallOutcome::Done(a))),
-            IdempotencyState::InFlight => Err(in_flight(row.call)),
+            IdempotencyState::InFlight => Err(self.refuse(facts, in_flight(row.call), None).await),
             IdempotencyState::Unknown => Err(self.refuse(facts, unknown(row.call), None).await),
             IdempotencyState::Pending => self.repeated_pending(limited, keys, row.call).await,
         }
@@ -237,7 +239,7 @@ impl Gate {
         let keys = self.keys(&principal.workspace).await?;
         let placeholder = match &what {
             Redeem::Token { tool, .. } => tool.clone(),
-            Redeem::Request(_) => ToolRef { upstream: principal_upstream(), tool: "await_approval".into() },
+            Redeem::Request(_) => ToolRef { upstream: own_upstream(), tool: "await_approval".into() },
         };
         let facts = Facts::new(Uuid::now_v7(), principal, &placeholder, correlation);
         if let Err(refusal) = self.principals.take(&principal.key()) {
@@ -802,7 +804,8 @@ fn token_request(token: &str) -> Option<Uuid> {
     Uuid::from_slice(bytes.get(..16)?).ok()
 }
 
-fn principal_upstream() -> countersign_domain::UpstreamName {
+/// The reserved name under which requests without a tool are recorded.
+fn own_upstream() -> countersign_domain::UpstreamName {
     "countersign".parse().unwrap_or_else(|_| unreachable!("a constant that fits its rule"))
 }
 

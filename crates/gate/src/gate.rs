@@ -213,13 +213,13 @@ impl Gate {
                 draft(EventType::PolicyLoaded).with("policy", json!({"version": version}))
             }
             Reloaded::Refused(problems) => {
-                let stays = if self.policies.current().is_some() {
-                    "the set before it stays in force"
-                } else {
-                    "none is in force, so every call is denied"
-                };
-                for problem in problems {
-                    tracing::warn!(%problem, "policy refused; {stays}");
+                if self.policies.current().is_some() {
+                    for problem in problems {
+                        tracing::error!(%problem, "policy refused; the set before it stays in force");
+                    }
+                } else if let Some(first) = problems.first() {
+                    // Before the first tools are accepted, every policy that names one is refused: once is enough.
+                    tracing::warn!(problems = problems.len(), %first, "no policies are in force, so every call is denied");
                 }
                 let texts: Vec<String> = problems.iter().take(20).map(ToString::to_string).collect();
                 draft(EventType::PolicyRejected).with("problems", json!(texts))

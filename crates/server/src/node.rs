@@ -340,8 +340,15 @@ fn notes_on(app: &App) -> Vec<String> {
     if app.upstreams.is_empty() {
         notes.push(format!("There are no manifests in {}: no tools can be used.", app.config.manifests.display()));
     }
-    for problem in app.gate.policies().problems().iter().take(5) {
-        notes.push(format!("A policy was refused: {problem}"));
+    let policies = app.gate.policies();
+    match (policies.problems().as_slice(), policies.current()) {
+        ([], _) => {}
+        ([first, more @ ..], None) => notes.push(format!(
+            "No policies are in force, so every call is denied: {first} (and {} more). Policies that name tools come into \
+             force once the tools are accepted; `countersign policy check` lists what is wrong.",
+            more.len()
+        )),
+        (problems, Some(_)) => notes.extend(problems.iter().take(5).map(|p| format!("A policy was refused: {p}"))),
     }
     notes
 }

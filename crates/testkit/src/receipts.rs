@@ -1,6 +1,10 @@
 //! Checking receipts as an auditor would: the file, the log's key, `countersign-proof`, and nothing from the node.
 
 use anyhow::{Context as _, Result, ensure};
+use countersign_proof::canonical::to_canonical;
+use countersign_proof::commitment::commit;
+use countersign_proof::digest::Digest;
+use countersign_proof::merkle::leaf_hash;
 use countersign_proof::note::VerifierKey;
 use countersign_proof::verify_file;
 pub use countersign_proof::{Report, TrustAnchors};
@@ -51,4 +55,28 @@ pub fn subject_event(receipt: &Value) -> Result<&Value> {
     let events = entries.iter().filter_map(|entry| entry.get("event"));
     let mut found = events.filter(|event| event.get("id").and_then(Value::as_str) == Some(subject));
     found.next().context("the receipt's own event is not in it")
+}
+
+/// An event in the bytes that its commitment covers (RFC 8785).
+///
+/// # Errors
+/// If it has no such form.
+pub fn canonical(event: &Value) -> Result<Vec<u8>> {
+    Ok(to_canonical(event)?)
+}
+
+/// What somebody who knows every bit of an event but its salt could look for in public: its bytes, their plain digest, the
+/// commitment with a salt of zeros, and the leaf hashes of these.
+///
+/// # Errors
+/// If the event has no canonical form.
+pub fn guesses(event: &Value) -> Result<Vec<Vec<u8>>> {
+    let bytes = canonical(event)?;
+    let digests = [Digest::of(&bytes).0, commit(&[0; 32], &bytes).0];
+    let leaves = digests.map(|digest| leaf_hash(&digest).to_vec());
+    Ok(std::iter::once(bytes.clone())
+        .chain(digests.map(|d| d.to_vec()))
+        .chain(leaves)
+        .chain([leaf_hash(&bytes).to_vec()])
+        .collect())
 }

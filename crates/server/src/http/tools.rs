@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::problem::Refused;
 use super::request::{Caller, idempotency_key, read_body};
 use super::{Answered, json};
 use crate::app::App;
@@ -50,12 +51,13 @@ pub(super) async fn invoke(
     body: Body,
 ) -> Answered {
     let tool = tool_named(&name)?;
-    let idempotency_key = idempotency_key(&headers)?;
-    let body = match read_body(&app, &headers, body).await {
-        Ok(body) => body,
-        Err(refusal) => {
-            return Err(app.gate.refuse_unread(&caller.principal, &tool, &caller.correlation, refusal).await.into());
-        }
+    let read = match idempotency_key(&headers) {
+        Ok(key) => read_body(&app, &headers, body).await.map(|body| (key, body)),
+        Err(refusal) => Err(refusal),
+    };
+    let (idempotency_key, body) = match read {
+        Ok(read) => read,
+        Err(refusal) => return Err(unread(&app, &caller, &tool, refusal).await),
     };
     let arguments = if body.is_empty() { b"{}".to_vec() } else { Vec::from(body) };
     let correlation = caller.correlation.to_string();
@@ -71,9 +73,18 @@ pub(super) async fn confirm(
     body: Body,
 ) -> Answered {
     let tool = tool_named(&name)?;
-    let (token, arguments) = split_confirmation(&read_body(&app, &headers, body).await?)?;
+    let read = read_body(&app, &headers, body).await.and_then(|body| split_confirmation(&body));
+    let (token, arguments) = match read {
+        Ok(read) => read,
+        Err(refusal) => return Err(unread(&app, &caller, &tool, refusal).await),
+    };
     let what = Redeem::Token { tool, token, arguments };
     outcome(app.gate.redeem(&caller.principal, what, &caller.correlation).await?)
+}
+
+/// The refusal of an authenticated caller's request that could not be read; it is an event like any other.
+async fn unread(app: &App, caller: &Caller, tool: &ToolRef, refusal: Refusal) -> Refused {
+    app.gate.refuse_unread(&caller.principal, Some(tool), &caller.correlation, refusal).await.into()
 }
 
 /// `upstream:tool` of a path. What is no such name cannot be a tool's: 404, not 400, as for any tool that is not there.

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use countersign_domain::Principal;
+use countersign_domain::{Principal, Refusal, RefusalKind};
 use futures_util::future::join_all;
 use futures_util::stream;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
@@ -57,7 +57,10 @@ async fn post(app: Arc<App>, scope: Scope, request: Request) -> Answered {
     let (parts, body) = request.into_parts();
     let principal = Caller::authenticate(&app, &parts.headers, "mcp").await?;
     let correlation = parts.extensions.get::<Correlation>().cloned().unwrap_or_else(|| Correlation::of(&parts.headers));
-    let body = read_body(&app, &parts.headers, body).await?;
+    let body = match read_body(&app, &parts.headers, body).await {
+        Ok(body) => body,
+        Err(refusal) => return Err(Refused(app.gate.refuse_unread(&principal, None, &correlation.0, refusal).await)),
+    };
     let session = Session { app, scope, principal, correlation: correlation.0, headers: parts.headers };
     Ok(session.answer(&body).await)
 }
@@ -77,6 +80,8 @@ enum Step {
     Accepted,
     /// Answered at once.
     Answer(StatusCode, Vec<u8>),
+    /// Not the protocol: answered, and recorded.
+    Malformed(RpcError, Vec<u8>),
     /// A tool call.
     Call(Job),
 }
@@ -86,18 +91,22 @@ impl Session {
         let step = match std::str::from_utf8(body) {
             Ok(text) if text.trim_ascii_start().starts_with('[') => return self.batch(text).await,
             Ok(text) => self.step(text),
-            Err(_) => self.refusal(&RpcError::new(PARSE_ERROR, "the body is not UTF-8"), None, StatusCode::BAD_REQUEST),
+            Err(_) => self.malformed(RpcError::new(PARSE_ERROR, "the body is not UTF-8"), None),
         };
         match step {
             Step::Accepted => empty(StatusCode::ACCEPTED),
             Step::Answer(status, body) => answered(status, body),
+            Step::Malformed(error, body) => {
+                record(&self.app, &self.principal, &self.correlation, &error).await;
+                answered(StatusCode::BAD_REQUEST, body)
+            }
             Step::Call(job) => self.call(job).await,
         }
     }
 
     fn step(&self, text: &str) -> Step {
         match message::parse(text) {
-            Err((error, id)) => self.refusal(&error, id, StatusCode::BAD_REQUEST),
+            Err((error, id)) => self.malformed(error, id),
             Ok(Message::Notification) => Step::Accepted,
             Ok(Message::Response) if era::by_header(&self.headers) == MODERN => {
                 let error = RpcError::new(INVALID_REQUEST, "nothing was asked, so there is nothing to answer");
@@ -139,19 +148,28 @@ impl Session {
         Step::Answer(status, error.response(id.or(if modern { None } else { Some("null") })))
     }
 
+    /// The answer to what is not the protocol, whatever its revision.
+    fn malformed(&self, error: RpcError, id: Option<&str>) -> Step {
+        let modern = era::by_header(&self.headers) == MODERN;
+        let body = error.response(id.or(if modern { None } else { Some("null") }));
+        Step::Malformed(error, body)
+    }
+
     /// Batches were part of 2025-03-26 alone.
     async fn batch(self, text: &str) -> Response {
-        let refused = |message: &str| {
-            answered(StatusCode::BAD_REQUEST, RpcError::new(INVALID_REQUEST, message).response(Some("null")))
+        let refused = async |message: &str| {
+            let error = RpcError::new(INVALID_REQUEST, message);
+            record(&self.app, &self.principal, &self.correlation, &error).await;
+            answered(StatusCode::BAD_REQUEST, error.response(Some("null")))
         };
         if era::by_header(&self.headers) != era::UNSAID {
-            return refused("batches are not part of this protocol revision");
+            return refused("batches are not part of this protocol revision").await;
         }
         let Ok(messages) = serde_json::from_str::<Vec<&RawValue>>(text) else {
-            return refused("the batch is not a JSON array of messages");
+            return refused("the batch is not a JSON array of messages").await;
         };
         if messages.is_empty() || messages.len() > MAX_BATCH {
-            return refused("a batch has 1 to 32 messages");
+            return refused("a batch has 1 to 32 messages").await;
         }
         let run = |message: &&RawValue| {
             let step = self.step(message.get());
@@ -161,6 +179,10 @@ impl Session {
                 match step {
                     Step::Accepted => None,
                     Step::Answer(_, body) => Some(body),
+                    Step::Malformed(error, body) => {
+                        record(&app, &principal, &correlation, &error).await;
+                        Some(body)
+                    }
                     Step::Call(job) => Some(call::run(app, principal, correlation, job).await),
                 }
             }
@@ -286,6 +308,12 @@ fn empty(status: StatusCode) -> Response {
 
 fn short(text: &str) -> String {
     text.chars().take(80).filter(|c| !c.is_control()).collect()
+}
+
+/// What an authenticated caller sends and we cannot read is an event, as any refusal is.
+async fn record(app: &App, principal: &Arc<Principal>, correlation: &str, error: &RpcError) {
+    let refusal = Refusal::new(RefusalKind::MalformedRequest, error.message.clone());
+    app.gate.refuse_unread(principal, None, correlation, refusal).await;
 }
 
 #[cfg(test)]
