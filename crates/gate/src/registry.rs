@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use countersign_catalog::names::Cause;
 use countersign_catalog::{Definition, Manifest, NameMap, ToolSettings, confusable_key, mcp_names, own_names};
 use countersign_domain::{
     Effect, EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName,
@@ -423,9 +424,20 @@ impl Registry {
         for tool in &names {
             own.entry(tool.upstream.clone()).or_default().push(tool.clone());
         }
+        let mcp_names = mcp_names(&names);
+        for altered in mcp_names.collisions() {
+            let words = match altered.cause {
+                Cause::Replaced => "it has characters that MCP clients refuse",
+                Cause::Truncated => "it is too long for MCP clients",
+                Cause::Reserved => "its own name is reserved",
+                Cause::Collides => "another tool has its name",
+            };
+            let finding = format!("over MCP it is called {}: {words}", altered.name);
+            findings.entry(altered.tool.clone()).or_default().push(finding);
+        }
         View {
             tools,
-            mcp_names: mcp_names(&names),
+            mcp_names,
             own_names: own.into_iter().map(|(upstream, tools)| (upstream, own_names(&tools))).collect(),
             pins,
             findings,

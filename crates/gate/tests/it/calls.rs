@@ -170,3 +170,17 @@ async fn a_broken_policy_file_leaves_the_old_set_in_force() {
     world.gate.reload_policies().await;
     refused(&world, world.call(&robot(), "bank:balance", json!({})).await, "policy-denied").await;
 }
+
+#[tokio::test]
+async fn a_name_that_mcp_clients_refuse_is_altered_and_reported() {
+    let world = world().await;
+    let odd = json!({"name": "pay.now", "inputSchema": {"type": "object"}});
+    world.bank.definitions.lock().expect("lock").push(odd);
+    accept_all(&world).await;
+    let reports = world.gate.tool_reports(&person("olivia", &["operator"])).await.expect("reports");
+    let report = reports.iter().find(|r| r.name == "bank:pay.now").expect("listed");
+    let name = report.mcp_name.as_deref().expect("a name");
+    assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'), "{name}");
+    assert!(report.findings.iter().any(|f| f.contains(name)), "{:?}", report.findings);
+    assert_eq!(world.gate.tool_by_mcp_name(name), Some(tool("bank:pay.now")));
+}
