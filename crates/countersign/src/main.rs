@@ -16,6 +16,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// A call makes many small allocations that another thread frees; `docs/performance.md` has what this allocator saves.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
