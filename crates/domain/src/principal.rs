@@ -97,6 +97,16 @@ impl Principal {
         party_key(&self.issuer, &self.id)
     }
 
+    /// Tells callers apart: one agent that acts for two people is two callers, so that neither gets what was agreed to for,
+    /// or answered to, the other. A plain key starts with a digit, so the two forms never meet.
+    pub fn caller_key(&self) -> String {
+        let key = self.key();
+        match &self.on_behalf_of {
+            Some(person) => format!("for:{}:{key}{}", key.len(), party_key(&self.issuer, person)),
+            None => key,
+        }
+    }
+
     /// Everyone who counts as the requester of this principal's calls: itself, and the person behind it.
     pub fn requester_keys(&self) -> Vec<String> {
         let person = self.on_behalf_of.as_ref().map(|p| party_key(&self.issuer, p));

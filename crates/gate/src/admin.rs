@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Effect, EventDraft, EventType, Principal, Refusal, RefusalKind, ToolRef, WorkspaceName};
-use countersign_ledger::contract::{EventPage, EventQuery};
+use countersign_ledger::contract::{EventPage, EventQuery, EventRow};
 use countersign_ledger::state::{
     FreezeRow, FreezeTarget, IdempotencyState, IntentState, PinRow, PinStatus, RequestRow, StateOp,
 };
@@ -330,7 +331,11 @@ impl Gate {
             query.principal = Some(principal.id.clone());
         }
         query.limit = query.limit.clamp(1, 1000);
-        self.read(move |r| r.events(&query)).await
+        let mut page = self.read(move |r| r.events(&query)).await?;
+        if !is_staff {
+            page.rows.retain(|(_, row)| is_of(principal, row));
+        }
+        Ok(page)
     }
 
     /// The receipt of an event, with values disclosed that the caller supplies and the event's digests confirm.
@@ -367,11 +372,7 @@ impl Gate {
         }
     }
 
-    async fn may_read(
-        &self,
-        principal: &Principal,
-        row: &countersign_ledger::contract::EventRow,
-    ) -> Result<bool, Refusal> {
+    async fn may_read(&self, principal: &Principal, row: &EventRow) -> Result<bool, Refusal> {
         let is_staff = require(principal, &[OPERATOR, AUDITOR]).is_ok();
         if row.workspace == WorkspaceName::node() {
             return Ok(is_staff);
@@ -379,7 +380,7 @@ impl Gate {
         if row.workspace != principal.workspace {
             return Ok(false);
         }
-        if is_staff || row.principal.as_deref() == Some(principal.id.as_str()) {
+        if is_staff || is_of(principal, row) {
             return Ok(true);
         }
         // Who may see the request may read the events of its call.
@@ -388,6 +389,13 @@ impl Gate {
             None => Ok(false),
         }
     }
+}
+
+/// Whether an event is about what this very caller did: the same subject of the same issuer, for the same person.
+fn is_of(principal: &Principal, row: &EventRow) -> bool {
+    let event = row.opening.as_ref().and_then(|o| serde_json::from_slice::<Value>(&o.event).ok());
+    let who = event.and_then(|mut e| serde_json::from_value::<PrincipalRecord>(e["principal"].take()).ok());
+    who.is_some_and(|who| who == principal.record())
 }
 
 fn require(principal: &Principal, roles: &[&str]) -> Result<(), Refusal> {

@@ -134,14 +134,20 @@ impl Gate {
         Ok(RequestRow {
             id: facts.call,
             workspace: facts.workspace.clone(),
-            requester: principal.key(),
+            requester: principal.caller_key(),
             requester_keys: principal.requester_keys(),
             person_key: principal.person_key(),
             principal: facts.principal.clone(),
             tool: facts.tool.clone(),
             effect: resolved.tool.effect,
             pin,
-            fingerprint: call_fingerprint(keys, &principal.key(), &facts.tool, &pin, &limited.validated().canonical),
+            fingerprint: call_fingerprint(
+                keys,
+                &principal.caller_key(),
+                &facts.tool,
+                &pin,
+                &limited.validated().canonical,
+            ),
             arguments: keys.seal(&kept_purpose(facts.call), &plain).map_err(|_| internal())?,
             owed: authorised.owed.clone(),
             policy_version: authorised.policy_version.clone(),
@@ -422,10 +428,12 @@ impl Gate {
 
 fn may_see(principal: &Principal, row: &RequestRow) -> bool {
     let key = principal.key();
-    let is_staff = principal.roles.contains(AUDITOR) || principal.roles.contains(OPERATOR);
+    // An agent that acts for an operator is not the operator.
+    let holds = |role: &str| principal.on_behalf_of.is_none() && principal.roles.contains(role);
+    let is_staff = holds(AUDITOR) || holds(OPERATOR);
     let is_person = principal.kind == PrincipalKind::Person && principal.on_behalf_of.is_none();
     is_staff
-        || row.requester_keys.contains(&key)
+        || row.requester == principal.caller_key()
         || row.person_key.as_ref() == Some(&key)
         || row.answers.iter().any(|a| a.person == key)
         || (is_person && row.owed.approvals > 0 && row.owed.accepts_roles(&principal.roles))

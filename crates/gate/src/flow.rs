@@ -290,7 +290,7 @@ impl Gate {
             Redeem::Token { token, .. } => token_request(token).ok_or_else(bad_token)?,
         };
         let row = self.read(move |r| r.request(id)).await?;
-        let row = row.filter(|row| row.workspace == principal.workspace && row.requester == principal.key());
+        let row = row.filter(|row| row.workspace == principal.workspace && row.requester == principal.caller_key());
         let Redeem::Token { tool, token, arguments } = what else {
             return row.ok_or_else(|| Refusal::new(RefusalKind::NotFound, "you have no such request"));
         };
@@ -366,7 +366,9 @@ impl Gate {
         let outcome = loop {
             wake.mark_unchanged();
             let row = match self.read(move |r| r.request(request)).await {
-                Ok(row) => row.filter(|row| row.workspace == principal.workspace && row.requester == principal.key()),
+                Ok(row) => {
+                    row.filter(|row| row.workspace == principal.workspace && row.requester == principal.caller_key())
+                }
                 Err(refusal) => break Err(refusal),
             };
             let Some(row) = row else { break Err(Refusal::new(RefusalKind::NotFound, "you have no such request")) };
@@ -443,7 +445,7 @@ impl Gate {
         let event = draft.id;
         let fingerprint = call_fingerprint(
             keys,
-            &resolved.principal.key(),
+            &resolved.principal.caller_key(),
             &resolved.tool.tool,
             &pin_of(facts)?,
             &limited.validated().canonical,
@@ -764,7 +766,7 @@ fn scope_of(keys: &WorkspaceKeys, limited: &Limited, key: &str) -> (Fingerprint,
     let resolved = limited.resolved();
     let scope = keys.fingerprint(
         "idempotency-key",
-        &[resolved.principal.key().as_bytes(), resolved.tool.tool.to_string().as_bytes(), key.as_bytes()],
+        &[resolved.principal.caller_key().as_bytes(), resolved.tool.tool.to_string().as_bytes(), key.as_bytes()],
     );
     (scope, keys.fingerprint("arguments", &[&limited.validated().canonical]))
 }

@@ -37,7 +37,7 @@ pub struct RequestRow {
     pub id: Uuid,
     /// The workspace of the requester.
     pub workspace: WorkspaceName,
-    /// The requester (see `Principal::key`).
+    /// The requester (see `Principal::caller_key`).
     pub requester: String,
     /// Everyone who counts as the requester and so may not approve.
     pub requester_keys: Vec<String>,

@@ -7,7 +7,7 @@ use countersign_gate::api::{Redeem, WaitOutcome};
 use countersign_ledger::state::{FreezeTarget, RequestStatus};
 use serde_json::json;
 
-use crate::harness::{accept_all, adas_agent, done, pending, person, refused, robot, tool, world};
+use crate::harness::{accept_all, adas_agent, berts_agent, done, pending, person, refused, robot, tool, world};
 
 fn large() -> serde_json::Value {
     json!({"to": "bob", "amount": 5000})
@@ -225,4 +225,28 @@ async fn approvals_survive_a_reload_but_not_stricter_rules() {
     std::fs::write(&file, format!("{text}\n// reworded")).expect("written");
     world.gate.reload_policies().await;
     done(world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await);
+}
+
+#[tokio::test]
+async fn one_agent_for_two_people_is_two_callers() {
+    let world = world().await;
+    let abroad = json!({"to": "abroad", "amount": 5});
+    let adas = pending(world.call_with_key(&adas_agent(), "bank:pay", abroad.clone(), "k").await);
+    world.gate.answer(&person("ada", &[]), adas.request_id, true, None).await.expect("her own word");
+    // Bert's turn with the same agent: Ada's word is neither his, nor his to use, nor his to see.
+    let berts = pending(world.call_with_key(&berts_agent(), "bank:pay", abroad, "k").await);
+    assert_ne!(berts.request_id, adas.request_id);
+    assert!(!berts.confirmed);
+    let stolen = Redeem::Token { tool: tool("bank:pay"), token: adas.action_token.clone(), arguments: None };
+    refused(&world, world.gate.redeem(&berts_agent(), stolen, "c").await, "invalid-action-token").await;
+    refused(&world, world.gate.redeem(&berts_agent(), Redeem::Request(adas.request_id), "c").await, "not-found").await;
+    assert!(world.gate.wait(&berts_agent(), adas.request_id, Duration::ZERO).await.is_err());
+    assert!(world.gate.approval(&berts_agent(), adas.request_id).await.is_err());
+    assert!(world.gate.receipt(&berts_agent(), adas.receipt, vec![]).await.is_err());
+    let query = || countersign_ledger::contract::EventQuery { limit: 100, ..Default::default() };
+    let seen = world.gate.events(&berts_agent(), query()).await.expect("his own events");
+    assert!(seen.rows.iter().all(|(_, row)| row.call != Some(adas.request_id)));
+    assert!(seen.rows.iter().any(|(_, row)| row.call == Some(berts.request_id)));
+    done(world.gate.redeem(&adas_agent(), Redeem::Request(adas.request_id), "c").await);
+    assert_eq!(world.bank.count("pay"), 1);
 }

@@ -248,6 +248,11 @@ pub fn adas_agent() -> Arc<Principal> {
     principal(PrincipalKind::Agent, "helper", Some("ada"), &["teller"])
 }
 
+/// The same agent, acting for Bert.
+pub fn berts_agent() -> Arc<Principal> {
+    principal(PrincipalKind::Agent, "helper", Some("bert"), &["teller"])
+}
+
 pub fn person(id: &str, roles: &[&str]) -> Arc<Principal> {
     principal(PrincipalKind::Person, id, None, roles)
 }
