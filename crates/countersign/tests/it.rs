@@ -368,6 +368,9 @@ fn a_frozen_tool_stops_and_goes_on() {
     let output = home.run(&["call", "ads:listCampaigns"]);
     expect(&output, 1);
     assert!(String::from_utf8_lossy(&output.stderr).contains("frozen"));
+    let table = home.run(&["freezes"]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("ads:listCampaigns") && table.contains("drill"), "{table}");
     home.json(&["unfreeze", "tool", "ads:listCampaigns"]);
     expect(&home.run(&["call", "ads:listCampaigns"]), 0);
 }

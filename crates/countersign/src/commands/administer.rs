@@ -133,7 +133,12 @@ pub async fn freezes(global: &Global) -> anyhow::Result<Exit> {
     }
     let rows = freezes.iter().map(|freeze| {
         let at = freeze["at"].as_i64().map_or_else(|| "–".into(), output::utc);
-        vec![output::text(freeze, "/kind"), output::text(freeze, "/name"), at, output::text(freeze, "/reason")]
+        vec![
+            output::text(freeze, "/target/kind"),
+            output::text(freeze, "/target/name"),
+            at,
+            output::text(freeze, "/reason"),
+        ]
     });
     output::table(&["KIND", "NAME", "SINCE", "REASON"], rows.collect());
     Ok(Exit::Ok)
