@@ -29,7 +29,7 @@ pub struct Obligations {
     #[serde(default)]
     pub approvals: u32,
     /// Every approver must hold one of these roles; empty means any person of the workspace.
-    /// Several matching policies each add their set to `all_of`, see [`Obligations::accepts_roles`].
+    /// Several matching policies each add their set, see [`Obligations::accepts_roles`].
     #[serde(default)]
     pub approver_roles: Vec<BTreeSet<String>>,
     /// Seconds from the request until an unanswered request counts as denied.

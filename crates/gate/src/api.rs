@@ -110,7 +110,7 @@ pub struct ToolReport {
     pub mcp_name: Option<String>,
     /// Its effect by our manifest.
     pub effect: Effect,
-    /// `accepted`, `new` (never reviewed), `changed` (differs from the accepted one), or `missing` (accepted, but gone).
+    /// `accepted`, `new` (never reviewed) or `changed` (differs from the accepted one).
     pub status: &'static str,
     /// The accepted pin.
     pub accepted: Option<Digest>,

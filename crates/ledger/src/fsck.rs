@@ -148,6 +148,20 @@ pub struct FsckReport {
 }
 
 impl FsckReport {
+    /// The report for programs: what `POST /admin/fsck` and `log fsck --json` answer.
+    pub fn to_json(&self) -> Value {
+        serde_json::json!({
+            "ok": self.is_ok(),
+            "shards": self.shards,
+            "events": self.events,
+            "recomputed": self.recomputed,
+            "erased": self.erased,
+            "tiles": self.tiles,
+            "findings": self.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "more_findings": self.more_findings,
+        })
+    }
+
     /// Whether everything fits.
     pub fn is_ok(&self) -> bool {
         self.findings.is_empty() && self.more_findings == 0

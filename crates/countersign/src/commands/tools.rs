@@ -144,7 +144,6 @@ fn state(tool: &Value) -> String {
     let status = output::text(tool, "/status");
     let style = match status.as_str() {
         "accepted" => Style::Good,
-        "missing" => Style::Bad,
         _ => Style::Warn,
     };
     output::paint(style, &status)

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use countersign_ledger::contract::{Reader, Store as _};
-use countersign_ledger::export::{ExportReport, VerifyOptions, VerifyReport};
-use countersign_ledger::fsck::{FsckOptions, FsckReport};
+use countersign_ledger::export::{VerifyOptions, VerifyReport};
+use countersign_ledger::fsck::FsckOptions;
 use countersign_ledger::head_file::{self, HeadRecord};
 use countersign_ledger::state::PinStatus;
 use countersign_ledger::{Ledger, LedgerOptions};
@@ -140,20 +140,7 @@ pub fn fsck(global: &Global) -> anyhow::Result<Checked> {
     held.store.integrity_check().map_err(|error| Failure::new(Exit::Invalid, error.to_string()))?;
     let options = FsckOptions { head_file: Some(held.config.head_file.clone()), ..FsckOptions::default() };
     let report = countersign_ledger::fsck::fsck(&*held.reader(), &options);
-    Ok(Checked { ok: report.is_ok(), details: fsck_report(&report) })
-}
-
-fn fsck_report(report: &FsckReport) -> Value {
-    json!({
-        "ok": report.is_ok(),
-        "shards": report.shards,
-        "events": report.events,
-        "recomputed": report.recomputed,
-        "erased": report.erased,
-        "tiles": report.tiles,
-        "findings": report.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "more_findings": report.more_findings,
-    })
+    Ok(Checked { ok: report.is_ok(), details: report.to_json() })
 }
 
 /// Adds to an export what it lacks.
@@ -163,9 +150,7 @@ fn fsck_report(report: &FsckReport) -> Value {
 pub fn export(global: &Global, directory: &Path) -> anyhow::Result<Value> {
     let reader = Held::open(global)?.reader();
     let head = reader.head()?.context("the log is empty")?;
-    let ExportReport { lines, last_line, last } = countersign_ledger::export::export(&*reader, &head, directory)?;
-    let (origin, index) = last.unzip();
-    Ok(json!({ "lines": lines, "last_line": last_line, "origin": origin, "index": index }))
+    Ok(countersign_ledger::export::export(&*reader, &head, directory)?.to_json())
 }
 
 /// Checks an export; needs nothing but its files.

@@ -56,6 +56,14 @@ pub struct ExportReport {
     pub last: Option<(String, u64)>,
 }
 
+impl ExportReport {
+    /// The report for programs: what `POST /admin/export` and `audit export --json` answer.
+    pub fn to_json(&self) -> serde_json::Value {
+        let (origin, index) = self.last.clone().unzip();
+        serde_json::json!({ "lines": self.lines, "last_line": self.last_line, "origin": origin, "index": index })
+    }
+}
+
 /// Adds to the files in `directory` whatever the ledger has up to `head` that they lack.
 ///
 /// A line goes into the file of its event's UTC day, but never into an earlier file than the line before it: log order is

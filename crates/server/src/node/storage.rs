@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use countersign_ledger::export::ExportReport;
-use countersign_ledger::fsck::{FsckOptions, FsckReport};
+use countersign_ledger::fsck::FsckOptions;
 use countersign_ledger::{Ledger, LedgerOptions, Opened, StoreError};
 use countersign_store::SqliteStore;
 use serde_json::{Value, json};
@@ -51,20 +50,7 @@ pub(crate) async fn fsck(app: &App) -> Result<Value, StoreError> {
     let options = FsckOptions { head_file: Some(app.config.head_file.clone()), ..FsckOptions::default() };
     let reader = app.ledger.reader();
     let report = blocking(move || Ok(countersign_ledger::fsck::fsck(&*reader, &options))).await?;
-    Ok(fsck_report(&report))
-}
-
-fn fsck_report(report: &FsckReport) -> Value {
-    json!({
-        "ok": report.is_ok(),
-        "shards": report.shards,
-        "events": report.events,
-        "recomputed": report.recomputed,
-        "erased": report.erased,
-        "tiles": report.tiles,
-        "findings": report.findings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "more_findings": report.more_findings,
-    })
+    Ok(report.to_json())
 }
 
 /// Adds to an export what it lacks.
@@ -72,9 +58,7 @@ pub(crate) async fn export(app: &App, directory: PathBuf) -> Result<Value, Strin
     let (reader, head) = (app.ledger.reader(), app.ledger.head());
     let written = tokio::task::spawn_blocking(move || countersign_ledger::export::export(&*reader, &head, &directory));
     let written = written.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    let ExportReport { lines, last_line, last } = written;
-    let (origin, index) = last.unzip();
-    Ok(json!({ "lines": lines, "last_line": last_line, "origin": origin, "index": index }))
+    Ok(written.to_json())
 }
 
 async fn blocking<T: Send + 'static>(
