@@ -71,6 +71,9 @@ impl Definition {
         if let Some(problem) = name_problem(name) {
             return Err(PinError::Name(problem));
         }
+        if countersign_domain::operation::is_reserved(name) {
+            return Err(PinError::Name(format!("{name} would be taken for a method of the protocol")));
+        }
         let input_schema = members.get("inputSchema").filter(|schema| schema.is_object());
         let text = |key: &str| members.get(key).and_then(Value::as_str).map(str::to_owned);
         Ok(Self {

@@ -10,7 +10,7 @@ use countersign_connect::McpUpstream;
 use countersign_domain::ToolRef;
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::permit::test_permit;
-use countersign_gate::upstream::Upstream;
+use countersign_gate::upstream::{Mute, Upstream};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let manifest = Manifest::load(Path::new(args.first().ok_or("name a manifest")?))?;
     let upstream = McpUpstream::new(&manifest, &Egress::new(EgressConfig::default()))?;
     let start = Instant::now();
-    let raw = upstream.discover().await?;
+    let raw = upstream.discover().await?.tools;
     println!("{:?} after {:?}", upstream.status(), start.elapsed());
     let mut tools = Vec::new();
     for raw in &raw {
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let arguments = serde_json::value::RawValue::from_string(arguments.clone())?;
         let pin = countersign_proof::digest::Digest::of(b"");
         let permit = test_permit(tool, arguments, pin, Instant::now() + Duration::from_secs(20));
-        println!("{:?}", upstream.dispatch(permit).await);
+        println!("{:?}", upstream.dispatch(permit, &Mute).await);
     }
     println!("changes {}", *upstream.changes().borrow());
     upstream.shutdown().await;

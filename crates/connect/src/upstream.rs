@@ -8,8 +8,9 @@ use countersign_catalog::{Manifest, Transport};
 use countersign_domain::UpstreamName;
 use countersign_egress::{Egress, EgressError};
 use countersign_gate::permit::Permit;
-use countersign_gate::upstream::{DiscoverError, DispatchError, ToolResult, Upstream, UpstreamStatus};
-use serde_json::value::RawValue;
+use countersign_gate::upstream::{
+    DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
+};
 use tokio::sync::{Semaphore, watch};
 
 use crate::http::HttpLink;
@@ -88,7 +89,7 @@ impl Upstream for McpUpstream {
         &self.settings.name
     }
 
-    async fn dispatch(&self, permit: Permit) -> Result<ToolResult, DispatchError> {
+    async fn dispatch(&self, permit: Permit, _exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
         let deadline = permit.deadline();
         let slot = tokio::time::timeout_at(deadline.into(), self.slots.acquire()).await;
         let _slot = match slot {
@@ -101,8 +102,9 @@ impl Upstream for McpUpstream {
         tool_result(self.link.ask("tools/call", Some(tool), &members, deadline).await?)
     }
 
-    async fn discover(&self) -> Result<Vec<Box<RawValue>>, DiscoverError> {
-        list_tools(&*self.link, Instant::now() + self.settings.discover_timeout).await
+    async fn discover(&self) -> Result<Discovered, DiscoverError> {
+        let tools = list_tools(&*self.link, Instant::now() + self.settings.discover_timeout).await?;
+        Ok(Discovered { tools, ..Discovered::default() })
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -5,12 +5,14 @@
 pub mod event;
 pub mod name;
 pub mod obligation;
+pub mod operation;
 pub mod principal;
 pub mod refusal;
 
 pub use event::{Event, EventDraft, EventType, PreparedEvent};
 pub use name::{Effect, InvalidName, ToolRef, UpstreamName, WorkspaceName};
 pub use obligation::{ObligationKind, Obligations};
+pub use operation::Operation;
 pub use principal::{Principal, PrincipalKind};
 pub use refusal::{Refusal, RefusalKind};
 

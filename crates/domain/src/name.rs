@@ -5,6 +5,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::operation::is_reserved;
+
+/// The longest name of an operation that is not a tool, in characters.
+pub const MAX_OPERATION: usize = 2_048;
+
 /// A name that does not fit its rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} name {name:?} is not valid: {rule}")]
@@ -100,7 +105,8 @@ impl WorkspaceName {
 pub struct ToolRef {
     /// Where the tool lives.
     pub upstream: UpstreamName,
-    /// The upstream's own name for it: 1 to 128 characters without control characters.
+    /// The upstream's own name for it (1 to 128 characters without control characters), or the name of another
+    /// [operation](crate::operation) (up to [`MAX_OPERATION`]).
     pub tool: String,
 }
 
@@ -115,7 +121,9 @@ impl FromStr for ToolRef {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         const RULE: &str = "an upstream, a colon and a tool name of 1 to 128 characters without control characters";
         let (upstream, tool) = text.split_once(':').unwrap_or((text, ""));
-        let ok = (1..=128).contains(&tool.chars().count()) && !tool.chars().any(char::is_control);
+        // Resources go by their URIs, which are longer than names.
+        let longest = if is_reserved(tool) { MAX_OPERATION } else { 128 };
+        let ok = (1..=longest).contains(&tool.chars().count()) && !tool.chars().any(char::is_control);
         let tool = check("tool", RULE, text, ok).map(|_| tool.to_owned())?;
         Ok(Self { upstream: upstream.parse()?, tool })
     }

@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 use std::sync::Arc;
 use uuid::Uuid;
 
+use crate::upstream::Client;
+
 /// A request to use one tool.
 #[derive(Debug, Clone)]
 pub struct CallRequest {
@@ -23,6 +25,8 @@ pub struct CallRequest {
     pub idempotency_key: Option<String>,
     /// For logs and events across systems.
     pub correlation: String,
+    /// The way back to the caller while the call runs.
+    pub client: Arc<dyn Client>,
 }
 
 /// How a call ended, or that it waits.

@@ -25,7 +25,7 @@ use crate::keyring::WorkspaceKeys;
 use crate::permit::Permit;
 use crate::record::{Facts, reason};
 use crate::stages::{self, Authorised, Claim, Cleared, Denied, Limited, Redeemed};
-use crate::upstream::{DispatchError, ToolResult};
+use crate::upstream::{DispatchError, Mute, ToolResult};
 
 /// How long a second redeemer waits for the first one's answer.
 const REPLAY_WAIT: Duration = Duration::from_secs(30);
@@ -422,7 +422,7 @@ impl Gate {
                     deadline,
                     resolved.facts.correlation.clone(),
                 );
-                let dispatch = resolved.tool.upstream.dispatch(permit);
+                let dispatch = resolved.tool.upstream.dispatch(permit, &Mute);
                 let hard_stop = tokio::time::Instant::from_std(deadline + DISPATCH_GRACE);
                 tokio::time::timeout_at(hard_stop, dispatch).await.unwrap_or(Err(DispatchError::Timeout))
             }
@@ -699,6 +699,9 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
             refusal(RefusalKind::UpstreamTimeout, "the upstream did not answer in time".into()),
             false,
         ),
+        Err(DispatchError::Cancelled) => {
+            ("cancelled", None, refusal(RefusalKind::UpstreamTimeout, "the caller cancelled the call".into()), false)
+        }
         Err(DispatchError::Lost(why)) => (
             "lost",
             Some(why),

@@ -41,6 +41,10 @@ impl Permit {
     pub fn tool(&self) -> &ToolRef {
         &self.tool
     }
+    /// What is asked of the upstream.
+    pub fn operation(&self) -> countersign_domain::Operation<'_> {
+        countersign_domain::Operation::of(&self.tool.tool)
+    }
     /// The arguments: a JSON object, byte for byte what was validated, decided upon and agreed to.
     pub fn arguments(&self) -> &RawValue {
         &self.arguments

@@ -303,7 +303,7 @@ impl Registry {
         // Read before listing: a change during the listing makes the next call verify again.
         let seen = *source.upstream.changes().borrow();
         let raw = source.upstream.discover().await.map_err(|e| RefreshError::Upstream(e.to_string()))?;
-        let listing: Vec<&str> = raw.iter().map(|r| r.get()).collect();
+        let listing: Vec<&str> = raw.tools.iter().map(|r| r.get()).collect();
         let stored = self.ledger.read(|r| r.pins()).await.map_err(|e| RefreshError::Ledger(e.to_string()))?;
         let append = self.compare(source, &listing, &stored)?;
         if !append.ops.is_empty() {

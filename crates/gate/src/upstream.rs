@@ -9,10 +9,27 @@ use crate::permit::Permit;
 /// An upstream's answer to a call, as it sent it.
 #[derive(Debug)]
 pub struct ToolResult {
-    /// The raw MCP `CallToolResult` object, unknown members included.
+    /// The raw result object of the operation's method (`CallToolResult`, `ReadResourceResult`, …), unknown members included.
     pub raw: Box<RawValue>,
     /// Whether the tool reported an error (`isError`).
     pub is_error: bool,
+}
+
+/// What an upstream offers right now (every page of every list), each the object that the upstream sent.
+#[derive(Debug, Default)]
+pub struct Discovered {
+    /// `Tool` objects.
+    pub tools: Vec<Box<RawValue>>,
+    /// `Prompt` objects.
+    pub prompts: Vec<Box<RawValue>>,
+    /// `Resource` objects.
+    pub resources: Vec<Box<RawValue>>,
+    /// `ResourceTemplate` objects.
+    pub resource_templates: Vec<Box<RawValue>>,
+    /// Whether it completes arguments.
+    pub completions: bool,
+    /// Whether it tells subscribers about changed resources.
+    pub subscriptions: bool,
 }
 
 /// Why there is no result. The variants differ in what is known of the effect, which decides what a write becomes.
@@ -40,6 +57,9 @@ pub enum DispatchError {
     /// Sent, and answered with something that is not the protocol.
     #[error("the upstream broke the protocol: {0}")]
     Protocol(String),
+    /// Sent, and cancelled by the caller, of which the upstream was told; whether it acted is not known.
+    #[error("the caller cancelled the call")]
+    Cancelled,
 }
 
 /// Why an upstream's tools could not be listed.
@@ -58,26 +78,176 @@ pub struct UpstreamStatus {
     pub error: Option<String>,
 }
 
+/// What an upstream says during a call that is no answer. Relayed to the caller's side, never trusted.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// `notifications/progress`: the raw `params`, whose `progressToken` is the upstream's and has to be replaced by the caller's.
+    Progress(Box<RawValue>),
+    /// `notifications/message`: the raw `params` of a log message.
+    Log(Box<RawValue>),
+}
+
+/// What an upstream asks of the caller's side during a call.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// `elicitation/create`, `sampling/createMessage` or `roots/list`.
+    pub kind: AskKind,
+    /// The raw `params` of the request.
+    pub params: Box<RawValue>,
+}
+
+/// The kinds of [`Ask`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AskKind {
+    /// `elicitation/create` with a form.
+    ElicitForm,
+    /// `elicitation/create` with a URL that a person opens.
+    ElicitUrl,
+    /// `sampling/createMessage`.
+    Sample,
+    /// `roots/list`.
+    ListRoots,
+}
+
+impl AskKind {
+    /// The operation's name, as in policies and events.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::ElicitForm | Self::ElicitUrl => countersign_domain::operation::ELICIT,
+            Self::Sample => countersign_domain::operation::SAMPLE,
+            Self::ListRoots => countersign_domain::operation::LIST_ROOTS,
+        }
+    }
+}
+
+/// Why an upstream's question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The caller's side did not declare that it answers such questions.
+    #[error("the client does not answer such requests")]
+    Unsupported,
+    /// Policy, a limit or a check on the question refused it; recorded as an event.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The caller's side answered with a JSON-RPC error.
+    #[error("the client refused: {message} ({code})")]
+    Rpc {
+        /// JSON-RPC error code.
+        code: i64,
+        /// Its message, shortened.
+        message: String,
+    },
+    /// The caller's side went away, or did not answer before the call's deadline.
+    #[error("the client did not answer")]
+    Gone,
+}
+
+/// The caller's side of a running call, as the upstream's connection may use it. Implemented by the gate, which decides and
+/// records every question, over a [`Client`] that a surface brings.
+#[async_trait]
+pub trait Exchange: Send + Sync {
+    /// Passes a notice on, or drops it where nobody wants it. Never waits.
+    fn notify(&self, notice: Notice);
+    /// Asks the caller's side: decided by policy, recorded, labelled with its origin, then relayed.
+    async fn ask(&self, ask: Ask) -> Result<Box<RawValue>, AskError>;
+    /// Whether the caller's side answers questions of this kind (before policy).
+    fn answers(&self, kind: AskKind) -> bool;
+    /// Whether the caller asked to hear of progress.
+    fn wants_progress(&self) -> bool;
+    /// The least severe log level that the caller wants to hear (`debug` … `emergency`), if any.
+    fn log_level(&self) -> Option<&str>;
+    /// Resolves when the caller has cancelled the call; never, if it doesn't.
+    async fn cancelled(&self);
+}
+
+/// What a surface brings for the time of a call: a way back to the caller. The gate wraps it in its own [`Exchange`].
+#[async_trait]
+pub trait Client: Send + Sync + std::fmt::Debug {
+    /// Passes a notice on. Never waits.
+    fn notify(&self, notice: Notice);
+    /// Relays a question that policy has allowed, and waits for the answer (the raw result).
+    async fn ask(&self, ask: Ask) -> Result<Box<RawValue>, AskError>;
+    /// Whether the client declared that it answers such questions.
+    fn answers(&self, kind: AskKind) -> bool;
+    /// Whether it asked to hear of progress.
+    fn wants_progress(&self) -> bool;
+    /// The least severe log level that it wants to hear.
+    fn log_level(&self) -> Option<&str>;
+    /// Resolves when the caller has cancelled the call; never, if it doesn't.
+    async fn cancelled(&self);
+}
+
+/// A caller that hears nothing and answers nothing during its call: plain HTTP, the command line.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mute;
+
+#[async_trait]
+impl Client for Mute {
+    fn notify(&self, _notice: Notice) {}
+    async fn ask(&self, _ask: Ask) -> Result<Box<RawValue>, AskError> {
+        Err(AskError::Unsupported)
+    }
+    fn answers(&self, _kind: AskKind) -> bool {
+        false
+    }
+    fn wants_progress(&self) -> bool {
+        false
+    }
+    fn log_level(&self) -> Option<&str> {
+        None
+    }
+    async fn cancelled(&self) {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Exchange for Mute {
+    fn notify(&self, _notice: Notice) {}
+    async fn ask(&self, _ask: Ask) -> Result<Box<RawValue>, AskError> {
+        Err(AskError::Unsupported)
+    }
+    fn answers(&self, _kind: AskKind) -> bool {
+        false
+    }
+    fn wants_progress(&self) -> bool {
+        false
+    }
+    fn log_level(&self) -> Option<&str> {
+        None
+    }
+    async fn cancelled(&self) {
+        std::future::pending().await
+    }
+}
+
 /// A place where tools live.
 #[async_trait]
 pub trait Upstream: Send + Sync {
     /// Its name in manifests and tool references.
     fn name(&self) -> &UpstreamName;
 
-    /// Executes the permitted call. Must return by the permit's deadline.
+    /// Executes the permitted call. Must return by the permit's deadline, and soon after [`Exchange::cancelled`]. What the
+    /// upstream says or asks meanwhile goes through `exchange`; a revision that asks by returning (`input_required`) is
+    /// asked again with the answers within the same call.
     ///
     /// # Errors
     /// See [`DispatchError`]; `NotSent` only when it is certain that nothing reached the upstream.
-    async fn dispatch(&self, permit: Permit) -> Result<ToolResult, DispatchError>;
+    async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError>;
 
-    /// The raw definitions of all its tools right now (every page), each the object that the upstream sent.
+    /// What it offers right now.
     ///
     /// # Errors
     /// If it cannot be reached or breaks the protocol.
-    async fn discover(&self) -> Result<Vec<Box<RawValue>>, DiscoverError>;
+    async fn discover(&self) -> Result<Discovered, DiscoverError>;
 
-    /// Counts up whenever the upstream may have changed its tools (list-changed notification, reconnect).
+    /// Counts up whenever the upstream may have changed what it offers (list-changed notification, reconnect).
     fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
+
+    /// URIs of resources that the upstream says have changed. Slow readers lose the oldest.
+    fn updates(&self) -> tokio::sync::broadcast::Receiver<String> {
+        tokio::sync::broadcast::channel(1).1
+    }
 
     /// How it stands.
     fn status(&self) -> UpstreamStatus;

@@ -10,7 +10,7 @@ use countersign_catalog::Manifest;
 use countersign_connect::McpUpstream;
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::permit::{Permit, test_permit};
-use countersign_gate::upstream::{DispatchError, ToolResult, Upstream};
+use countersign_gate::upstream::{DispatchError, Mute, ToolResult, Upstream};
 use countersign_proof::digest::Digest;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -28,7 +28,7 @@ fn permit(tool: &str, arguments: &str, millis: u64) -> Permit {
 }
 
 async fn call(upstream: &McpUpstream, tool: &str, arguments: &str, millis: u64) -> Result<ToolResult, DispatchError> {
-    upstream.dispatch(permit(tool, arguments, millis)).await
+    upstream.dispatch(permit(tool, arguments, millis), &Mute).await
 }
 
 fn json(raw: &RawValue) -> Value {

@@ -55,7 +55,7 @@ async fn both_eras_are_found_out_and_calls_are_executed_once() {
         let dir = dir();
         let upstream = ads(&dir, &format!("--era, {era}"), "");
         assert_eq!(upstream.status().state, "idle");
-        assert_eq!(upstream.discover().await.expect("tools").len(), 4);
+        assert_eq!(upstream.discover().await.expect("tools").tools.len(), 4);
         let result = call(&upstream, "createCampaign", CAMPAIGN, 10_000).await.expect("a result");
         let value = json(&result.raw);
         assert!(!result.is_error);
@@ -144,7 +144,7 @@ async fn garbage_ends_the_calls_in_flight_as_protocol_errors() {
 async fn a_greeting_on_standard_output_is_forgiven() {
     let dir = dir();
     let upstream = shell(&dir, "echo 'Welcome to our server!'");
-    assert_eq!(upstream.discover().await.expect("tools").len(), 4);
+    assert_eq!(upstream.discover().await.expect("tools").tools.len(), 4);
     upstream.shutdown().await;
 }
 
@@ -255,12 +255,12 @@ async fn changed_definitions_are_announced_in_both_eras() {
         let version = dir.path().join("version");
         std::fs::write(&version, "1").expect("writes");
         let upstream = ads(&dir, &format!("--era, {era}, --definition-file, {version:?}"), "");
-        let before = upstream.discover().await.expect("tools");
+        let before = upstream.discover().await.expect("tools").tools;
         let mut changes = upstream.changes();
         std::fs::write(&version, "2").expect("writes");
         let told = tokio::time::timeout(Duration::from_secs(10), changes.changed()).await;
         assert!(told.is_ok_and(|t| t.is_ok()), "{era}");
-        let after = upstream.discover().await.expect("tools");
+        let after = upstream.discover().await.expect("tools").tools;
         assert_ne!(before[2].get(), after[2].get());
         upstream.shutdown().await;
     }

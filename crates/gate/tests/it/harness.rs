@@ -16,7 +16,9 @@ use countersign_gate::limits::Rate;
 use countersign_gate::permit::Permit;
 use countersign_gate::policies::PolicyStore;
 use countersign_gate::registry::Registry;
-use countersign_gate::upstream::{DiscoverError, DispatchError, ToolResult, Upstream, UpstreamStatus};
+use countersign_gate::upstream::{
+    DiscoverError, Discovered, DispatchError, Exchange, Mute, ToolResult, Upstream, UpstreamStatus,
+};
 use countersign_gate::{Gate, Settings};
 use countersign_ledger::contract::{EventQuery, EventRow};
 use countersign_ledger::{Ledger, LedgerOptions};
@@ -111,7 +113,7 @@ impl Upstream for Bank {
     fn name(&self) -> &UpstreamName {
         &self.name
     }
-    async fn dispatch(&self, permit: Permit) -> Result<ToolResult, DispatchError> {
+    async fn dispatch(&self, permit: Permit, _exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
         let tool = permit.tool().tool.clone();
         let act = self.acts.lock().expect("lock").get(&tool).cloned().unwrap_or(Act::Answer("done"));
         if matches!(act, Act::Unreachable) {
@@ -140,9 +142,10 @@ impl Upstream for Bank {
             Act::Unreachable => unreachable!("handled above"),
         }
     }
-    async fn discover(&self) -> Result<Vec<Box<RawValue>>, DiscoverError> {
+    async fn discover(&self) -> Result<Discovered, DiscoverError> {
         let all = self.definitions.lock().expect("lock");
-        Ok(all.iter().map(|d| RawValue::from_string(d.to_string()).expect("JSON")).collect())
+        let tools = all.iter().map(|d| RawValue::from_string(d.to_string()).expect("JSON")).collect();
+        Ok(Discovered { tools, ..Discovered::default() })
     }
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -264,6 +267,7 @@ pub fn request(who: &Arc<Principal>, name: &str, arguments: &Value) -> CallReque
         arguments: arguments.to_string().into_bytes(),
         idempotency_key: None,
         correlation: "test".into(),
+        client: Arc::new(Mute),
     }
 }
 

@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use bytes::Bytes;
 use countersign_domain::{Obligations, Refusal, RefusalKind, ToolRef};
 use countersign_gate::api::{CallOutcome, CallRequest, PendingCall, Redeem};
+use countersign_gate::upstream::Mute;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
@@ -61,7 +62,14 @@ pub(super) async fn invoke(
     };
     let arguments = if body.is_empty() { b"{}".to_vec() } else { Vec::from(body) };
     let correlation = caller.correlation.to_string();
-    let request = CallRequest { principal: caller.principal, tool, arguments, idempotency_key, correlation };
+    let request = CallRequest {
+        principal: caller.principal,
+        tool,
+        arguments,
+        idempotency_key,
+        correlation,
+        client: Arc::new(Mute),
+    };
     outcome(app.gate.call(request).await?)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use countersign_domain::{Principal, Refusal, RefusalKind, ToolRef};
 use countersign_gate::api::{CallOutcome, CallRequest, Redeem, WaitOutcome};
+use countersign_gate::upstream::Mute;
 use serde::Deserialize;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -112,7 +113,8 @@ async fn run_to_outcome(
         What::Call { tool, arguments, idempotency_key } => {
             let correlation = correlation.to_string();
             let principal = Arc::clone(principal);
-            app.gate.call(CallRequest { principal, tool, arguments, idempotency_key, correlation }).await?
+            let client = Arc::new(Mute);
+            app.gate.call(CallRequest { principal, tool, arguments, idempotency_key, correlation, client }).await?
         }
         What::Await(id) => app.gate.redeem(principal, Redeem::Request(id), correlation).await?,
     };
