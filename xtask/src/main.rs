@@ -15,6 +15,7 @@ mod setup;
 mod stages;
 mod strace;
 mod tidy;
+mod walkthrough;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ cargo xtask COMMAND
   power-cut [--writes N] [--kills K] [--seed S]
                            the same on a layer that forgets what was not synced
   strace                   a system-call trace: no answer leaves before its sync
+  walkthrough              docs/walkthrough.md, executed
   peers                    other people's servers behind the gateway, other people's clients in front of it
 
 Acceptance programs build the product in the release profile; --binary PATH takes another one.";
@@ -89,6 +91,7 @@ fn run(arguments: &[String]) -> Result<bool> {
             let control = rest.first().context("where is the control directory?")?;
             hostile::upstream::serve(Path::new(control)).map(|()| true)
         }
+        "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "strace" => strace::run(&binary(&Options::parse(rest, &["binary"])?)?),
         _ => bail!("no command {command:?}; see `cargo xtask help`"),
     }

@@ -14,6 +14,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("nginx", "nginx-light"),
     ("git", "git"),
+    ("curl", "curl"),
     ("python3", "python3"),
     ("node", "nodejs"),
     ("npm", "npm"),
