@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    administer, approvals, audit, backup, call, doctor, log, mcp, policy, receipt, sample, token, tools, up, verify,
+    administer, approvals, audit, backup, call, config, doctor, log, mcp, policy, receipt, sample, shell, token, tools,
+    up, verify,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -113,6 +114,13 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Look for what is wrong, and say how to fix it
     Doctor(doctor::Args),
+    /// Configuration of the programs around the node
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Completions for a shell
+    Completions(shell::Completions),
+    /// Manual pages
+    Man(shell::Man),
     /// A sample upstream: an MCP server over standard input and output
     #[command(hide = true, subcommand)]
     SampleUpstream(sample::Command),
@@ -146,6 +154,9 @@ impl Cli {
             Command::Backup(args) => backup::backup(global, args).await,
             Command::Restore(args) => backup::restore(global, &args),
             Command::Doctor(args) => doctor::run(global, args).await,
+            Command::Config(command) => config::run(global, command),
+            Command::Completions(args) => shell::completions(&args),
+            Command::Man(args) => shell::man(&args),
             Command::SampleUpstream(command) => sample::run(command),
         }
     }

@@ -1,6 +1,9 @@
 //! The real binary over real sockets and a real database: exit codes, `--json`, offline verification, backup and restore.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "it/operations.rs"]
+mod operations;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
