@@ -92,9 +92,14 @@ pub enum Notice {
 pub struct Ask {
     /// `elicitation/create`, `sampling/createMessage` or `roots/list`.
     pub kind: AskKind,
+    /// The upstream's own name for the question (a key of `inputRequests`), where its revision has such names.
+    pub key: Option<String>,
     /// The raw `params` of the request.
     pub params: Box<RawValue>,
 }
+
+/// What came of each question, in their order.
+pub type Answers = Vec<Result<Box<RawValue>, AskError>>;
 
 /// The kinds of [`Ask`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -148,8 +153,9 @@ pub enum AskError {
 pub trait Exchange: Send + Sync {
     /// Passes a notice on, or drops it where nobody wants it. Never waits.
     fn notify(&self, notice: Notice);
-    /// Asks the caller's side: decided by policy, recorded, labelled with its origin, then relayed.
-    async fn ask(&self, ask: Ask) -> Result<Box<RawValue>, AskError>;
+    /// Asks the caller's side what the upstream asks at one time: each decided by policy, recorded, labelled with its origin,
+    /// then relayed together.
+    async fn ask(&self, asks: Vec<Ask>) -> Answers;
     /// Whether the caller's side answers questions of this kind (before policy).
     fn answers(&self, kind: AskKind) -> bool;
     /// Whether the caller asked to hear of progress.
@@ -165,8 +171,8 @@ pub trait Exchange: Send + Sync {
 pub trait Client: Send + Sync + std::fmt::Debug {
     /// Passes a notice on. Never waits.
     fn notify(&self, notice: Notice);
-    /// Relays a question that policy has allowed, and waits for the answer (the raw result).
-    async fn ask(&self, ask: Ask) -> Result<Box<RawValue>, AskError>;
+    /// Relays questions that policy has allowed, and waits for the answers (the raw results).
+    async fn ask(&self, asks: Vec<Ask>) -> Answers;
     /// Whether the client declared that it answers such questions.
     fn answers(&self, kind: AskKind) -> bool;
     /// Whether it asked to hear of progress.
@@ -184,8 +190,8 @@ pub struct Mute;
 #[async_trait]
 impl Client for Mute {
     fn notify(&self, _notice: Notice) {}
-    async fn ask(&self, _ask: Ask) -> Result<Box<RawValue>, AskError> {
-        Err(AskError::Unsupported)
+    async fn ask(&self, asks: Vec<Ask>) -> Answers {
+        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
     }
     fn answers(&self, _kind: AskKind) -> bool {
         false
@@ -204,8 +210,8 @@ impl Client for Mute {
 #[async_trait]
 impl Exchange for Mute {
     fn notify(&self, _notice: Notice) {}
-    async fn ask(&self, _ask: Ask) -> Result<Box<RawValue>, AskError> {
-        Err(AskError::Unsupported)
+    async fn ask(&self, asks: Vec<Ask>) -> Answers {
+        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
     }
     fn answers(&self, _kind: AskKind) -> bool {
         false
