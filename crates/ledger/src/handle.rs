@@ -166,7 +166,8 @@ pub struct Stats {
     pub failures: u64,
     /// Microseconds that the newest group took from its start to its answers.
     pub last_group_us: u64,
-    /// Whether the writer waits for the database to say what became of a group. Appends are refused meanwhile.
+    /// Whether the writer waits for the database to say what became of a group, or for the head to be written outside it.
+    /// Appends are refused meanwhile.
     pub undecided: bool,
 }
 
@@ -179,6 +180,8 @@ pub(crate) struct Counters {
     pub(crate) failures: AtomicU64,
     pub(crate) last_group_us: AtomicU64,
     pub(crate) undecided: AtomicBool,
+    /// Whether the head outside the database could not be written the last time.
+    pub(crate) head_stuck: AtomicBool,
 }
 
 /// A handle on the ledger. The writer ends when every handle is gone or after [`Ledger::shutdown`].
@@ -209,8 +212,7 @@ impl Ledger {
         let permits = Arc::new(Semaphore::new(options.readers.max(1)));
         let reader = store.reader();
         let counters = Arc::new(Counters::default());
-        let (sequencer, opened) = opening::open(store, options, Arc::clone(&counters))?;
-        let published = sequencer.published();
+        let (sequencer, published, opened) = opening::open(store, options, Arc::clone(&counters))?;
         let writer = std::thread::Builder::new()
             .name("ledger-writer".into())
             .spawn(move || sequencer.run(&queue))
@@ -330,7 +332,7 @@ impl Ledger {
             conflicts: get(&counters.conflicts),
             failures: get(&counters.failures),
             last_group_us: get(&counters.last_group_us),
-            undecided: counters.undecided.load(Ordering::Relaxed),
+            undecided: counters.undecided.load(Ordering::Relaxed) || counters.head_stuck.load(Ordering::Relaxed),
         }
     }
 }

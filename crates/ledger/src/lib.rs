@@ -7,6 +7,7 @@
 //! - [`state`]: the facts that change together with events (requests, answers, idempotency, intents, freezes, pins).
 //! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
 //! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
+//! - `outside`: the thread that writes the head outside the database, and then answers.
 //! - `opening`: recovery, and when a new shard is opened instead of signing on.
 //! - [`head_file`]: the newest signed head, kept outside the database.
 //! - [`tree`]: RFC 6962 hashes out of stored tiles and commitments.
@@ -22,6 +23,7 @@ pub mod fsck;
 pub mod handle;
 pub mod head_file;
 mod opening;
+mod outside;
 mod receipts;
 mod sequencer;
 pub mod state;

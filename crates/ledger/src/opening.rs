@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use countersign_domain::{EventDraft, EventType, WorkspaceName};
 use countersign_proof::checkpoint::Checkpoint;
 use countersign_proof::digest::Digest;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use crate::contract::{EventRow, Group, Head, Reader, ShardRow, Store, StoreError};
 use crate::handle::{Counters, Entry, LedgerOptions};
 use crate::head_file::{HeadFile, HeadFileError, HeadRecord, KnownHead};
+use crate::outside::Outside;
 use crate::sequencer::{Draft, Sequencer};
 use crate::tree::{Snapshot, Tree, TreeReader};
 
@@ -112,12 +114,13 @@ pub enum OpenError {
     Thread(String),
 }
 
-/// Compares, decides, opens a shard if needed, and hands out a sequencer that is ready to run.
+/// Compares, decides, opens a shard if needed, and hands out a sequencer that is ready to run and the place where it
+/// publishes its heads.
 pub(crate) fn open<S: Store>(
     mut store: S,
     options: LedgerOptions,
     counters: Arc<Counters>,
-) -> Result<(Sequencer<S>, Opened), OpenError> {
+) -> Result<(Sequencer<S>, Arc<ArcSwap<Snapshot>>, Opened), OpenError> {
     check_domain(&options.log_domain)?;
     let (mut head_file, record) = HeadFile::open(&options.head_file)?;
     let reader = store.reader();
@@ -156,7 +159,11 @@ pub(crate) fn open<S: Store>(
         predecessor,
         event,
     };
-    Ok((Sequencer::new(store, signer, head_file, options, counters, current), opened))
+    let published = Arc::new(ArcSwap::from_pointee(current.clone()));
+    let write = move |shard, note: &str| head_file.write(shard, note);
+    let outside = Outside::start(write, Arc::clone(&published), Arc::clone(&counters), options.undecided_wait)
+        .map_err(|e| OpenError::Thread(e.to_string()))?;
+    Ok((Sequencer::new(store, signer, outside, options, counters, current), published, opened))
 }
 
 /// An origin is a hostname, and every line of a checkpoint that fits the head file.

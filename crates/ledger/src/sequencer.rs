@@ -1,8 +1,9 @@
 //! The one thread that writes: events in groups, tree growth and the new checkpoint in one durable transaction.
 //!
 //! It takes whatever waits and commits as soon as it is idle, never on a timer. Nobody is answered before the group is
-//! durable in the database and its head is durable outside. Where a commit fails, the database's own head decides what
-//! happened; until it does, appends are refused and the group's own callers wait.
+//! durable in the database and its head is durable outside, which `outside` sees to while the next group commits. Where a
+//! commit fails, the database's own head decides what happened; until it does, appends are refused and the group's own
+//! callers wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,17 +11,15 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use countersign_domain::WorkspaceName;
 use countersign_proof::checkpoint::Checkpoint;
 use countersign_proof::commitment::{commit, event_entry};
 use countersign_proof::merkle::leaf_hash;
 use countersign_proof::note::NoteSigner;
-use tokio::sync::oneshot;
 
 use crate::contract::{EventRow, Group, Head, Opening, Store, StoreError, Tail};
 use crate::handle::{Append, AppendError, Appended, Counters, Entry, LedgerOptions, Placed};
-use crate::head_file::HeadFile;
+use crate::outside::{Answer, Answers, Durable, Outside, reply};
 use crate::tree::{FullTile, Snapshot, Tree};
 
 /// Housekeeping is asked for after this much idleness, and after this many groups.
@@ -37,36 +36,27 @@ pub(crate) enum Job {
     Stop,
 }
 
-type Answer = oneshot::Sender<Result<Appended, AppendError>>;
 type Tails = HashMap<WorkspaceName, Tail>;
 
 pub(crate) struct Sequencer<S> {
     pub(crate) store: S,
     pub(crate) signer: NoteSigner,
-    pub(crate) head_file: HeadFile,
+    outside: Outside,
     pub(crate) options: LedgerOptions,
     pub(crate) counters: Arc<Counters>,
-    /// The newest head that this process knows to be durable, with its tree.
+    /// The newest head that this process knows to be durable in the database, with its tree.
     pub(crate) current: Snapshot,
-    pub(crate) published: Arc<ArcSwap<Snapshot>>,
     tails: Tails,
     pending: Option<Pending>,
 }
 
-/// A group whose callers cannot be answered yet.
+/// A group whose commit failed; the database has not yet said what it stored.
 struct Pending {
-    stage: Stage,
-    answers: Vec<(Answer, Result<Appended, AppendError>)>,
-    since: Instant,
+    grown: Box<Grown>,
+    answers: Answers,
+    started: Instant,
     retry_at: Instant,
     backoff: Duration,
-}
-
-enum Stage {
-    /// The commit failed; the database has not yet said what it stored.
-    Undecided(Box<Grown>),
-    /// The group is durable; its head is not yet outside the database.
-    HeadOutside(Box<Grown>),
 }
 
 /// What a group makes of the ledger.
@@ -82,17 +72,12 @@ impl<S: Store> Sequencer<S> {
     pub(crate) fn new(
         store: S,
         signer: NoteSigner,
-        head_file: HeadFile,
+        outside: Outside,
         options: LedgerOptions,
         counters: Arc<Counters>,
         current: Snapshot,
     ) -> Self {
-        let published = Arc::new(ArcSwap::from_pointee(current.clone()));
-        Self { store, signer, head_file, options, counters, current, published, tails: Tails::new(), pending: None }
-    }
-
-    pub(crate) fn published(&self) -> Arc<ArcSwap<Snapshot>> {
-        Arc::clone(&self.published)
+        Self { store, signer, outside, options, counters, current, tails: Tails::new(), pending: None }
     }
 
     /// Runs until told to stop or until every handle is gone.
@@ -152,6 +137,7 @@ impl<S: Store> Sequencer<S> {
                 reply(answer, Err(AppendError::Closed));
             }
         }
+        self.outside.finish();
     }
 
     fn maintain(&mut self) {
@@ -168,14 +154,21 @@ impl<S: Store> Sequencer<S> {
         if self.pending.is_some() {
             return refuse(jobs, "the fate of an earlier group is not known yet");
         }
+        if self.counters.head_stuck.load(Ordering::Acquire) {
+            return refuse(jobs, "the head outside the database can't be written");
+        }
         let started = Instant::now();
         match self.try_write(&jobs) {
-            Ok(Written::Nothing(verdicts)) => self.answer(pair(jobs, verdicts)),
-            Ok(Written::Durable(grown, verdicts)) => self.durable(grown, pair(jobs, verdicts)),
+            Ok(Written::Nothing(verdicts)) => {
+                // What they conflict with may be in a group whose head is not outside yet: they are answered in their turn.
+                let answers = pair(jobs, verdicts);
+                self.outside.hand_over(Durable { snapshot: self.current.clone(), events: 0, answers, started });
+            }
+            Ok(Written::Durable(grown, verdicts)) => self.durable(grown, pair(jobs, verdicts), started),
             Ok(Written::Failed(grown, verdicts, error)) => {
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%error, "a commit failed; asking the database what it stored");
-                self.undecided(grown, pair(jobs, verdicts));
+                self.undecided(grown, pair(jobs, verdicts), started);
             }
             Err(StoreError::Corrupt(error)) if jobs.len() > 1 => {
                 // Nothing is stored. One append that the store cannot take (an id used twice, say) must not refuse those
@@ -192,8 +185,6 @@ impl<S: Store> Sequencer<S> {
                 refuse(jobs, &error.to_string());
             }
         }
-        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.counters.last_group_us.store(micros, Ordering::Relaxed);
     }
 
     fn try_write(&mut self, jobs: &[(Append, Answer)]) -> Result<Written, StoreError> {
@@ -231,49 +222,17 @@ impl<S: Store> Sequencer<S> {
         }
     }
 
-    /// The group is durable in the database.
-    fn durable(&mut self, grown: Grown, answers: Vec<(Answer, Result<Appended, AppendError>)>) {
-        // COMMIT POINT 2: the group is durable and its head is not yet outside. If the process dies here, the next start
-        // finds the database ahead of the head file by this group and signs on. Nobody was answered.
-        if let Err(error) = self.head_outside(&grown) {
-            tracing::error!(%error, "the head outside the database was not written");
-            self.counters.failures.fetch_add(1, Ordering::Relaxed);
-            return self.put_aside(Stage::HeadOutside(Box::new(grown)), answers);
-        }
-        self.publish(grown);
-        // COMMIT POINT 3: durable inside and outside. If the process dies here, some callers never hear of their events,
-        // which the next start has. From here on the head may be shown to anyone.
-        self.answer(answers);
-    }
-
-    fn head_outside(&mut self, grown: &Grown) -> Result<(), crate::head_file::HeadFileError> {
-        if grown.events == 0 {
-            return Ok(());
-        }
-        self.head_file.write(grown.snapshot.head.shard, &grown.snapshot.head.checkpoint)
-    }
-
-    fn publish(&mut self, grown: Grown) {
-        self.counters.groups.fetch_add(1, Ordering::Relaxed);
-        self.counters.events.fetch_add(grown.events, Ordering::Relaxed);
+    /// The group is durable in the database: its head goes outside, then its callers are answered.
+    fn durable(&mut self, grown: Grown, answers: Answers, started: Instant) {
         if self.tails.len() > MAX_TAILS {
             self.tails.clear();
         }
         self.tails.extend(grown.tails);
         self.current = grown.snapshot;
-        self.published.store(Arc::new(self.current.clone()));
+        self.outside.hand_over(Durable { snapshot: self.current.clone(), events: grown.events, answers, started });
     }
 
-    fn answer(&self, answers: Vec<(Answer, Result<Appended, AppendError>)>) {
-        for (answer, result) in answers {
-            if matches!(result, Err(AppendError::Conflict(_))) {
-                self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
-            }
-            reply(answer, result);
-        }
-    }
-
-    fn undecided(&mut self, grown: Grown, answers: Vec<(Answer, Result<Appended, AppendError>)>) {
+    fn undecided(&mut self, grown: Grown, answers: Answers, started: Instant) {
         self.tails.clear();
         if grown.events == 0 {
             // Changes of state alone move no head, so that nothing would tell a stored group from a lost one.
@@ -282,59 +241,34 @@ impl<S: Store> Sequencer<S> {
             }
             return;
         }
-        self.put_aside(Stage::Undecided(Box::new(grown)), answers);
-        self.settle();
-    }
-
-    fn put_aside(&mut self, stage: Stage, answers: Vec<(Answer, Result<Appended, AppendError>)>) {
         self.counters.undecided.store(true, Ordering::Relaxed);
-        let now = Instant::now();
-        self.pending = Some(Pending { stage, answers, since: now, retry_at: now, backoff: FIRST_RETRY });
+        let grown = Box::new(grown);
+        self.pending = Some(Pending { grown, answers, started, retry_at: Instant::now(), backoff: FIRST_RETRY });
+        self.settle();
     }
 
     /// Finds out what became of the group that was put aside, if it is time to look.
     fn settle(&mut self) {
         let Some(mut pending) = self.pending.take_if(|p| p.retry_at <= Instant::now()) else { return };
-        self.counters.undecided.store(false, Ordering::Relaxed);
-        let failure = match pending.stage {
-            Stage::Undecided(grown) => match self.look_for(&grown) {
-                Ok(true) => return self.durable(*grown, pending.answers),
-                Ok(false) => {
-                    for (answer, _) in pending.answers {
-                        reply(answer, Err(AppendError::Unavailable("the database did not store the group".into())));
-                    }
-                    return;
+        let found = self.look_for(&pending.grown);
+        self.counters.undecided.store(found.is_err(), Ordering::Relaxed);
+        match found {
+            Ok(true) => self.durable(*pending.grown, pending.answers, pending.started),
+            Ok(false) => {
+                for (answer, _) in pending.answers {
+                    reply(answer, Err(AppendError::Unavailable("the database did not store the group".into())));
                 }
-                Err(error) => {
-                    pending.stage = Stage::Undecided(grown);
-                    error.to_string()
+            }
+            Err(error) => {
+                tracing::error!(%error, "still undecided");
+                if pending.started.elapsed() >= self.options.undecided_wait {
+                    pending.answers.drain(..).for_each(|(answer, _)| reply(answer, Err(AppendError::Undecided)));
                 }
-            },
-            Stage::HeadOutside(grown) => match self.head_outside(&grown) {
-                Ok(()) => {
-                    self.publish(*grown);
-                    return self.answer(pending.answers);
-                }
-                Err(error) => {
-                    pending.stage = Stage::HeadOutside(grown);
-                    error.to_string()
-                }
-            },
-        };
-        tracing::error!(error = %failure, "still undecided");
-        self.keep_waiting(pending);
-    }
-
-    fn keep_waiting(&mut self, mut pending: Pending) {
-        if pending.since.elapsed() >= self.options.undecided_wait {
-            for (answer, _) in pending.answers.drain(..) {
-                reply(answer, Err(AppendError::Undecided));
+                pending.retry_at = Instant::now() + pending.backoff;
+                pending.backoff = (pending.backoff * 2).min(LAST_RETRY);
+                self.pending = Some(pending);
             }
         }
-        pending.retry_at = Instant::now() + pending.backoff;
-        pending.backoff = (pending.backoff * 2).min(LAST_RETRY);
-        self.counters.undecided.store(true, Ordering::Relaxed);
-        self.pending = Some(pending);
     }
 
     /// Whether the database has the group, by its head in a new transaction.
@@ -483,10 +417,7 @@ fn adopt(
     Ok(Snapshot { head: Arc::new(head), tree: Arc::new(tree) })
 }
 
-fn pair(
-    jobs: Vec<(Append, Answer)>,
-    verdicts: Vec<Result<Appended, AppendError>>,
-) -> Vec<(Answer, Result<Appended, AppendError>)> {
+fn pair(jobs: Vec<(Append, Answer)>, verdicts: Vec<Result<Appended, AppendError>>) -> Answers {
     jobs.into_iter().map(|(_, answer)| answer).zip(verdicts).collect()
 }
 
@@ -494,9 +425,4 @@ fn refuse(jobs: Vec<(Append, Answer)>, why: &str) {
     for (_, answer) in jobs {
         reply(answer, Err(AppendError::Unavailable(why.to_owned())));
     }
-}
-
-/// A caller that went away does not want the answer.
-fn reply(answer: Answer, result: Result<Appended, AppendError>) {
-    let _ = answer.send(result);
 }
