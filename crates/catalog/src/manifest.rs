@@ -5,6 +5,7 @@
 
 mod duration;
 mod load;
+pub mod rest;
 mod text;
 mod transport;
 
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 pub use duration::{DurationError, parse_duration};
 pub use load::{ManifestError, load_dir};
+pub use rest::RestTransport;
 pub use text::{EnvText, MissingVariable};
 pub use transport::{HttpTransport, Protocol, SELF_COMMAND, StdioTransport, Transport};
 
@@ -106,6 +108,9 @@ pub struct ToolEntry {
     #[serde(default, deserialize_with = "duration::optional_call")]
     #[schemars(schema_with = "schema::duration")]
     pub timeout: Option<Duration>,
+    /// With `type: rest`: the request that a call becomes.
+    #[serde(default)]
+    pub request: Option<Box<rest::RestRequest>>,
 }
 
 /// So many calls in so much time.
@@ -166,6 +171,14 @@ impl Manifest {
             rate_limit: entry.rate_limit,
             timeout: entry.timeout.unwrap_or(self.timeout),
             listed: listed.is_some(),
+        }
+    }
+
+    /// Whether the tools' definitions are made from this manifest, instead of being an upstream's word.
+    pub fn describes_its_tools(&self) -> bool {
+        match self.transport {
+            Transport::Rest(_) => true,
+            Transport::Stdio(_) | Transport::Http(_) => false,
         }
     }
 

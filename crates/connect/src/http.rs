@@ -500,7 +500,7 @@ fn refused(status: StatusCode, error: Option<Box<RawValue>>) -> Result<Answer, D
     Err(DispatchError::Protocol(format!("it answered HTTP {}", status.as_u16())))
 }
 
-fn dispatch_error(error: EgressError) -> DispatchError {
+pub(crate) fn dispatch_error(error: EgressError) -> DispatchError {
     match error {
         EgressError::Timeout { sent: true } => DispatchError::Timeout,
         EgressError::Lost(why) => DispatchError::Lost(why),
@@ -517,7 +517,7 @@ fn accept_both(headers: &mut HeaderMap) {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
 }
 
-fn media_type(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or(value).trim())
 }

@@ -1,4 +1,4 @@
-//! Upstreams: MCP servers as child processes and over streamable HTTP.
+//! Upstreams: MCP servers as child processes and over streamable HTTP, and REST APIs by their manifest ([`RestUpstream`]).
 //!
 //! A thin JSON-RPC client of our own, since what passes through must stay what it was: arguments go out and results come
 //! back as raw JSON, members that nobody here knows included. It speaks 2026-07-28 and, where an upstream doesn't, the
@@ -9,9 +9,11 @@
 
 mod http;
 mod link;
+mod rest;
 mod rpc;
 mod sse;
 mod stdio;
 mod upstream;
 
-pub use upstream::{ConnectError, McpUpstream, Settings};
+pub use rest::RestUpstream;
+pub use upstream::{ConnectError, McpUpstream, Settings, connect};

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::http::HttpLink;
 use crate::link::{Board, Link, list_tools};
+use crate::rest::RestUpstream;
 use crate::rpc::{quote, tool_result};
 use crate::stdio::StdioLink;
 
@@ -77,9 +78,24 @@ impl McpUpstream {
         let link: Arc<dyn Link> = match &manifest.transport {
             Transport::Stdio(stdio) => StdioLink::new(stdio, &settings, Arc::clone(&board))?,
             Transport::Http(http) => HttpLink::new(http, &settings, egress, Arc::clone(&board))?,
+            Transport::Rest(_) => {
+                let problem = "a REST API is no MCP server".to_owned();
+                return Err(ConnectError::Manifest { upstream: settings.name, problem });
+            }
         };
         let slots = Semaphore::new(settings.max_concurrency);
         Ok(Arc::new(Self { settings, board, link, slots }))
+    }
+}
+
+/// The upstream of a manifest, whatever it is.
+///
+/// # Errors
+/// As [`McpUpstream::new`] and [`RestUpstream::new`].
+pub fn connect(manifest: &Manifest, egress: &Egress) -> Result<Arc<dyn Upstream>, ConnectError> {
+    match &manifest.transport {
+        Transport::Stdio(_) | Transport::Http(_) => Ok(McpUpstream::new(manifest, egress)?),
+        Transport::Rest(_) => Ok(RestUpstream::new(manifest, egress)?),
     }
 }
 

@@ -358,7 +358,11 @@ impl Registry {
                 if proposed.is_some() {
                     append.ops.push(StateOp::PinWithdraw { tool });
                 }
-            } else if settings.pin == Some(definition.pin) {
+            } else if settings.pin == Some(definition.pin)
+                || (settings.pin.is_none() && accepted.is_none() && source.manifest.describes_its_tools())
+            {
+                // The manifest asserts the pin, or the definition is the manifest's own text and nothing was accepted before.
+                // A later change of that text is a change like any other: policies and people relied on the old one.
                 append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
                 append.ops.push(StateOp::PinAccept { row: pin_row(PinStatus::Accepted, Some("manifest".into())) });
                 self.push(&mut append, draft(EventType::ToolAccepted).with("by", "manifest"), &tool)?;

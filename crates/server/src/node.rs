@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use countersign_catalog::Manifest;
 use countersign_catalog::manifest::load_dir;
-use countersign_connect::McpUpstream;
+use countersign_connect::connect;
 use countersign_domain::{Refusal, UpstreamName};
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::identity::Authenticator;
@@ -282,7 +282,7 @@ fn manifests(directory: &Path) -> Result<Vec<Manifest>, StartError> {
 async fn registry(manifests: Vec<Manifest>, egress: &Egress, ledger: &Ledger) -> Result<Arc<Registry>, StartError> {
     let mut upstreams: Vec<(Manifest, Arc<dyn Upstream>)> = Vec::with_capacity(manifests.len());
     for manifest in manifests {
-        let upstream = McpUpstream::new(&manifest, egress)
+        let upstream = connect(&manifest, egress)
             .map_err(|error| StartError::Setup(format!("upstream {}: {error}", manifest.upstream)))?;
         upstreams.push((manifest, upstream));
     }

@@ -105,9 +105,9 @@ fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_documents: 1,
-            max_depth: 32,
-            max_nodes: 50_000,
-            max_events: 200_000,
+            max_depth: 64,
+            max_nodes: 200_000,
+            max_events: 800_000,
             max_aliases: 100,
             max_anchors: 100,
             max_merge_keys: 100,
@@ -129,7 +129,8 @@ fn check(manifest: &Manifest) -> Result<(), (&'static str, String, &'static str)
         let message = format!("the upstream name {} is reserved for a built-in capability", manifest.upstream);
         return Err(("upstream", message, "choose another name"));
     }
-    Ok(())
+    super::rest::check(manifest)
+        .map_err(|message| ("tools", message, "docs/manifest.md, \"REST APIs\", says what fits"))
 }
 
 /// Where a top-level key stands. Good enough for the keys that [`check`] complains about, which are always block keys.

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 use url::Url;
 
+use super::rest::RestTransport;
 use super::text::{EnvText, is_variable};
 
 /// The `command` that stands for the running executable itself, wherever it is installed.
@@ -35,6 +37,8 @@ pub enum Transport {
     Stdio(StdioTransport),
     /// An MCP endpoint over streamable HTTP.
     Http(HttpTransport),
+    /// A REST API; each tool says which request it is.
+    Rest(RestTransport),
 }
 
 /// A child process.
@@ -87,7 +91,7 @@ pub enum Protocol {
     V2026_07_28,
 }
 
-fn url_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(super) fn url_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "string", "format": "uri", "pattern": "^https?://" })
 }
 
@@ -110,7 +114,9 @@ struct Flat {
     #[serde(default)]
     headers: Option<BTreeMap<String, EnvText>>,
     #[serde(default)]
-    protocol: Protocol,
+    schemas: Option<BTreeMap<String, Value>>,
+    #[serde(default)]
+    protocol: Option<Protocol>,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +124,7 @@ struct Flat {
 enum Kind {
     Stdio,
     Http,
+    Rest,
 }
 
 impl<'de> Deserialize<'de> for Transport {
@@ -131,6 +138,7 @@ impl Flat {
         match self.kind {
             Kind::Stdio => self.stdio().map(Transport::Stdio),
             Kind::Http => self.http().map(Transport::Http),
+            Kind::Rest => self.rest().map(Transport::Rest),
         }
     }
 
@@ -138,6 +146,7 @@ impl Flat {
         if self.url.is_some() || self.headers.is_some() {
             return Err("`url` and `headers` belong to `type: http`".to_owned());
         }
+        self.no_schemas()?;
         let command = self.command.filter(|c| !c.is_empty()).ok_or("`type: stdio` needs a `command`")?;
         let args = self.args.unwrap_or_default();
         if command.contains('\0') || args.iter().any(|arg| arg.contains('\0')) {
@@ -147,17 +156,43 @@ impl Flat {
         if let Some(name) = env.keys().find(|name| !is_variable(name)) {
             return Err(format!("{name:?} is not a name for an environment variable"));
         }
-        Ok(StdioTransport { command, args, env, cwd: self.cwd, protocol: self.protocol })
+        Ok(StdioTransport { command, args, env, cwd: self.cwd, protocol: self.protocol.unwrap_or_default() })
     }
 
     fn http(self) -> Result<HttpTransport, String> {
+        self.no_process()?;
+        self.no_schemas()?;
+        let url = check_url(&self.url.ok_or("`type: http` needs a `url`")?)?;
+        let headers = self.headers.unwrap_or_default();
+        headers.keys().try_for_each(|name| check_header(name, Sender::Mcp))?;
+        Ok(HttpTransport { url, headers, protocol: self.protocol.unwrap_or_default() })
+    }
+
+    fn rest(self) -> Result<RestTransport, String> {
+        self.no_process()?;
+        if self.protocol.is_some() {
+            return Err("`protocol` belongs to MCP".to_owned());
+        }
+        let url = check_url(&self.url.ok_or("`type: rest` needs a `url`")?)?;
+        if url.query().is_some() {
+            return Err(
+                "the base URL has no query; parameters that are always sent go into each tool's `query`".to_owned()
+            );
+        }
+        let headers = self.headers.unwrap_or_default();
+        headers.keys().try_for_each(|name| check_header(name, Sender::Rest))?;
+        Ok(RestTransport { url, headers, schemas: self.schemas.unwrap_or_default() })
+    }
+
+    fn no_process(&self) -> Result<(), String> {
         if self.command.is_some() || self.args.is_some() || self.env.is_some() || self.cwd.is_some() {
             return Err("`command`, `args`, `env` and `cwd` belong to `type: stdio`".to_owned());
         }
-        let url = check_url(&self.url.ok_or("`type: http` needs a `url`")?)?;
-        let headers = self.headers.unwrap_or_default();
-        headers.keys().try_for_each(|name| check_header(name))?;
-        Ok(HttpTransport { url, headers, protocol: self.protocol })
+        Ok(())
+    }
+
+    fn no_schemas(&self) -> Result<(), String> {
+        self.schemas.as_ref().map_or(Ok(()), |_| Err("`schemas` belong to `type: rest`".to_owned()))
     }
 }
 
@@ -175,12 +210,24 @@ fn check_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn check_header(name: &str) -> Result<(), String> {
+/// Who writes the headers beside those of a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// The MCP client.
+    Mcp,
+    /// The REST client, whose content types a manifest may state.
+    Rest,
+}
+
+pub(super) fn check_header(name: &str, sender: Sender) -> Result<(), String> {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     if name.is_empty() || !name.chars().all(token) {
         return Err(format!("{name:?} is not a header name"));
     }
     let lower = name.to_ascii_lowercase();
+    if sender == Sender::Rest && matches!(lower.as_str(), "accept" | "content-type") {
+        return Ok(());
+    }
     if OWN_HEADERS.contains(&lower.as_str()) || lower.starts_with("mcp-") {
         return Err(format!("the header {name} is set by the protocol"));
     }

@@ -1,6 +1,7 @@
 //! Upstreams as the gate sees them, against real processes and real sockets.
 
 mod http;
+mod rest;
 mod stdio;
 
 use std::sync::Arc;
