@@ -38,6 +38,10 @@ kinds! {
     UnknownTool = "unknown-tool", 404, "No such tool";
     /// No such event, request or other thing.
     NotFound = "not-found", 404, "Not found";
+    /// A thing of that name is there already.
+    AlreadyExists = "already-exists", 409, "Exists already";
+    /// As many as there may be.
+    TooMany = "too-many", 409, "Too many of these";
     /// The tool waits for a person's review (new, or its definition changed).
     Quarantined = "tool-quarantined", 409, "The tool is quarantined";
     /// The arguments do not fit the tool's input schema.

@@ -873,5 +873,9 @@ pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
             Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to")
         }
         Conflict::NotFound => Refusal::new(RefusalKind::NotFound, "there is no such thing"),
+        Conflict::Exists => Refusal::new(RefusalKind::AlreadyExists, "there is one of that name already"),
+        Conflict::Full { cap } => {
+            Refusal::new(RefusalKind::TooMany, format!("there are {cap} already, the most there may be"))
+        }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::api::VisibleTool;
 use crate::frozen::FrozenSet;
-use crate::identity::Authenticator;
+use crate::identity::{Authenticator, Presented};
 use crate::keyring::{Keyring, WorkspaceKeys};
 use crate::limits::{Limiter, Rate, Suppressed};
 use crate::policies::{PolicyStore, Reloaded};
@@ -113,12 +113,12 @@ impl Gate {
         &self.policies
     }
 
-    /// Who the bearer of this token is.
+    /// Who makes a request that presents this.
     ///
     /// # Errors
     /// [`RefusalKind::Unauthenticated`]; the caller of this counts it with [`Gate::note_refusal`].
-    pub async fn authenticate(&self, bearer: &str) -> Result<Arc<Principal>, Refusal> {
-        self.authenticator.authenticate(bearer, self.now()).await
+    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Arc<Principal>, Refusal> {
+        self.authenticator.authenticate(presented, self.now()).await
     }
 
     /// Counts a refusal before authentication: no event, one number a minute and cause.

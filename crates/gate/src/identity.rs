@@ -1,333 +1,408 @@
-//! Who calls: JWT bearer tokens (RFC 7519) against the JWKS of configured issuers.
+//! Who calls: JWT access tokens (RFC 7519, RFC 9068) against the JWKS of configured issuers.
 //!
-//! Issuer, audience and expiry are mandatory. The algorithm comes from the issuer's key, never from the token alone; symmetric
-//! algorithms and `none` cannot be expressed. Verified tokens are remembered by digest until they expire, at most ten minutes,
-//! so that a key that an issuer withdraws stops working soon.
+//! Issuer, audience, subject and expiry are mandatory. The algorithm comes from the issuer's key and must be on its list;
+//! symmetric algorithms and `none` cannot be expressed. A token that is bound to a certificate (RFC 8705) is believed only on a
+//! connection that presented it. Verified tokens are remembered by digest until they expire or the issuer's keys change, at
+//! most ten minutes.
+//!
+//! [`keys`] keeps the issuers' keys, [`claims`] turns claims into a principal.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod cause;
+pub mod claims;
+pub mod keys;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use countersign_domain::{Millis, Principal, PrincipalKind, Refusal, RefusalKind, WorkspaceName};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use countersign_domain::{Millis, Principal, Refusal};
 use countersign_proof::digest::Digest;
-use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, Validation, decode};
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+
+use cause::Cause;
+use claims::principal_of;
+use keys::IssuerKeys;
+
+pub use claims::{ClaimRules, Workspaces};
+pub use keys::{KeyPolicy, KeySource};
 
 /// The longest token that is looked at.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
-const LEEWAY_SECONDS: u64 = 30;
+/// How far the issuer's clock may be off.
+const SKEW_SECONDS: i64 = 30;
 const CACHE_TOKENS: usize = 10_000;
 const CACHE_MILLIS: u64 = 600_000;
-/// A key that is not known makes us ask the issuer again, but not more often than this.
-const REFETCH_PAUSE: Duration = Duration::from_secs(30);
-const REFETCH_AGE: Duration = Duration::from_secs(600);
+/// The most audiences of one token.
+const MAX_AUDIENCES: usize = 50;
 
-/// Where an issuer's keys come from. The network side lives with the composition root.
-#[async_trait]
-pub trait KeySource: Send + Sync {
-    /// The issuer's current JWKS document.
-    ///
-    /// # Errors
-    /// In words, for the log.
-    async fn fetch(&self) -> Result<Vec<u8>, String>;
-}
-
-/// Which claims carry what.
-#[derive(Debug, Clone)]
-pub struct ClaimNames {
-    /// The workspace.
-    pub workspace: String,
-    /// An array of roles.
-    pub roles: String,
-    /// `agent`, `person` or `service`.
-    pub kind: String,
-}
-
-impl Default for ClaimNames {
-    fn default() -> Self {
-        Self { workspace: "tenant".into(), roles: "roles".into(), kind: "kind".into() }
-    }
+/// What a token may call itself (RFC 7519, section 5.1; RFC 9068, section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TokenType {
+    /// `at+jwt`: an access token.
+    Access,
+    /// `JWT`, or nothing: whatever it may be, as long as no claim says that it is an ID token.
+    Plain,
+    /// An OpenID Connect ID token.
+    Id,
 }
 
 /// An issuer whose tokens are accepted.
 pub struct IssuerConfig {
     /// The exact `iss`.
     pub issuer: String,
-    /// The `aud` that its tokens must carry for us.
-    pub audience: String,
-    /// Which claims carry what.
-    pub claims: ClaimNames,
-    /// The workspace of tokens that name none; `None` refuses them.
-    pub default_workspace: Option<WorkspaceName>,
+    /// The `aud`s of which its tokens must carry one.
+    pub audiences: BTreeSet<String>,
+    /// The algorithms that its keys may have.
+    pub algorithms: Vec<Algorithm>,
+    /// What its tokens may call themselves.
+    pub token_types: BTreeSet<TokenType>,
+    /// Which claims carry what, and what it may say.
+    pub claims: ClaimRules,
     /// Whether principals are marked as development identities.
     pub development: bool,
+    /// How long its keys are believed.
+    pub key_policy: KeyPolicy,
     /// Where its keys come from.
     pub keys: Box<dyn KeySource>,
 }
 
+impl IssuerConfig {
+    /// An issuer with the usual rules.
+    pub fn new(issuer: &str, audience: &str, keys: Box<dyn KeySource>) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            audiences: [audience.to_owned()].into(),
+            algorithms: default_algorithms(),
+            token_types: [TokenType::Access, TokenType::Plain].into(),
+            claims: ClaimRules::default(),
+            development: false,
+            key_policy: KeyPolicy::default(),
+            keys,
+        }
+    }
+}
+
+/// The algorithms that are accepted unless an issuer's configuration says otherwise.
+pub fn default_algorithms() -> Vec<Algorithm> {
+    use Algorithm::{ES256, ES384, EdDSA, PS256, RS256};
+    vec![ES256, ES384, EdDSA, RS256, PS256]
+}
+
+/// An accepted algorithm by its JWA name; `None` for `none`, symmetric and unknown ones.
+pub fn algorithm_named(name: &str) -> Option<Algorithm> {
+    use Algorithm as A;
+    Some(match name {
+        "ES256" => A::ES256,
+        "ES384" => A::ES384,
+        "EdDSA" | "Ed25519" => A::EdDSA,
+        "RS256" => A::RS256,
+        "RS384" => A::RS384,
+        "RS512" => A::RS512,
+        "PS256" => A::PS256,
+        "PS384" => A::PS384,
+        "PS512" => A::PS512,
+        _ => return None,
+    })
+}
+
+/// What a request presents to say who makes it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Presented<'a> {
+    /// The bearer token.
+    pub bearer: &'a str,
+    /// SHA-256 of the client certificate that the connection proved, DER.
+    pub certificate: Option<[u8; 32]>,
+    /// The path of the protected resource that is asked for, such as `/mcp/ads`.
+    pub resource: &'a str,
+}
+
 struct Issuer {
-    config: IssuerConfig,
-    keys: ArcSwap<HashMap<String, (DecodingKey, Algorithm)>>,
-    fetched: Mutex<Option<Instant>>,
+    config: IssuerRules,
+    keys: Arc<IssuerKeys>,
+}
+
+/// [`IssuerConfig`] without the source of its keys.
+struct IssuerRules {
+    issuer: String,
+    audiences: BTreeSet<String>,
+    algorithms: Vec<Algorithm>,
+    token_types: BTreeSet<TokenType>,
+    claims: ClaimRules,
+    development: bool,
+}
+
+/// A token that verified: what has to be checked again with every request that carries it.
+#[derive(Clone)]
+struct Verified {
+    until: Millis,
+    expires: Millis,
+    issuer: Arc<str>,
+    generation: u64,
+    audiences: Arc<[String]>,
+    certificate: Option<[u8; 32]>,
+    principal: Arc<Principal>,
 }
 
 /// Checks bearer tokens.
 pub struct Authenticator {
-    issuers: HashMap<String, Issuer>,
-    cache: Cache<[u8; 32], (Millis, Arc<Principal>)>,
-}
-
-/// Why a token was refused; the name is what the aggregates count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Malformed,
-    Algorithm,
-    Issuer,
-    Key,
-    Signature,
-    Audience,
-    Expired,
-    NotYetValid,
-    Claims,
-}
-
-impl Cause {
-    fn name(self) -> &'static str {
-        match self {
-            Cause::Malformed => "malformed",
-            Cause::Algorithm => "algorithm",
-            Cause::Issuer => "issuer",
-            Cause::Key => "key",
-            Cause::Signature => "signature",
-            Cause::Audience => "audience",
-            Cause::Expired => "expired",
-            Cause::NotYetValid => "not-yet-valid",
-            Cause::Claims => "claims",
-        }
-    }
-
-    fn advice(self) -> &'static str {
-        match self {
-            Cause::Malformed => "the bearer token is not a JWT",
-            Cause::Algorithm => "the token's algorithm is not accepted; sign with ES256, ES384, EdDSA, RS256 or PS256",
-            Cause::Issuer => "the token's issuer is not configured here",
-            Cause::Key => "the token's key (kid) is not in its issuer's JWKS",
-            Cause::Signature => "the token's signature does not verify",
-            Cause::Audience => "the token is not meant for this service (aud)",
-            Cause::Expired => "the token has expired; get a new one",
-            Cause::NotYetValid => "the token is not valid yet (nbf)",
-            Cause::Claims => "the token lacks a claim that is needed here, or one has the wrong form",
-        }
-    }
-
-    fn refusal(self) -> Refusal {
-        Refusal::new(RefusalKind::Unauthenticated, self.advice()).with("cause", self.name())
-    }
+    issuers: HashMap<Arc<str>, Issuer>,
+    /// The node's own URL; a token for it, or for a path of it, is meant for us (RFC 8707).
+    resource: Option<String>,
+    cache: Cache<[u8; 32], Verified>,
 }
 
 impl Authenticator {
     /// An authenticator for these issuers.
     pub fn new(issuers: Vec<IssuerConfig>) -> Self {
         let issuers = issuers.into_iter().map(|config| {
-            let name = config.issuer.clone();
-            (name, Issuer { config, keys: ArcSwap::default(), fetched: Mutex::new(None) })
+            let keys = IssuerKeys::new(&config.issuer, config.keys, config.key_policy);
+            let rules = IssuerRules {
+                issuer: config.issuer.clone(),
+                audiences: config.audiences,
+                algorithms: config.algorithms,
+                token_types: config.token_types,
+                claims: config.claims,
+                development: config.development,
+            };
+            (Arc::from(config.issuer), Issuer { config: rules, keys })
         });
-        Self { issuers: issuers.collect(), cache: Cache::new(CACHE_TOKENS) }
+        Self { issuers: issuers.collect(), resource: None, cache: Cache::new(CACHE_TOKENS) }
+    }
+
+    /// The same for a node with this URL, without a trailing slash: tokens whose audience is the URL, or the resource that is
+    /// asked for, or a path above that, are accepted besides those with a configured audience.
+    #[must_use]
+    pub fn for_resource(mut self, url: Option<String>) -> Self {
+        self.resource = url;
+        self
     }
 
     /// Who the bearer of this token is.
     ///
     /// # Errors
-    /// [`RefusalKind::Unauthenticated`] with a machine-readable `cause`.
-    pub async fn authenticate(&self, token: &str, now: Millis) -> Result<Arc<Principal>, Refusal> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(Cause::Malformed.refusal());
-        }
-        let digest = Digest::of(token.as_bytes()).0;
-        if let Some((until, principal)) = self.cache.get(&digest)
-            && now < until
-        {
-            return Ok(principal);
-        }
-        let (claims, issuer) = self.verify(token).await.map_err(Cause::refusal)?;
-        let principal = Arc::new(principal_of(&claims, &issuer.config).map_err(Cause::refusal)?);
-        let expires = claims.get("exp").and_then(Value::as_u64).unwrap_or(0).saturating_mul(1000);
-        self.cache.insert(digest, (expires.min(now + CACHE_MILLIS), Arc::clone(&principal)));
-        Ok(principal)
+    /// [`RefusalKind::Unauthenticated`](countersign_domain::RefusalKind::Unauthenticated), or
+    /// [`RefusalKind::Unavailable`](countersign_domain::RefusalKind::Unavailable) while the issuer's keys cannot be had; both
+    /// with a machine-readable `cause`.
+    pub async fn authenticate(&self, presented: &Presented<'_>, now: Millis) -> Result<Arc<Principal>, Refusal> {
+        self.believe(presented, now).await.map_err(Cause::refusal)
     }
 
-    async fn verify(&self, token: &str) -> Result<(Map<String, Value>, &Issuer), Cause> {
-        let header = decode_header(token).map_err(|e| header_cause(token, &e))?;
-        let claimed: IssuerClaim =
-            jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|_| Cause::Malformed)?;
-        let issuer = self.issuers.get(&claimed.iss).ok_or(Cause::Issuer)?;
-        let kid = header.kid.as_deref().unwrap_or_default();
-        let (key, algorithm) = issuer.key(kid).await.ok_or(Cause::Key)?;
-        if header.alg != algorithm {
+    async fn believe(&self, presented: &Presented<'_>, now: Millis) -> Result<Arc<Principal>, Cause> {
+        if presented.bearer.len() > MAX_TOKEN_BYTES {
+            return Err(Cause::Malformed);
+        }
+        let digest = Digest::of(presented.bearer.as_bytes()).0;
+        let verified = match self.cache.get(&digest).filter(|known| self.still_holds(known, now)) {
+            Some(known) => known,
+            None => {
+                let verified = self.verify(presented.bearer, now).await?;
+                self.cache.insert(digest, verified.clone());
+                verified
+            }
+        };
+        let issuer = self.issuers.get(&verified.issuer).ok_or(Cause::Issuer)?;
+        if !self.is_for_us(&verified.audiences, &issuer.config, presented.resource) {
+            return Err(Cause::Audience);
+        }
+        if verified.certificate.is_some() && verified.certificate != presented.certificate {
+            return Err(Cause::Binding);
+        }
+        Ok(verified.principal)
+    }
+
+    /// Whether a remembered token need not be verified again.
+    fn still_holds(&self, known: &Verified, now: Millis) -> bool {
+        let Some(issuer) = self.issuers.get(&known.issuer) else { return false };
+        issuer.keys.refresh_if_due();
+        now < known.until && now < known.expires && issuer.keys.generation() == Some(known.generation)
+    }
+
+    async fn verify(&self, token: &str, now: Millis) -> Result<Verified, Cause> {
+        let (header, unverified) = parts(token)?;
+        let algorithm = header.get("alg").and_then(Value::as_str).ok_or(Cause::Malformed)?;
+        let algorithm = algorithm_named(algorithm).ok_or(Cause::Algorithm)?;
+        // What must be understood and is not makes the token invalid (RFC 7515, section 4.1.11); we understand none of it.
+        if header.contains_key("crit") || header.contains_key("b64") || header.contains_key("zip") {
+            return Err(Cause::Malformed);
+        }
+        let kid = match header.get("kid") {
+            None => None,
+            Some(Value::String(kid)) => Some(kid.as_str()),
+            Some(_) => return Err(Cause::Malformed),
+        };
+        let named = unverified.get("iss").and_then(Value::as_str).ok_or(Cause::Claims)?;
+        let (name, issuer) = self.issuers.get_key_value(named).ok_or(Cause::Issuer)?;
+        if !issuer.config.algorithms.contains(&algorithm) {
             return Err(Cause::Algorithm);
         }
-        let mut validation = Validation::new(algorithm);
-        validation.leeway = LEEWAY_SECONDS;
-        validation.validate_nbf = true;
-        validation.set_audience(&[&issuer.config.audience]);
-        validation.set_issuer(&[&issuer.config.issuer]);
-        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        let data = decode::<Map<String, Value>>(token, &key, &validation).map_err(|e| cause_of(&e))?;
-        Ok((data.claims, issuer))
+        let (key, generation) = issuer.keys.key(kid, algorithm).await?;
+        // Signature only: every claim is checked below, against the clock that we were given.
+        let mut rules = Validation::new(algorithm);
+        rules.validate_exp = false;
+        rules.validate_aud = false;
+        rules.required_spec_claims.clear();
+        let claims = decode::<Map<String, Value>>(token, &key, &rules).map_err(|error| cause_of(&error))?.claims;
+
+        let expires = within_time(&claims, now)?;
+        let token_type = token_type(&header, &claims)?;
+        if !issuer.config.token_types.contains(&token_type) {
+            return Err(Cause::TokenType);
+        }
+        let config = &issuer.config;
+        let principal = principal_of(&claims, &config.issuer, &config.claims, config.development)?;
+        Ok(Verified {
+            until: now + CACHE_MILLIS,
+            expires,
+            issuer: Arc::clone(name),
+            generation,
+            audiences: audiences(&claims)?,
+            certificate: certificate(&claims)?,
+            principal: Arc::new(principal),
+        })
+    }
+
+    fn is_for_us(&self, audiences: &[String], issuer: &IssuerRules, path: &str) -> bool {
+        audiences.iter().any(|audience| {
+            issuer.audiences.contains(audience)
+                || self.resource.as_deref().is_some_and(|own| names_resource(audience, own, path))
+        })
     }
 }
 
-#[derive(serde::Deserialize)]
-struct IssuerClaim {
-    iss: String,
+/// Whether an audience is this node's URL, or the resource at `path`, or one above it: whoever may use all of `/mcp` may use
+/// `/mcp/ads`, and not the other way round.
+fn names_resource(audience: &str, own: &str, path: &str) -> bool {
+    let Some(below) = audience.strip_prefix(own) else { return false };
+    let below = below.trim_end_matches('/');
+    match path.strip_prefix(below) {
+        Some(rest) => below.is_empty() || (below.starts_with('/') && (rest.is_empty() || rest.starts_with('/'))),
+        None => false,
+    }
 }
 
-/// `alg: none` and unknown algorithms fail while the header is parsed; they are told apart for the aggregates.
-fn header_cause(token: &str, error: &jsonwebtoken::errors::Error) -> Cause {
-    use base64::Engine as _;
-    let part = token.split('.').next().unwrap_or_default();
-    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).ok();
-    let header = json.and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
-    match (header.and_then(|h| h.get("alg").cloned()), error.kind()) {
-        (Some(_), _) | (_, jsonwebtoken::errors::ErrorKind::InvalidAlgorithmName) => Cause::Algorithm,
-        (None, _) => Cause::Malformed,
-    }
+type Json = Map<String, Value>;
+
+/// Header and claims of a compact JWS, not verified.
+fn parts(token: &str) -> Result<(Json, Json), Cause> {
+    let mut parts = token.split('.');
+    let (Some(header), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(Cause::Malformed);
+    };
+    let object = |part: &str| {
+        let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Cause::Malformed)?;
+        serde_json::from_slice::<Json>(&bytes).map_err(|_| Cause::Malformed)
+    };
+    Ok((object(header)?, object(claims)?))
 }
 
 fn cause_of(error: &jsonwebtoken::errors::Error) -> Cause {
     use jsonwebtoken::errors::ErrorKind as K;
     match error.kind() {
-        K::ExpiredSignature => Cause::Expired,
-        K::ImmatureSignature => Cause::NotYetValid,
-        K::InvalidAudience => Cause::Audience,
-        K::InvalidIssuer => Cause::Issuer,
-        K::InvalidAlgorithm | K::InvalidAlgorithmName => Cause::Algorithm,
         K::InvalidSignature => Cause::Signature,
-        K::MissingRequiredClaim(claim) if claim == "aud" => Cause::Audience,
-        K::MissingRequiredClaim(_) | K::InvalidSubject => Cause::Claims,
+        K::InvalidAlgorithm | K::InvalidAlgorithmName => Cause::Algorithm,
         _ => Cause::Malformed,
     }
 }
 
-impl Issuer {
-    async fn key(&self, kid: &str) -> Option<(DecodingKey, Algorithm)> {
-        let found = self.keys.load().get(kid).cloned();
-        let mut fetched = match (&found, self.fetched.try_lock()) {
-            // Someone else is asking: go on with what is known, or wait for them if nothing is.
-            (Some(_), Err(_)) => return found,
-            (None, Err(_)) => self.fetched.lock().await,
-            (_, Ok(guard)) => guard,
-        };
-        let age = fetched.map(|at| at.elapsed());
-        let due = match found {
-            Some(_) => age.is_none_or(|age| age > REFETCH_AGE),
-            None => age.is_none_or(|age| age > REFETCH_PAUSE),
-        };
-        if due {
-            *fetched = Some(Instant::now());
-            match self.config.keys.fetch().await {
-                Ok(document) => self.keys.store(Arc::new(usable_keys(&document))),
-                Err(why) => tracing::warn!(issuer = self.config.issuer, why, "could not fetch the issuer's keys"),
+/// A NumericDate (RFC 7519, section 2): seconds, possibly with a fraction, which is dropped.
+fn date(claims: &Json, name: &str) -> Result<Option<i64>, Cause> {
+    const LATEST: f64 = 253_402_300_800.0;
+    match claims.get(name) {
+        None => Ok(None),
+        Some(value) => {
+            let seconds = value.as_f64().filter(|seconds| (0.0..LATEST).contains(seconds)).ok_or(Cause::Claims)?;
+            Ok(Some(seconds as i64))
+        }
+    }
+}
+
+/// When the token expires, in milliseconds, if it is good now.
+fn within_time(claims: &Json, now: Millis) -> Result<Millis, Cause> {
+    let now = i64::try_from(now / 1000).unwrap_or(i64::MAX);
+    let expires = date(claims, "exp")?.ok_or(Cause::Claims)?;
+    if now >= expires + SKEW_SECONDS {
+        return Err(Cause::Expired);
+    }
+    for start in ["nbf", "iat"] {
+        if date(claims, start)?.is_some_and(|start| start > now + SKEW_SECONDS) {
+            return Err(Cause::NotYetValid);
+        }
+    }
+    Ok(u64::try_from((expires + SKEW_SECONDS) * 1000).unwrap_or(0))
+}
+
+/// What the token is. Issuers that say `JWT` for everything give ID tokens away by claims that access tokens do not have.
+fn token_type(header: &Json, claims: &Json) -> Result<TokenType, Cause> {
+    let stated = match header.get("typ") {
+        None => "jwt".to_owned(),
+        Some(typ) => typ.as_str().ok_or(Cause::Malformed)?.to_ascii_lowercase(),
+    };
+    match stated.strip_prefix("application/").unwrap_or(&stated) {
+        "at+jwt" => Ok(TokenType::Access),
+        "jwt" => {
+            let only_in_id_tokens =
+                ["at_hash", "c_hash", "s_hash", "nonce"].iter().any(|name| claims.contains_key(*name));
+            // Keycloak says what a token is in a claim.
+            match claims.get("typ").and_then(Value::as_str) {
+                None | Some("Bearer") if only_in_id_tokens => Ok(TokenType::Id),
+                None | Some("Bearer" | "JWT" | "at+jwt") => Ok(TokenType::Plain),
+                Some("ID") => Ok(TokenType::Id),
+                Some(_) => Err(Cause::TokenType),
             }
         }
-        self.keys.load().get(kid).cloned()
+        _ => Err(Cause::TokenType),
     }
 }
 
-/// The keys of a JWKS that can verify: public, asymmetric, for signatures, with an algorithm that follows from the key.
-fn usable_keys(document: &[u8]) -> HashMap<String, (DecodingKey, Algorithm)> {
-    let Ok(Value::Object(mut raw)) = serde_json::from_slice::<Value>(document) else {
-        return HashMap::new();
+fn audiences(claims: &Json) -> Result<Arc<[String]>, Cause> {
+    let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(Cause::Audience);
+    match claims.get("aud") {
+        Some(Value::Array(all)) if (1..=MAX_AUDIENCES).contains(&all.len()) => all.iter().map(text).collect(),
+        Some(one @ Value::String(_)) => Ok([text(one)?].into()),
+        _ => Err(Cause::Audience),
+    }
+}
+
+/// The certificate that the token is bound to (RFC 8705, section 3.1). Other bindings are not proved here, and a token that
+/// wants one is not a bearer token.
+fn certificate(claims: &Json) -> Result<Option<[u8; 32]>, Cause> {
+    let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
+    let confirmation = confirmation.as_object().ok_or(Cause::Claims)?;
+    let thumbprint = match (confirmation.len(), confirmation.get("x5t#S256")) {
+        (1, Some(thumbprint)) => thumbprint.as_str().ok_or(Cause::Claims)?,
+        _ => return Err(Cause::Binding),
     };
-    let keys = match raw.remove("keys") {
-        Some(Value::Array(keys)) => keys,
-        _ => Vec::new(),
-    };
-    // One key that we can't read must not hide the others, so each is parsed by itself.
-    let parsed = keys.into_iter().take(100).filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
-    let set = JwkSet { keys: parsed.collect() };
-    let usable = set.keys.iter().filter_map(|jwk| {
-        let algorithm = algorithm_of(jwk)?;
-        let key = DecodingKey::from_jwk(jwk).ok()?;
-        Some((jwk.common.key_id.clone().unwrap_or_default(), (key, algorithm)))
-    });
-    usable.collect()
+    let bytes = URL_SAFE_NO_PAD.decode(thumbprint).map_err(|_| Cause::Claims)?;
+    bytes.try_into().map(Some).map_err(|_| Cause::Claims)
 }
 
-fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
-    use jsonwebtoken::jwk::{AlgorithmParameters as P, EllipticCurve as C, KeyAlgorithm as K, PublicKeyUse};
-    if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
-        return None;
-    }
-    match (&jwk.algorithm, jwk.common.key_algorithm) {
-        (P::EllipticCurve(k), None | Some(K::ES256)) if k.curve == C::P256 => Some(Algorithm::ES256),
-        (P::EllipticCurve(k), None | Some(K::ES384)) if k.curve == C::P384 => Some(Algorithm::ES384),
-        (P::OctetKeyPair(k), None | Some(K::EdDSA)) if k.curve == C::Ed25519 => Some(Algorithm::EdDSA),
-        (P::RSA(_), None | Some(K::RS256)) => Some(Algorithm::RS256),
-        (P::RSA(_), Some(K::PS256)) => Some(Algorithm::PS256),
-        _ => None,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn text<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    claims
-        .get(name)
-        .and_then(Value::as_str)
-        .filter(|s| !s.is_empty() && s.len() <= 256 && !s.chars().any(char::is_control))
-}
-
-fn strings(value: Option<&Value>) -> Result<BTreeSet<String>, Cause> {
-    let bounded = |set: BTreeSet<String>| if set.len() <= 200 { Ok(set) } else { Err(Cause::Claims) };
-    match value {
-        None | Some(Value::Null) => Ok(BTreeSet::new()),
-        Some(Value::String(list)) => bounded(list.split_ascii_whitespace().map(str::to_owned).collect()),
-        Some(Value::Array(items)) => {
-            let texts = items.iter().map(|item| item.as_str().map(str::to_owned).ok_or(Cause::Claims));
-            bounded(texts.collect::<Result<_, _>>()?)
+    #[test]
+    fn an_audience_names_a_resource_or_one_above_it() {
+        let own = "https://gate.example";
+        for (audience, path, expected) in [
+            ("https://gate.example", "/mcp/ads", true),
+            ("https://gate.example/", "/tools/x/invoke", true),
+            ("https://gate.example/mcp", "/mcp", true),
+            ("https://gate.example/mcp", "/mcp/ads", true),
+            ("https://gate.example/mcp/", "/mcp/ads", true),
+            ("https://gate.example/mcp/ads", "/mcp/ads", true),
+            ("https://gate.example/mcp/ads", "/mcp", false),
+            ("https://gate.example/mcp/ads", "/mcp/adsense", false),
+            ("https://gate.example/mcp", "/mcpx", false),
+            ("https://gate.example/mcp", "/tools/x", false),
+            ("https://gate.example.evil", "/mcp", false),
+            ("https://gate.example:444", "/mcp", false),
+            ("https://gate.exampl", "/mcp", false),
+            ("", "/mcp", false),
+        ] {
+            assert_eq!(names_resource(audience, own, path), expected, "{audience} for {path}");
         }
-        Some(_) => Err(Cause::Claims),
     }
-}
-
-fn principal_of(claims: &Map<String, Value>, config: &IssuerConfig) -> Result<Principal, Cause> {
-    let subject = text(claims, "sub").ok_or(Cause::Claims)?;
-    let actor = match claims.get("act") {
-        None => None,
-        Some(Value::Object(act)) => Some(text(act, "sub").ok_or(Cause::Claims)?),
-        Some(_) => return Err(Cause::Claims),
-    };
-    let kind = match (actor, claims.get(&config.claims.kind)) {
-        // RFC 8693, 4.1: `act` names who acts; the token's subject is the person for whom.
-        (Some(_), _) | (None, None) => PrincipalKind::Agent,
-        (None, Some(kind)) => match kind.as_str() {
-            Some("agent") => PrincipalKind::Agent,
-            Some("person") => PrincipalKind::Person,
-            Some("service") => PrincipalKind::Service,
-            _ => return Err(Cause::Claims),
-        },
-    };
-    let workspace = match claims.get(&config.claims.workspace) {
-        Some(name) => name.as_str().and_then(|n| n.parse().ok()).filter(|w| *w != WorkspaceName::node()),
-        None => config.default_workspace.clone(),
-    };
-    let mut scopes = strings(claims.get("scopes"))?;
-    scopes.extend(strings(claims.get("scope"))?);
-    let attributes = claims.iter().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
-    Ok(Principal {
-        kind,
-        id: actor.unwrap_or(subject).to_owned(),
-        issuer: config.issuer.clone(),
-        on_behalf_of: actor.map(|_| subject.to_owned()),
-        workspace: workspace.ok_or(Cause::Claims)?,
-        roles: strings(claims.get(&config.claims.roles))?,
-        scopes,
-        development: config.development,
-        attributes: attributes.filter(|(_, v)| v.len() <= 1024).take(64).collect::<BTreeMap<_, _>>(),
-    })
 }

@@ -13,6 +13,7 @@ use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use uuid::Uuid;
 
+use crate::directory::Directory;
 use crate::state::{
     Conflict, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus, StateOp,
 };
@@ -240,6 +241,10 @@ pub trait Reader: Send + Sync {
     fn freezes(&self) -> Result<Vec<FreezeRow>, StoreError>;
     /// Every known tool definition.
     fn pins(&self) -> Result<Vec<PinRow>, StoreError>;
+    /// The whole directory, in one consistent state.
+    fn directory(&self) -> Result<Directory, StoreError>;
+    /// The number of the directory's last change: cheap enough to be asked several times a second.
+    fn directory_version(&self) -> Result<u64, StoreError>;
     /// Refusal aggregates since a minute: minute, name, count.
     fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>, StoreError>;
 }

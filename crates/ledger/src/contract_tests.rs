@@ -15,6 +15,7 @@ use countersign_proof::digest::Digest;
 use uuid::Uuid;
 
 use crate::contract::{EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
+use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::state::{
     AnswerRow, Conflict, FreezeRow, FreezeTarget, IdempotencyRow, IdempotencyState, IntentRow, IntentState, PinRow,
     PinStatus, RequestRow, RequestStatus, StateOp,
@@ -35,6 +36,7 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     freezes_refuse(&mut fresh());
     pins_are_proposed_and_accepted(&mut fresh());
     bodies_are_erased_and_commitments_stay(&mut fresh());
+    the_directory_changes_by_checked_operations(&mut fresh());
     small_state_is_kept(&mut fresh());
 }
 
@@ -470,6 +472,53 @@ fn bodies_are_erased_and_commitments_stay(store: &mut impl Store) {
     for (n, why) in [(1, "already erased"), (9, "unknown"), (0, "opens the log"), (2, "explains an erasure")] {
         assert_eq!(apply(store, &[erase(n)]), Err(Conflict::NotFound), "{why}");
     }
+}
+
+fn the_directory_changes_by_checked_operations(store: &mut impl Store) {
+    let row = |kind, space: &str, name: &str, n: u8| DirectoryRow {
+        kind,
+        workspace: workspace(space),
+        name: name.into(),
+        body: format!("{{\"n\":{n}}}"),
+        at: u64::from(n),
+        event: id(n),
+        used: None,
+    };
+    let add = |row: &DirectoryRow| StateOp::DirectoryAdd { row: row.clone(), cap: 2 };
+    let (key, other) = (row(DirectoryKind::ApiKey, "w", "k", 1), row(DirectoryKind::ApiKey, "v", "k", 2));
+    let role = row(DirectoryKind::Role, "w", "teller\n3:idp|ada", 3);
+    let reader = store.reader();
+    assert_eq!((reader.directory_version().unwrap(), reader.directory().unwrap().rows.len()), (0, 0));
+    apply(store, &[add(&key), add(&other), add(&role)]).unwrap();
+    assert_eq!(apply(store, &[add(&key)]), Err(Conflict::Exists));
+    assert_eq!(apply(store, &[add(&row(DirectoryKind::ApiKey, "w", "l", 4))]), Err(Conflict::Full { cap: 2 }));
+    let all = reader.directory().unwrap();
+    assert_eq!(all.rows, [other.clone(), key.clone(), role.clone()], "read back as written, in order");
+    assert_eq!(all.version, reader.directory_version().unwrap());
+    let used = |name: &str, at| StateOp::DirectoryUsed {
+        kind: DirectoryKind::ApiKey,
+        workspace: workspace("w"),
+        name: name.into(),
+        at,
+    };
+    apply(store, &[used("k", 70), used("k", 60), used("gone", 80)]).unwrap();
+    assert_eq!(reader.directory_version().unwrap(), all.version, "use is no change");
+    let changed = DirectoryRow { body: "{}".into(), at: 9, event: id(9), ..key.clone() };
+    apply(store, &[StateOp::DirectorySet { row: changed.clone() }]).unwrap();
+    let now = reader.directory().unwrap();
+    assert!(now.version > all.version, "others notice a change by its number");
+    assert_eq!(now.rows[1], DirectoryRow { used: Some(70), ..changed.clone() });
+    let remove = |name: &str| StateOp::DirectoryRemove {
+        kind: DirectoryKind::ApiKey,
+        workspace: workspace("w"),
+        name: name.into(),
+    };
+    for op in [remove("gone"), StateOp::DirectorySet { row: row(DirectoryKind::Workspace, "w", "w", 1) }] {
+        assert_eq!(apply(store, &[op]), Err(Conflict::NotFound));
+    }
+    assert_eq!(reader.directory_version().unwrap(), now.version, "nor is what was refused");
+    apply(store, &[remove("k")]).unwrap();
+    assert_eq!(reader.directory().unwrap().rows, [other, role]);
 }
 
 fn small_state_is_kept(store: &mut impl Store) {

@@ -5,6 +5,7 @@
 //!
 //! - [`contract`]: what a store must promise.
 //! - [`state`]: the facts that change together with events (requests, answers, idempotency, intents, freezes, pins).
+//! - [`directory`]: workspaces, granted roles and API keys, which change likewise.
 //! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
 //! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
 //! - `outside`: the thread that writes the head outside the database, and then answers.
@@ -17,6 +18,7 @@
 pub mod contract;
 #[cfg(feature = "contract-tests")]
 pub mod contract_tests;
+pub mod directory;
 pub mod durable;
 pub mod export;
 pub mod fsck;

@@ -11,6 +11,8 @@ use countersign_proof::digest::Digest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::directory::{DirectoryKind, DirectoryRow};
+
 /// A workspace HMAC over something that must be compared but not revealed.
 pub type Fingerprint = [u8; 32];
 
@@ -351,6 +353,38 @@ pub enum StateOp {
         /// The key, wrapped under the root.
         wrapped: Vec<u8>,
     },
+    /// Adds a row to the directory. Conflicts: [`Conflict::Exists`], or [`Conflict::Full`] if it has `cap` rows of the kind.
+    DirectoryAdd {
+        /// The row.
+        row: DirectoryRow,
+        /// The most rows of its kind.
+        cap: u32,
+    },
+    /// Replaces what is known of a row; `used` stays. Conflict: [`Conflict::NotFound`].
+    DirectorySet {
+        /// The row.
+        row: DirectoryRow,
+    },
+    /// Removes a row. Conflict: [`Conflict::NotFound`].
+    DirectoryRemove {
+        /// What it is about.
+        kind: DirectoryKind,
+        /// Its workspace.
+        workspace: WorkspaceName,
+        /// Its name.
+        name: String,
+    },
+    /// Notes that a row was used; one that is gone is no conflict. No change of the directory's number.
+    DirectoryUsed {
+        /// What it is about.
+        kind: DirectoryKind,
+        /// Its workspace.
+        workspace: WorkspaceName,
+        /// Its name.
+        name: String,
+        /// When.
+        at: Millis,
+    },
     /// Adds to a per-minute aggregate of refusals before authentication. Not an event; kept 30 days at most.
     CountRefusals {
         /// Minutes since the epoch.
@@ -396,4 +430,13 @@ pub enum Conflict {
     /// No such row.
     #[error("not found")]
     NotFound,
+    /// A row of that name is there already.
+    #[error("exists already")]
+    Exists,
+    /// There are as many rows as there may be.
+    #[error("there are {cap} already")]
+    Full {
+        /// The most.
+        cap: u32,
+    },
 }

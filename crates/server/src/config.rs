@@ -4,8 +4,10 @@
 //! The format is documented in `docs/http.md` ("Configuration"). Nothing here opens a socket or a database.
 
 mod file;
+mod issuers;
 mod starter;
 
+pub use issuers::{IssuerSettings, JwksSource};
 pub use starter::{starter_files, write_starter};
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +15,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use file::{File, FileIssuer, FileLimits, FileRate};
+use file::{File, FileLimits, FileRate};
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -96,34 +98,6 @@ pub struct LimitSettings {
     pub header_timeout: Duration,
     /// How long a request may take to send its body.
     pub body_timeout: Duration,
-}
-
-/// Where an issuer's keys come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JwksSource {
-    /// A file.
-    File(PathBuf),
-    /// An HTTPS URL (plain HTTP on loopback).
-    Url(String),
-}
-
-/// An issuer whose tokens are accepted.
-#[derive(Debug, Clone)]
-pub struct IssuerSettings {
-    /// The exact `iss`.
-    pub issuer: String,
-    /// Where its keys come from.
-    pub jwks: JwksSource,
-    /// The `aud` that its tokens must carry for us.
-    pub audience: String,
-    /// The claim that holds the workspace.
-    pub tenant_claim: String,
-    /// The claim that holds the roles.
-    pub roles_claim: String,
-    /// The claim that holds `agent`, `person` or `service`.
-    pub kind_claim: String,
-    /// The workspace of tokens that name none; `None` refuses such tokens.
-    pub default_workspace: Option<String>,
 }
 
 /// Everything that a node needs to know before it starts.
@@ -308,8 +282,7 @@ fn build(file: File, source: &Source, places: Places, over: Overrides) -> Result
         (None, None) => SocketAddr::from(([127, 0, 0, 1], 8000)),
     };
     let audience = file.audience.unwrap_or_else(|| "countersign".to_owned());
-    let issuers = file.issuers.iter().map(|issuer| issuer_settings(issuer, source, &places.base, &audience));
-    let issuers = issuers.collect::<Result<Vec<_>, _>>()?;
+    let issuers = issuers::settings(file.issuers, source, &places.base, &audience)?;
     let development_issuer = development_issuer(&over, &file.development, &listen)?;
     if issuers.is_empty() && !development_issuer {
         let message = "no [[issuers]] and no development issuer: nobody could authenticate";
@@ -401,33 +374,6 @@ fn public_url(
     }
 }
 
-fn issuer_settings(
-    issuer: &FileIssuer,
-    source: &Source,
-    base: &Path,
-    audience: &str,
-) -> Result<IssuerSettings, ConfigError> {
-    let name = issuer.issuer.get_ref();
-    if name == crate::dev_issuer::DEV_ISSUER {
-        return Err(source.complain(&issuer.issuer, format!("{name:?} is the name of the development issuer")));
-    }
-    let jwks = match (&issuer.jwks_file, &issuer.jwks_url) {
-        (Some(file), None) => JwksSource::File(base.join(file)),
-        (None, Some(url)) => JwksSource::Url(url.clone()),
-        _ => return Err(source.complain(&issuer.issuer, "give either jwks_file or jwks_url".to_owned())),
-    };
-    let claim = |given: &Option<String>, default: &str| given.clone().unwrap_or_else(|| default.to_owned());
-    Ok(IssuerSettings {
-        issuer: name.clone(),
-        jwks,
-        audience: issuer.audience.clone().unwrap_or_else(|| audience.to_owned()),
-        tenant_claim: claim(&issuer.tenant_claim, "tenant"),
-        roles_claim: claim(&issuer.roles_claim, "roles"),
-        kind_claim: claim(&issuer.kind_claim, "kind"),
-        default_workspace: Some(claim(&issuer.default_workspace, "default")).filter(|w| !w.is_empty()),
-    })
-}
-
 fn limit_settings(file: FileLimits, source: &Source) -> Result<LimitSettings, ConfigError> {
     let rate = |given: Option<FileRate>, calls: u32| -> Result<RateLimit, ConfigError> {
         let Some(given) = given else {
@@ -505,21 +451,36 @@ mod tests {
 
     #[test]
     fn mistakes_name_file_line_and_remedy() {
-        let cases = [
+        let idp = |line: &str| format!("[[issuers]]\nissuer = \"https://idp\"\njwks_file = \"jwks.json\"\n{line}\n");
+        let cases: &[(&str, &str)] = &[
             ("listen = \"127.0.0.1:8000\"\nlisten_on = 1\n", "countersign.toml:2: unknown field `listen_on`"),
             ("\nlisten = \"localhost\"\n", "countersign.toml:2: \"localhost\" is not an address and port"),
             ("log_domain = \"https://x\"\n", "countersign.toml:1: log_domain \"https://x\" is not a bare hostname"),
             ("[limits]\nper_tool = { calls = 0, per = \"1m\" }\n", "countersign.toml:2: calls must be at least 1"),
             ("[limits]\nper_tool = { calls = 1, per = \"1x\" }\n", "countersign.toml:2: \"1x\" is not a duration"),
             ("[approval]\nwait_seconds = 90\n", "countersign.toml:2: wait_seconds is at most 50"),
-            ("[[issuers]]\nissuer = \"https://idp\"\n", "countersign.toml:2: give either jwks_file or jwks_url"),
+            (
+                "[[issuers]]\nissuer = \"https://idp\"\n",
+                "countersign.toml:2: give one of jwks_file, jwks_url and discovery",
+            ),
             ("a = \"\n", "countersign.toml:1: "),
+            (&idp("algorithms = [\"HS256\"]"), "countersign.toml:4: \"HS256\" is not an accepted algorithm"),
+            (&idp("algorithms = [\"none\"]"), "\"none\" is not an accepted algorithm"),
+            (&idp("token_types = [\"any\"]"), "countersign.toml:4: \"any\" is not a token type"),
+            (&idp("workspaces = [\"A b\"]"), "countersign.toml:4: workspace name \"A b\" is not valid"),
+            (&idp("fixed_workspace = \"_node\""), "countersign.toml:4: _node is the node's own"),
+            (&idp("node_roles = [\"treasurer\"]"), "countersign.toml:4: \"treasurer\" is not a role of the node"),
+            (&idp("kind_map = { x = \"node\" }"), "countersign.toml:4: \"node\" is not a kind"),
+            (&idp("key_ttl = \"2d\""), "countersign.toml:4: at most 24h"),
+            (&idp("audience = []"), "audience must name at least one"),
+            (&idp("discovery = true"), "give one of jwks_file, jwks_url and discovery"),
+            (&idp("[[issuers]]\nissuer = \"https://idp\"\ndiscovery = true"), "this issuer is configured twice"),
             ("[development]\nissuer = false\n", "nobody could authenticate"),
             ("listen = \"0.0.0.0:80\"\n", "nobody could authenticate"),
         ];
         for (text, expected) in cases {
             let error = load(text, Overrides::default(), &[]).expect_err(text);
-            assert!(error.contains(expected), "{text:?} gave {error:?}, expected {expected:?}");
+            assert!(error.contains(*expected), "{text:?} gave {error:?}, expected {expected:?}");
         }
     }
 

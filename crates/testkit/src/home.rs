@@ -37,7 +37,8 @@ impl Home {
         let jwks = home.directory.join("jwks.json");
         fs::write(&jwks, home.issuer.jwks())?;
         let config = format!(
-            "listen = \"{}\"\n{extra}\n[[issuers]]\nissuer = \"{ISSUER}\"\naudience = \"countersign\"\njwks_file = \"{}\"\n",
+            "listen = \"{}\"\n{extra}\n[[issuers]]\nissuer = \"{ISSUER}\"\naudience = \"countersign\"\njwks_file = \"{}\"\n\
+             workspaces = [\"*\"]\nnode_roles = [\"operator\", \"auditor\"]\n",
             home.address,
             jwks.display()
         );

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::issuers::FileIssuer;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
@@ -29,19 +31,6 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct FileDevelopment {
     pub issuer: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct FileIssuer {
-    pub issuer: Spanned<String>,
-    pub jwks_file: Option<PathBuf>,
-    pub jwks_url: Option<String>,
-    pub audience: Option<String>,
-    pub tenant_claim: Option<String>,
-    pub roles_claim: Option<String>,
-    pub kind_claim: Option<String>,
-    pub default_workspace: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ConfigError, Overrides, Places, with_environment};
 
-const CONFIG: &str = r#"# Countersign. Every key, with its default, is described in docs/http.md.
+const CONFIG: &str = r#"# Countersign. Every key, with its default, is described in docs/http.md and docs/identity.md.
 listen = "127.0.0.1:8000"
 
 # The bare hostname that names the transparency log. Required when others can reach the node.
@@ -17,8 +17,10 @@ issuer = true
 # Tokens of your identity provider:
 # [[issuers]]
 # issuer = "https://idp.example.org"
-# jwks_url = "https://idp.example.org/.well-known/jwks.json"
+# discovery = true
 # audience = "countersign"
+# workspaces = ["default"]
+# node_roles = ["operator", "auditor"]
 "#;
 
 const FILES: &[(&str, &str)] = &[

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::FromRequestParts;
 use bytes::{Bytes, BytesMut};
 use countersign_domain::{Principal, Refusal, RefusalKind};
+use countersign_gate::identity::Presented;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
@@ -62,7 +63,8 @@ impl Caller {
             let advice = "send Authorization: Bearer <token>; for development, countersign token mint makes one";
             return Err(Refusal::new(RefusalKind::Unauthenticated, advice).with("cause", NO_CREDENTIAL));
         };
-        app.gate.authenticate(token).await.inspect_err(|refusal| {
+        let presented = Presented { bearer: token, certificate: None, resource: "" };
+        app.gate.authenticate(&presented).await.inspect_err(|refusal| {
             let cause = refusal.extra.get("cause").and_then(serde_json::Value::as_str);
             app.gate.note_refusal(surface, cause.unwrap_or("other"));
         })

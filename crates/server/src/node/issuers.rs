@@ -1,24 +1,21 @@
 //! Issuers and where their keys come from.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use countersign_domain::WorkspaceName;
 use countersign_egress::{Egress, Purpose, PurposeClient};
-use countersign_gate::identity::{ClaimNames, IssuerConfig, KeySource};
-use http::header::ACCEPT;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use countersign_gate::identity::claims::NODE_ROLES;
+use countersign_gate::identity::{ClaimRules, IssuerConfig, KeySource, Workspaces};
 use url::Url;
 
 use super::StartError;
+use super::discovery::{Discovered, get, secure_url};
 use crate::config::{Config, IssuerSettings, JwksSource};
 use crate::dev_issuer::{DEV_ISSUER, DevIssuer};
 
 /// Largest JWKS document that is read.
-const MAX_JWKS: usize = 256 * 1024;
-const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const MAX_JWKS: usize = countersign_gate::identity::keys::MAX_JWKS_BYTES;
 
 /// All issuers of the configuration, the development issuer among them if it is on.
 pub(super) fn all(config: &Config, keys_dir: &Path, egress: &Egress) -> Result<Vec<IssuerConfig>, StartError> {
@@ -28,13 +25,17 @@ pub(super) fn all(config: &Config, keys_dir: &Path, egress: &Egress) -> Result<V
     }
     if config.development_issuer {
         let issuer = DevIssuer::open_or_create(keys_dir)?;
-        issuers.push(IssuerConfig {
-            issuer: DEV_ISSUER.to_owned(),
-            audience: config.audience.clone(),
-            claims: ClaimNames::default(),
+        let claims = ClaimRules {
             default_workspace: Some(WorkspaceName::default_workspace()),
+            workspaces: Workspaces::Any,
+            node_roles: NODE_ROLES.iter().map(|role| (*role).to_owned()).collect(),
+            ..ClaimRules::default()
+        };
+        let keys = Box::new(Fixed(issuer.jwks()));
+        issuers.push(IssuerConfig {
+            claims,
             development: true,
-            keys: Box::new(Fixed(issuer.jwks())),
+            ..IssuerConfig::new(DEV_ISSUER, &config.audience, keys)
         });
     }
     Ok(issuers)
@@ -45,26 +46,20 @@ fn configured(settings: &IssuerSettings, egress: &Egress) -> Result<IssuerConfig
     let keys: Box<dyn KeySource> = match &settings.jwks {
         JwksSource::File(path) => Box::new(InFile(path.clone())),
         JwksSource::Url(text) => {
-            let url = Url::parse(text).map_err(|error| setup(format!("jwks_url: {error}")))?;
-            let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-            if url.scheme() != "https" && !local {
-                return Err(setup("jwks_url must be https: whoever answers it decides who everybody is".to_owned()));
-            }
+            let url = secure_url(text).map_err(|why| setup(format!("jwks_url {why}")))?;
             let client = egress.client_for(Purpose::Jwks, &url).map_err(|error| setup(error.to_string()))?;
             Box::new(AtUrl { client, url })
         }
+        JwksSource::Discovery => Box::new(Discovered::new(&settings.issuer, egress).map_err(setup)?),
     };
-    let default_workspace = settings.default_workspace.as_ref().map(|name| name.parse::<WorkspaceName>());
     Ok(IssuerConfig {
         issuer: settings.issuer.clone(),
-        audience: settings.audience.clone(),
-        claims: ClaimNames {
-            workspace: settings.tenant_claim.clone(),
-            roles: settings.roles_claim.clone(),
-            kind: settings.kind_claim.clone(),
-        },
-        default_workspace: default_workspace.transpose().map_err(|error| setup(error.to_string()))?,
+        audiences: settings.audiences.clone(),
+        algorithms: settings.algorithms.clone(),
+        token_types: settings.token_types.clone(),
+        claims: settings.claims.clone(),
         development: false,
+        key_policy: settings.key_policy,
         keys,
     })
 }
@@ -103,14 +98,7 @@ struct AtUrl {
 #[async_trait]
 impl KeySource for AtUrl {
     async fn fetch(&self) -> Result<Vec<u8>, String> {
-        let deadline = Instant::now() + FETCH_TIMEOUT;
-        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-        let sent = self.client.send(Method::GET, &self.url, headers, Bytes::new(), deadline).await;
-        let response = sent.map_err(|error| error.to_string())?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("{} answered {}", self.url, response.status()));
-        }
-        let body = response.bytes(MAX_JWKS, deadline).await.map_err(|error| error.to_string())?;
-        Ok(body.to_vec())
+        let keys = get(&self.client, &self.url, MAX_JWKS).await;
+        keys.map(|keys| keys.to_vec()).map_err(|why| format!("{}: {why}", self.url))
     }
 }

@@ -10,6 +10,7 @@ use countersign_ledger::state::{
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use uuid::Uuid;
 
+use super::directory;
 use super::rows::{self, Result, to_json, to_word};
 
 pub(super) enum Outcome {
@@ -17,7 +18,7 @@ pub(super) enum Outcome {
     Refused(Box<Conflict>),
 }
 
-fn refused(conflict: Conflict) -> Result<Outcome> {
+pub(super) fn refused(conflict: Conflict) -> Result<Outcome> {
     Ok(Outcome::Refused(Box::new(conflict)))
 }
 
@@ -68,15 +69,19 @@ pub(super) fn apply(c: &Connection, op: &StateOp, now: Millis) -> Result<Outcome
             let sql = "INSERT INTO workspace_key (workspace, wrapped) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
             run(c, sql, params![workspace.as_str(), wrapped]).map(|_| Outcome::Done)
         }
+        StateOp::DirectoryAdd { row, cap } => directory::add(c, row, *cap),
+        StateOp::DirectorySet { row } => directory::set(c, row),
+        StateOp::DirectoryRemove { kind, workspace, name } => directory::remove(c, *kind, workspace, name),
+        StateOp::DirectoryUsed { kind, workspace, name, at } => directory::used(c, *kind, workspace, name, *at),
         StateOp::CountRefusals { minute, counts } => count_refusals(c, *minute, counts),
     }
 }
 
-fn run(c: &Connection, sql: &str, params: impl Params) -> Result<usize> {
+pub(super) fn run(c: &Connection, sql: &str, params: impl Params) -> Result<usize> {
     c.prepare_cached(sql)?.execute(params)
 }
 
-fn found(rows: usize) -> Result<Outcome> {
+pub(super) fn found(rows: usize) -> Result<Outcome> {
     if rows == 0 { refused(Conflict::NotFound) } else { Ok(Outcome::Done) }
 }
 

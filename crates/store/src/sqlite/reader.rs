@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use countersign_domain::{Millis, WorkspaceName};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
+use countersign_ledger::directory::Directory;
 use countersign_ledger::state::{Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus};
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
@@ -12,7 +13,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use uuid::Uuid;
 
-use super::{BUSY, STATEMENTS, error, ops, rows};
+use super::{BUSY, STATEMENTS, directory, error, ops, rows};
 
 pub(super) struct ReadPool {
     idle: Mutex<Vec<Connection>>,
@@ -211,6 +212,14 @@ impl Reader for ReadPool {
     fn pins(&self) -> Result<Vec<PinRow>, StoreError> {
         let sql = "SELECT tool, pin, definition, status, at, accepted_by FROM pin ORDER BY tool, status";
         self.with(|c| c.prepare_cached(sql)?.query_map([], rows::pin)?.collect())
+    }
+
+    fn directory(&self) -> Result<Directory, StoreError> {
+        self.with(|c| consistent(c, directory::all))
+    }
+
+    fn directory_version(&self) -> Result<u64, StoreError> {
+        self.with(directory::version)
     }
 
     fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>, StoreError> {
