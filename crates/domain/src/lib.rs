@@ -3,6 +3,7 @@
 //! Plain data and the rules that belong to it. Nothing here does I/O, reads a clock or draws randomness.
 
 pub mod event;
+pub mod histogram;
 pub mod name;
 pub mod obligation;
 pub mod operation;

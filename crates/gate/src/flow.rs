@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use countersign_domain::{EventType, Principal, Refusal, RefusalKind, ToolRef};
+use countersign_domain::{Effect, EventType, Principal, Refusal, RefusalKind, ToolRef};
 use countersign_ledger::Append;
 use countersign_ledger::state::{
     Conflict, Fingerprint, IdempotencyRow, IdempotencyState, IntentRow, IntentState, RequestRow, StateOp,
@@ -22,9 +22,11 @@ use crate::api::{Answer, CallOutcome, CallRequest, Redeem, WaitOutcome};
 use crate::frozen;
 use crate::gate::{AppendFailure, Gate};
 use crate::keyring::WorkspaceKeys;
+use crate::meter::Stage;
 use crate::permit::Permit;
 use crate::record::{Facts, reason};
 use crate::stages::{self, Authorised, Claim, Cleared, Denied, Limited, Redeemed};
+use crate::trace;
 use crate::upstream::{DispatchError, Mute, ToolResult};
 
 /// How long a second redeemer waits for the first one's answer.
@@ -40,6 +42,12 @@ impl Gate {
     /// # Errors
     /// A typed refusal; recorded as an event wherever the caller is authenticated and a limit does not say otherwise.
     pub async fn call(self: &Arc<Self>, request: CallRequest) -> Result<CallOutcome, Refusal> {
+        let _timed = self.meter.time(Stage::Call);
+        let tool = request.tool.clone();
+        self.counted(&tool, self.call_uncounted(request).await)
+    }
+
+    async fn call_uncounted(self: &Arc<Self>, request: CallRequest) -> Result<CallOutcome, Refusal> {
         let facts = Facts::new(Uuid::now_v7(), &request.principal, &request.tool, &request.correlation);
         // The caller's own limit comes first: otherwise refusals by later stages could be made without bound.
         if let Err(refusal) = self.principals.take(&request.principal.key()) {
@@ -78,10 +86,24 @@ impl Gate {
     ) -> Refusal {
         let own = || ToolRef { upstream: own_upstream(), tool: "request".into() };
         let facts = Facts::new(Uuid::now_v7(), principal, &tool.cloned().unwrap_or_else(own), correlation);
-        match self.principals.take(&principal.key()) {
+        let refusal = match self.principals.take(&principal.key()) {
             Ok(()) => self.refuse(&facts, refusal, None).await,
             Err(limited) => self.refuse_limited(&facts, limited, &principal.key()).await,
+        };
+        self.meter.refused(refusal.kind);
+        refusal
+    }
+
+    /// Counts how a call was answered. What was dispatched has been counted where its outcome became durable.
+    fn counted(&self, tool: &ToolRef, answered: Result<CallOutcome, Refusal>) -> Result<CallOutcome, Refusal> {
+        let effect = || self.registry.peek().tool(tool).map_or_else(Effect::default, |tool| tool.effect);
+        match &answered {
+            Ok(CallOutcome::Done(answer)) if answer.replayed => self.meter.ended(&tool.upstream, effect(), "replayed"),
+            Ok(CallOutcome::Done(_)) => {}
+            Ok(CallOutcome::Pending(_)) => self.meter.ended(&tool.upstream, effect(), "pending"),
+            Err(refusal) => self.meter.refused(refusal.kind),
         }
+        answered
     }
 
     /// Resolve, validate and authorise.
@@ -92,6 +114,7 @@ impl Gate {
         arguments: Vec<u8>,
         facts: Facts,
     ) -> Result<Authorised, Denied> {
+        let _timed = self.meter.time(Stage::Decide);
         if let Err(refusal) = self.registry.verify(&tool.upstream).await {
             return Err(Box::new((facts, refusal)));
         }
@@ -231,6 +254,20 @@ impl Gate {
     /// # Errors
     /// A typed refusal; an approval is only consumed by the transaction that also records the intent.
     pub async fn redeem(
+        self: &Arc<Self>,
+        principal: &Arc<Principal>,
+        what: Redeem,
+        correlation: &str,
+    ) -> Result<CallOutcome, Refusal> {
+        let _timed = self.meter.time(Stage::Call);
+        let tool = match &what {
+            Redeem::Token { tool, .. } => tool.clone(),
+            Redeem::Request(_) => ToolRef { upstream: own_upstream(), tool: "await_approval".into() },
+        };
+        self.counted(&tool, self.redeem_uncounted(principal, what, correlation).await)
+    }
+
+    async fn redeem_uncounted(
         self: &Arc<Self>,
         principal: &Arc<Principal>,
         what: Redeem,
@@ -392,10 +429,10 @@ impl Gate {
     /// Executes a cleared call on a task of its own, so that a caller who goes away can't leave it half done.
     async fn execute(self: &Arc<Self>, cleared: Cleared, keys: Arc<WorkspaceKeys>) -> Result<Answer, Refusal> {
         let gate = Arc::clone(self);
-        let run = tokio::spawn(async move {
+        let run = tokio::spawn(trace::scope(trace::current(), async move {
             let _counted = gate.enter();
             gate.run(cleared, &keys).await
-        });
+        }));
         run.await.unwrap_or_else(|e| {
             tracing::error!(error = %e, "a call's task ended early");
             Err(Refusal::new(RefusalKind::Internal, "the call ended early; look for its event before trying again"))
@@ -408,6 +445,7 @@ impl Gate {
         let intent = if needs_intent { Some(self.record_intent(&limited, &claim, keys).await?) } else { None };
         let resolved = limited.resolved();
         let started = Instant::now();
+        let timed = self.meter.time(Stage::Dispatch);
         let dispatched = match RawValue::from_string(text_of(&resolved.raw)?) {
             Err(_) => Err(DispatchError::NotSent("the arguments are not JSON".into())),
             Ok(arguments) => {
@@ -427,6 +465,7 @@ impl Gate {
                 tokio::time::timeout_at(hard_stop, dispatch).await.unwrap_or(Err(DispatchError::Timeout))
             }
         };
+        drop(timed);
         let ended = Ended { dispatched, duration_ms: started.elapsed().as_millis() as u64, intent };
         self.record_outcome(&limited, &claim, keys, ended).await
     }
@@ -504,6 +543,8 @@ impl Gate {
         let mut draft = facts.draft(judged.kind, self.now(), parent);
         let event = draft.id;
         let mut outcome = judged.outcome;
+        let status = outcome.get("status").and_then(Value::as_str).unwrap_or_default();
+        self.meter.ended(&facts.tool.upstream, facts.effect.unwrap_or_default(), status);
         let entry = match &judged.body {
             RecordedBody::Result { result, .. } => facts.entry(draft, Some((&mut outcome, result.get().as_bytes())))?,
             RecordedBody::Refusal { .. } => {

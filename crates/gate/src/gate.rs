@@ -18,6 +18,7 @@ use crate::frozen::FrozenSet;
 use crate::identity::{Authenticator, Presented};
 use crate::keyring::{Keyring, WorkspaceKeys};
 use crate::limits::{Limiter, Rate, Suppressed};
+use crate::meter::{Meter, Stage};
 use crate::policies::{PolicyStore, Reloaded};
 use crate::record;
 use crate::registry::{Registry, ToolState, View};
@@ -53,6 +54,7 @@ pub struct Gate {
     pub(crate) suppressed: Suppressed,
     pub(crate) frozen: ArcSwap<FrozenSet>,
     pub(crate) waiters: Waiters,
+    pub(crate) meter: Meter,
     unauthenticated: std::sync::Mutex<std::collections::BTreeMap<(&'static str, String), u64>>,
     in_flight: AtomicU64,
 }
@@ -76,6 +78,7 @@ impl Gate {
         let gate = Arc::new(Self {
             principals: Limiter::new("principal", settings.per_principal),
             tools: Limiter::new("tool", settings.per_tool),
+            meter: Meter::new(registry.upstreams().map(|(manifest, _)| manifest.upstream.clone())),
             ledger,
             registry,
             policies,
@@ -113,16 +116,23 @@ impl Gate {
         &self.policies
     }
 
+    /// What was counted about calls.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// Who makes a request that presents this.
     ///
     /// # Errors
     /// [`RefusalKind::Unauthenticated`]; the caller of this counts it with [`Gate::note_refusal`].
     pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Arc<Principal>, Refusal> {
+        let _timed = self.meter.time(Stage::Identify);
         self.authenticator.authenticate(presented, self.now()).await
     }
 
     /// Counts a refusal before authentication: no event, one number a minute and cause.
     pub fn note_refusal(&self, surface: &'static str, cause: &str) {
+        self.meter.unauthenticated(surface, cause);
         if let Ok(mut counts) = self.unauthenticated.lock() {
             let cause = if counts.len() < MAX_CAUSES { cause.chars().take(40).collect() } else { "other".to_owned() };
             *counts.entry((surface, cause)).or_insert(0) += 1;
@@ -172,6 +182,7 @@ impl Gate {
 
     /// Appends, with everything but conflicts turned into the one refusal that callers get when the ledger can't record.
     pub(crate) async fn append(&self, append: Append) -> Result<Appended, AppendFailure> {
+        let _timed = self.meter.time(Stage::Commit);
         self.ledger.append(append).await.map_err(|e| match e {
             AppendError::Conflict(conflict) => AppendFailure::Conflict(conflict),
             other => {

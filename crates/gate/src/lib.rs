@@ -13,11 +13,13 @@ pub mod frozen;
 pub mod identity;
 pub mod keyring;
 pub mod limits;
+pub mod meter;
 pub mod permit;
 pub mod policies;
 mod record;
 pub mod registry;
 pub mod stages;
+pub mod trace;
 pub mod upstream;
 pub mod waiters;
 

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use countersign_domain::histogram::Histogram;
 use countersign_domain::{Millis, PreparedEvent};
 use countersign_proof::commitment::Salt;
 use countersign_proof::digest::Digest;
@@ -182,6 +183,25 @@ pub(crate) struct Counters {
     pub(crate) undecided: AtomicBool,
     /// Whether the head outside the database could not be written the last time.
     pub(crate) head_stuck: AtomicBool,
+    pub(crate) meters: Meters,
+}
+
+/// How the writer works, since the ledger was opened.
+#[derive(Debug)]
+pub struct Meters {
+    /// A group, from its beginning to its answers; microseconds.
+    pub group_time: Histogram,
+    /// The durable write of a head outside the database; microseconds.
+    pub head_time: Histogram,
+    /// Events in a group.
+    pub group_size: Histogram,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        let durations = Histogram::of_durations;
+        Self { group_time: durations(), head_time: durations(), group_size: Histogram::of_counts() }
+    }
 }
 
 /// A handle on the ledger. The writer ends when every handle is gone or after [`Ledger::shutdown`].
@@ -319,6 +339,11 @@ impl Ledger {
         if tokio::task::spawn_blocking(stop).await.is_err() {
             tracing::error!("the ledger was not shut down in order");
         }
+    }
+
+    /// How the writer works.
+    pub fn meters(&self) -> &Meters {
+        &self.inner.counters.meters
     }
 
     /// Counters since the ledger was opened.

@@ -119,7 +119,12 @@ impl<W: FnMut(u32, &str) -> Result<(), HeadFileError>> Keeper<W> {
     /// The newest head stands for those before it: each is an extension of the one before.
     fn write_newest(&mut self, waiting: &[Durable]) -> Result<(), HeadFileError> {
         match waiting.iter().rfind(|group| group.events > 0) {
-            Some(group) => (self.write)(group.snapshot.head.shard, &group.snapshot.head.checkpoint),
+            Some(group) => {
+                let started = Instant::now();
+                let written = (self.write)(group.snapshot.head.shard, &group.snapshot.head.checkpoint);
+                self.counters.meters.head_time.observe_duration(started.elapsed());
+                written
+            }
             None => Ok(()),
         }
     }
@@ -131,8 +136,10 @@ impl<W: FnMut(u32, &str) -> Result<(), HeadFileError>> Keeper<W> {
             if group.events > 0 {
                 self.counters.groups.fetch_add(1, Ordering::Relaxed);
                 self.counters.events.fetch_add(group.events, Ordering::Relaxed);
+                self.counters.meters.group_size.observe(group.events);
             }
             let micros = u64::try_from(group.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.counters.meters.group_time.observe(micros);
             self.counters.last_group_us.store(micros, Ordering::Relaxed);
             newest = Some(group.snapshot);
             answers.extend(group.answers);
