@@ -28,7 +28,8 @@ use serde_json::{Map, Value, json};
 use crate::{paths, setup};
 use load::{Load, Outcome};
 
-const CONNECTIONS: [usize; 4] = [1, 8, 32, 128];
+/// The rows' connections, unless the caller wants others.
+pub const CONNECTIONS: [usize; 4] = [1, 8, 32, 128];
 const LIMITS: &str =
     "[limits]\nper_principal = { calls = 100000000, per = \"1s\" }\nper_tool = { calls = 100000000, per = \"1s\" }\n";
 const FEATURE: &str = "bench-no-commit";
@@ -41,6 +42,10 @@ pub struct Plan {
     pub seconds: u64,
     /// A binary that is built already.
     pub binary: Option<String>,
+    /// How many connections the rows have.
+    pub connections: Vec<usize>,
+    /// Only these ways, by name; all if not given.
+    pub ways: Option<Vec<String>>,
 }
 
 /// A process that ends with the measurement.
@@ -90,7 +95,8 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let mut ids = BTreeSet::new();
     let mut calls = 0;
     println!("{:<10} {:>5} {:>12} {:>9} {:>9} {:>12}", "way", "conn", "requests/s", "p50 µs", "p99 µs", "CPU µs/call");
-    for connections in CONNECTIONS {
+    ways.retain(|way| plan.ways.as_ref().is_none_or(|named| named.iter().any(|name| name == way.name)));
+    for connections in plan.connections.iter().copied() {
         for way in &ways {
             let (row, outcome) = measure(way, connections, plan.seconds)?;
             rows.push(row);

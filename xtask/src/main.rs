@@ -31,7 +31,7 @@ cargo xtask COMMAND
   tidy                     walls between crates, module docs, links, licences
   setup                    install what the acceptance programs need (Debian, npm, PyPI)
   hostile                  what strangers, clients, approvers and upstreams can try
-  bench --json FILE [--seconds S]
+  bench --json FILE [--seconds S] [--connections 1,32] [--ways direct,gateway]
                            what the gate costs, beside the upstream alone and nginx
   evidence                 restored backups fork nothing, erased events cannot be guessed
   crash --db sqlite [--writes N] [--kills K] [--seed S]
@@ -114,12 +114,17 @@ fn crash_plan(arguments: &[String], name: &'static str, writes: usize, kills: us
 }
 
 fn bench(arguments: &[String]) -> Result<bool> {
-    let options = Options::parse(arguments, &["json", "seconds", "binary"])?;
+    let options = Options::parse(arguments, &["json", "seconds", "binary", "connections", "ways"])?;
     let json = options.text("json").filter(|path| !path.is_empty()).context("say where to: --json FILE")?;
     let plan = bench::Plan {
         json: std::env::current_dir()?.join(json),
         seconds: options.value("seconds", 5)?,
         binary: options.text("binary").map(str::to_owned),
+        connections: match options.text("connections") {
+            Some(list) => list.split(',').map(str::parse).collect::<Result<_, _>>().context("--connections 1,32")?,
+            None => bench::CONNECTIONS.to_vec(),
+        },
+        ways: options.text("ways").map(|list| list.split(',').map(str::to_owned).collect()),
     };
     bench::run(&plan)
 }
