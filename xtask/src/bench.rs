@@ -46,6 +46,8 @@ pub struct Plan {
     pub connections: Vec<usize>,
     /// Only these ways, by name; all if not given.
     pub ways: Option<Vec<String>>,
+    /// Over how many calls the gateway's memory is watched.
+    pub growth: usize,
 }
 
 /// A process that ends with the measurement.
@@ -106,6 +108,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
             }
         }
     }
+    let growth = growth(&through_gateway("gateway", &gateway), &gateway, plan.growth, &mut calls, &mut ids)?;
     let (resident, peak) = machine::memory(gateway.pid())?;
     println!("gateway's memory: {} MB resident, {} MB at most", resident >> 20, peak >> 20);
     drop(bare);
@@ -119,6 +122,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
         "seconds_per_row": plan.seconds,
         "rows": rows,
         "gateway_memory": {"resident_bytes": resident, "peak_bytes": peak},
+        "memory_over_calls": growth,
         "calls": calls,
         "valid_receipts": valid,
         "receipts_verified_per_second": verified_per_second.round(),
@@ -155,6 +159,28 @@ fn measure(way: &Way, connections: usize, seconds: u64) -> Result<(Value, Outcom
     outcome.latencies.extend(warm.latencies);
     outcome.receipts.extend(warm.receipts);
     Ok((Value::Object(row), outcome))
+}
+
+/// Resident memory while calls go on, after each fifth of them: what does not come to rest is a leak.
+fn growth(way: &Way, node: &Node, over: usize, calls: &mut usize, ids: &mut BTreeSet<[u8; 36]>) -> Result<Vec<Value>> {
+    let mut rows = Vec::new();
+    let (mut made, mut next) = (0, over / 5);
+    while made < over {
+        let duration = Duration::from_secs(1);
+        let outcome =
+            load::run(&Load { address: way.address, request: way.request.clone(), connections: 32, duration })?;
+        ensure!(!outcome.latencies.is_empty(), "no call was answered");
+        made += outcome.latencies.len();
+        *calls += outcome.latencies.len();
+        ids.extend(outcome.receipts);
+        if made >= next {
+            let (resident, _) = machine::memory(node.pid())?;
+            println!("memory after {made} more calls: {} MB", resident >> 20);
+            rows.push(json!({"calls": made, "resident_bytes": resident}));
+            next += over / 5;
+        }
+    }
+    Ok(rows)
 }
 
 fn direct(address: SocketAddr, pid: u32) -> Way {

@@ -31,7 +31,7 @@ cargo xtask COMMAND
   tidy                     walls between crates, module docs, links, licences
   setup                    install what the acceptance programs need (Debian, npm, PyPI)
   hostile                  what strangers, clients, approvers and upstreams can try
-  bench --json FILE [--seconds S] [--connections 1,32] [--ways direct,gateway]
+  bench --json FILE [--seconds S] [--connections 1,32] [--ways direct,gateway] [--growth CALLS]
                            what the gate costs, beside the upstream alone and nginx
   evidence                 restored backups fork nothing, erased events cannot be guessed
   crash --db sqlite [--writes N] [--kills K] [--seed S]
@@ -114,7 +114,7 @@ fn crash_plan(arguments: &[String], name: &'static str, writes: usize, kills: us
 }
 
 fn bench(arguments: &[String]) -> Result<bool> {
-    let options = Options::parse(arguments, &["json", "seconds", "binary", "connections", "ways"])?;
+    let options = Options::parse(arguments, &["json", "seconds", "binary", "connections", "ways", "growth"])?;
     let json = options.text("json").filter(|path| !path.is_empty()).context("say where to: --json FILE")?;
     let plan = bench::Plan {
         json: std::env::current_dir()?.join(json),
@@ -124,6 +124,7 @@ fn bench(arguments: &[String]) -> Result<bool> {
             Some(list) => list.split(',').map(str::parse).collect::<Result<_, _>>().context("--connections 1,32")?,
             None => bench::CONNECTIONS.to_vec(),
         },
+        growth: options.value("growth", 200_000)?,
         ways: options.text("ways").map(|list| list.split(',').map(str::to_owned).collect()),
     };
     bench::run(&plan)
