@@ -111,6 +111,40 @@ pub struct ToolEntry {
     /// With `type: rest`: the request that a call becomes.
     #[serde(default)]
     pub request: Option<Box<rest::RestRequest>>,
+    /// What a call costs, for budgets that count cost.
+    #[serde(default)]
+    pub cost: Option<CostRule>,
+    /// How long one principal has to wait before it makes the same call again.
+    #[serde(default)]
+    pub cooldown: Option<Cooldown>,
+}
+
+/// What a call of a tool costs, in millionths of whatever the operator counts in.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CostRule {
+    /// What a call costs; with `argument`, what 1 of that argument costs.
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
+    pub micros: u64,
+    /// A JSON pointer (RFC 6901) to the numeric argument that says how much, such as `/budget`.
+    #[serde(default, deserialize_with = "load::pointer")]
+    #[schemars(schema_with = "schema::pointer")]
+    pub argument: Option<String>,
+}
+
+/// A pause between calls of one principal to one tool.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cooldown {
+    /// How long: `1s` to `24h`.
+    #[serde(deserialize_with = "duration::refresh")]
+    #[schemars(schema_with = "schema::duration")]
+    pub pause: Duration,
+    /// A JSON pointer (RFC 6901) to the argument that tells calls apart, such as `/service`; without it all calls of the
+    /// tool share one pause.
+    #[serde(default, deserialize_with = "load::pointer")]
+    #[schemars(schema_with = "schema::pointer")]
+    pub argument: Option<String>,
 }
 
 /// So many calls in so much time.
@@ -153,6 +187,10 @@ pub struct ToolSettings {
     pub rate_limit: Option<RateLimit>,
     /// How long a call may take.
     pub timeout: Duration,
+    /// What a call costs.
+    pub cost: Option<CostRule>,
+    /// The pause between calls.
+    pub cooldown: Option<Cooldown>,
     /// Whether the manifest lists the tool at all.
     pub listed: bool,
 }
@@ -170,6 +208,8 @@ impl Manifest {
             hidden: entry.hidden,
             rate_limit: entry.rate_limit,
             timeout: entry.timeout.unwrap_or(self.timeout),
+            cost: entry.cost,
+            cooldown: entry.cooldown,
             listed: listed.is_some(),
         }
     }
@@ -233,6 +273,9 @@ mod schema {
     }
     pub fn effect(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "enum": ["read", "write", "destructive"] })
+    }
+    pub fn pointer(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^/", "maxLength": 256 })
     }
     pub fn pin(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^sha256:[0-9a-f]{64}$" })

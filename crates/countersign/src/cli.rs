@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    administer, approvals, audit, backup, call, config, doctor, log, mcp, policy, receipt, sample, shell, token, tools,
-    up, verify,
+    administer, approvals, audit, backup, call, config, doctor, limits, log, mcp, policy, receipt, sample, shell,
+    token, tools, up, verify,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -103,6 +103,8 @@ enum Command {
     Unfreeze(administer::UnfreezeArgs),
     /// Everything that is frozen
     Freezes,
+    /// What principals used of their budgets in the current periods
+    Budgets,
     /// Writes whose outcome nobody knows
     #[command(subcommand)]
     Unknown(administer::UnknownCommand),
@@ -149,6 +151,7 @@ impl Cli {
             Command::Freeze(args) => administer::freeze(global, args).await,
             Command::Unfreeze(args) => administer::unfreeze(global, args).await,
             Command::Freezes => administer::freezes(global).await,
+            Command::Budgets => limits::budgets(global).await,
             Command::Unknown(command) => administer::unknown(global, command).await,
             Command::Erase(args) => administer::erase(global, args).await,
             Command::Backup(args) => backup::backup(global, args).await,

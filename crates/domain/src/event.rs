@@ -63,6 +63,12 @@ event_types! {
     CallResolved = "call.resolved";
     /// A recorded answer was handed out again for the same idempotency key.
     CallReplayed = "call.replayed";
+    /// An upstream or tool failed so often that it is left alone for a while.
+    BreakerOpened = "breaker.opened";
+    /// An upstream or tool that was left alone answered again.
+    BreakerClosed = "breaker.closed";
+    /// An operator had a breaker closed.
+    BreakerReset = "breaker.reset";
     /// Something was frozen.
     Frozen = "freeze.set";
     /// Something was unfrozen.

@@ -54,6 +54,16 @@ kinds! {
     Frozen = "frozen", 403, "Frozen";
     /// A rate limit was reached.
     RateLimited = "rate-limited", 429, "Too many calls";
+    /// A budget of the principal is used up for its period.
+    BudgetExhausted = "budget-exhausted", 429, "The budget is used up";
+    /// The same call was made a short while ago, and its tool wants a pause between.
+    CoolingDown = "cooling-down", 429, "Too soon after the last such call";
+    /// More calls are under way than the node, the workspace or the upstream takes.
+    Overloaded = "overloaded", 503, "Too many calls are under way";
+    /// The upstream or the tool failed again and again; it is left alone for a while.
+    CircuitOpen = "circuit-open", 503, "The upstream is left alone after failures";
+    /// The time that the caller gave was over before the call could be sent.
+    DeadlineExceeded = "deadline-exceeded", 504, "The caller's deadline passed";
     /// Too many requests of this principal wait for approval.
     TooManyPending = "too-many-pending", 429, "Too many pending approvals";
     /// An obligation that nobody could meet (confirm without a person).

@@ -18,7 +18,7 @@ use countersign_proof::receipt::{Label, Receipt};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::api::{ToolReport, UnknownCall};
+use crate::api::{BudgetReport, ToolReport, UnknownCall};
 use crate::approvals::{AUDITOR, OPERATOR, READ_BACK};
 use crate::gate::{AppendFailure, Gate};
 use crate::record;
@@ -201,6 +201,24 @@ impl Gate {
     pub async fn freezes(&self, principal: &Principal) -> Result<Vec<FreezeRow>, Refusal> {
         require(principal, &[OPERATOR, AUDITOR])?;
         self.read(|r| r.freezes()).await
+    }
+
+    /// What was used of budgets in the periods that run now.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Forbidden`] unless the caller is an operator or auditor.
+    pub async fn budgets(&self, principal: &Principal) -> Result<Vec<BudgetReport>, Refusal> {
+        require(principal, &[OPERATOR, AUDITOR])?;
+        let now = self.now();
+        let rows = self.read(move |r| r.budgets(now)).await?;
+        let limit = |name: &str| {
+            self.settings.budgets.iter().find_map(|budget| {
+                let unit = name.strip_prefix(&budget.name)?.strip_prefix('.')?;
+                let limit = if unit == "calls" { budget.calls } else { budget.cost };
+                limit.filter(|_| matches!(unit, "calls" | "cost"))
+            })
+        };
+        Ok(rows.into_iter().map(|row| BudgetReport { limit: limit(&row.key.budget), row }).collect())
     }
 
     /// Writes whose outcome a person has to find out.

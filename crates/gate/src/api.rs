@@ -2,7 +2,7 @@
 
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Effect, Millis, ObligationKind, Obligations, Principal, ToolRef};
-use countersign_ledger::state::RequestStatus;
+use countersign_ledger::state::{BudgetRow, RequestStatus};
 use countersign_proof::digest::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,6 +27,8 @@ pub struct CallRequest {
     pub correlation: String,
     /// The way back to the caller while the call runs.
     pub client: Arc<dyn Client>,
+    /// How long the caller wants to wait for the upstream. It shortens the tool's own time and never lengthens it.
+    pub timeout: Option<std::time::Duration>,
 }
 
 /// How a call ended, or that it waits.
@@ -180,6 +182,16 @@ pub struct AnswerView {
     pub reason: Option<String>,
     /// Its event.
     pub receipt: Uuid,
+}
+
+/// What was used of a budget, for the operator.
+#[derive(Debug, Clone, Serialize)]
+pub struct BudgetReport {
+    /// Whose, which, and how much.
+    #[serde(flatten)]
+    pub row: BudgetRow,
+    /// What the period has; absent once the budget is no longer configured.
+    pub limit: Option<u64>,
 }
 
 /// A write of unknown outcome, for the operator.

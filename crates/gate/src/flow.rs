@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::api::{Answer, CallOutcome, CallRequest, Redeem, WaitOutcome};
+use crate::budgets::{self, Uses};
 use crate::frozen;
 use crate::gate::{AppendFailure, Gate};
 use crate::keyring::WorkspaceKeys;
@@ -68,10 +69,11 @@ impl Gate {
         {
             return Ok(outcome);
         }
+        let uses = self.uses(&limited, &keys).await?;
         if !limited.0.owed.is_empty() {
             return self.open_request(limited, &keys, idempotency).await;
         }
-        let cleared = Cleared { limited, claim: Claim { request: None, idempotency } };
+        let cleared = Cleared { limited, claim: Claim { request: None, idempotency, uses } };
         self.execute(cleared, keys).await.map(CallOutcome::Done)
     }
 
@@ -132,6 +134,26 @@ impl Gate {
         match own.and_then(|()| self.tools.take(&name)) {
             Ok(()) => Ok(Limited(authorised)),
             Err(refusal) => Err(self.refuse_limited(&resolved.facts, refusal, &format!("{key} {name}")).await),
+        }
+    }
+
+    /// What of budgets and pauses the call will use up; refused if there is not enough by what is known now.
+    async fn uses(&self, limited: &Limited, keys: &WorkspaceKeys) -> Result<Uses, Refusal> {
+        let resolved = limited.resolved();
+        let (tool, now) = (&resolved.tool, self.now());
+        let input = &limited.validated().input;
+        let uses = match Uses::of(&self.settings.budgets, &resolved.principal, tool, input, keys, now) {
+            Ok(uses) if uses.is_nothing() => return Ok(uses),
+            Ok(uses) => uses,
+            Err(refusal) => return Err(self.refuse(&resolved.facts, refusal, None).await),
+        };
+        let asked = uses.clone();
+        match self.read(move |reader| asked.standing(reader, now)).await? {
+            None => Ok(uses),
+            Some(refusal) => {
+                let key = format!("{} {} {}", resolved.principal.key(), tool.tool, refusal.kind.slug());
+                Err(self.refuse_limited(&resolved.facts, refusal, &key).await)
+            }
         }
     }
 
@@ -386,10 +408,11 @@ impl Gate {
             return Err(self.refuse(&authorised.validated.resolved.facts, refusal, parent).await);
         }
         let limited = self.limit(authorised).await?;
+        let uses = self.uses(&limited, keys).await?;
         let answers = row.answers.iter().map(|a| a.event).collect();
         let redeemed = Redeemed { id: row.id, event: row.event, answers };
         let idempotency = Some((request_scope(keys, row.id), row.fingerprint));
-        let cleared = Cleared { limited, claim: Claim { request: Some(redeemed), idempotency } };
+        let cleared = Cleared { limited, claim: Claim { request: Some(redeemed), idempotency, uses } };
         self.execute(cleared, Arc::clone(keys)).await
     }
 
@@ -441,7 +464,8 @@ impl Gate {
 
     async fn run(self: &Arc<Self>, cleared: Cleared, keys: &WorkspaceKeys) -> Result<Answer, Refusal> {
         let Cleared { limited, claim } = cleared;
-        let needs_intent = limited.resolved().tool.effect.needs_intent() || claim.request.is_some();
+        let effect = limited.resolved().tool.effect;
+        let needs_intent = effect.needs_intent() || claim.request.is_some() || claim.uses.needs_intent();
         let intent = if needs_intent { Some(self.record_intent(&limited, &claim, keys).await?) } else { None };
         let resolved = limited.resolved();
         let started = Instant::now();
@@ -491,6 +515,7 @@ impl Gate {
         );
         let mut ops =
             vec![StateOp::RequireNotFrozen { targets: frozen::targets(&resolved.principal, &resolved.tool.tool) }];
+        ops.extend(claim.uses.claim());
         ops.extend(claim.request.as_ref().map(|r| StateOp::Redeem { request: r.id }));
         if let Some((scope, fingerprint)) = claim.idempotency {
             let row = IdempotencyRow {
@@ -562,6 +587,12 @@ impl Gate {
             });
         }
         ops.extend(claim.request.as_ref().map(|r| StateOp::CloseRequest { request: r.id, closed_by: event }));
+        match (parent.is_some(), judged.untouched) {
+            // What was claimed with the intent comes back.
+            (true, true) => ops.extend(claim.uses.give_back()),
+            (false, false) => ops.extend(claim.uses.claim()),
+            (true, false) | (false, true) => {}
+        }
         let recorded = Recorded { event, body: judged.body };
         if let Some((scope, fingerprint)) = claim.idempotency {
             ops.extend(self.remember(
@@ -579,6 +610,12 @@ impl Gate {
             // Two reads with one key ran at the same time: the other one's answer is kept, this one's is still true.
             Err(AppendFailure::Conflict(Conflict::IdempotencyExists(_))) if parent.is_none() => {
                 return Err(in_flight(facts.call));
+            }
+            // Another read used the budget's rest while this one was under way: its answer is withheld.
+            Err(AppendFailure::Conflict(conflict @ (Conflict::BudgetSpent { .. } | Conflict::CoolingDown { .. })))
+                if parent.is_none() =>
+            {
+                return Err(self.refuse(facts, conflict_refusal(conflict), None).await);
             }
             Err(failure) => return Err(failure.unexpected()),
         }
@@ -691,6 +728,8 @@ struct Judged {
     body: RecordedBody,
     memory: Memory,
     intent: Option<Uuid>,
+    /// Certainly nothing reached the upstream.
+    untouched: bool,
 }
 
 enum Memory {
@@ -716,6 +755,7 @@ enum RecordedBody {
 /// What a dispatch's end means: for a write, everything after sending without an answer is unknown.
 fn judge(ended: Ended, call: Uuid) -> Judged {
     let Ended { dispatched, duration_ms, intent } = ended;
+    let untouched = matches!(dispatched, Err(DispatchError::NotSent(_) | DispatchError::Busy(_)));
     let refusal = |kind, detail: String| RecordedBody::Refusal { kind, detail };
     let (status, error, body, known) = match dispatched {
         Ok(result) => {
@@ -734,6 +774,7 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
                 true,
             )
         }
+        Err(DispatchError::Busy(why)) => ("busy", None, refusal(RefusalKind::Overloaded, why), true),
         Err(DispatchError::Timeout) => (
             "timeout",
             None,
@@ -777,7 +818,7 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
         },
         other => other,
     };
-    Judged { kind, outcome, body, memory, intent }
+    Judged { kind, outcome, body, memory, intent, untouched }
 }
 
 /// A JSON-RPC error as the tool result that a client can show, with the upstream's own error kept in `_meta`.
@@ -909,6 +950,8 @@ pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
             let detail = format!("{open} of your requests wait for people; let them be answered, or expire, first");
             Refusal::new(RefusalKind::TooManyPending, detail)
         }
+        Conflict::BudgetSpent { key, used, limit, until } => budgets::exhausted(&key.budget, used, limit, until),
+        Conflict::CoolingDown { until } => budgets::cooling_down(until),
         Conflict::AlreadyAnswered => Refusal::new(RefusalKind::NotOpen, "you have answered this request already"),
         Conflict::SelfApproval => {
             Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to")

@@ -14,6 +14,7 @@ use countersign_proof::canonical::Limits;
 use serde_json::json;
 
 use crate::api::VisibleTool;
+use crate::budgets::Budget;
 use crate::frozen::FrozenSet;
 use crate::identity::{Authenticator, Presented};
 use crate::keyring::{Keyring, WorkspaceKeys};
@@ -33,6 +34,8 @@ pub struct Settings {
     pub per_tool: Rate,
     /// The most open requests of one principal.
     pub open_requests: u32,
+    /// What each principal may use up in a period.
+    pub budgets: Vec<Budget>,
     /// Bounds of a call's arguments.
     pub arguments: Limits,
     /// How long a recorded answer can be replayed.

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod api;
 pub mod approvals;
+pub mod budgets;
 pub mod flow;
 pub mod frozen;
 pub mod identity;

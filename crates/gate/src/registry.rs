@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use countersign_catalog::manifest::{Cooldown, CostRule};
 use countersign_catalog::names::Cause;
 use countersign_catalog::{Definition, Manifest, NameMap, ToolSettings, confusable_key, mcp_names, own_names};
 use countersign_domain::{
@@ -43,6 +44,10 @@ pub struct Tool {
     pub execute_on_approval: bool,
     /// The manifest's own limit, per principal.
     pub limit: Option<Arc<Limiter>>,
+    /// What a call costs, for budgets.
+    pub cost: Option<CostRule>,
+    /// The pause between calls of one principal.
+    pub cooldown: Option<Cooldown>,
     /// Whether calls can be made, and by which definition.
     pub state: ToolState,
     /// Where it lives.
@@ -505,6 +510,8 @@ fn make_tool(source: &Source, tool: &ToolRef, state: ToolState) -> Tool {
         timeout: settings.timeout,
         execute_on_approval: settings.execute_on_approval,
         limit,
+        cost: settings.cost,
+        cooldown: settings.cooldown,
         state,
         upstream: Arc::clone(&source.upstream),
         hidden: settings.hidden,

@@ -13,6 +13,7 @@ use countersign_proof::canonical::{Limits, parse_strict, to_canonical};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::budgets::Uses;
 use crate::frozen::FrozenSet;
 use crate::record::Facts;
 use crate::registry::{Tool, ToolState};
@@ -55,6 +56,8 @@ pub(crate) struct Claim {
     pub request: Option<Redeemed>,
     /// The idempotency scope under which the answer is kept, with the arguments' fingerprint.
     pub idempotency: Option<(Fingerprint, Fingerprint)>,
+    /// What of budgets and pauses the call uses up.
+    pub uses: Uses,
 }
 
 /// A request about to be consumed.

@@ -38,6 +38,10 @@ pub enum DispatchError {
     /// Certain: the upstream did not receive the call.
     #[error("the upstream could not be reached: {0}")]
     NotSent(String),
+    /// Certain: the upstream did not receive the call, because this node gives it as many as it takes. Says nothing about
+    /// the upstream's health.
+    #[error("{0}")]
+    Busy(String),
     /// The upstream answered the call with a JSON-RPC error: a known outcome.
     #[error("the upstream refused the call: {message} ({code})")]
     Rpc {

@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::directory::Directory;
 use crate::state::{
-    Conflict, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus, StateOp,
+    BudgetKey, BudgetRow, Conflict, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
+    RequestStatus, StateOp,
 };
 
 /// A failing store. The detail is for the log, not for callers.
@@ -239,6 +240,12 @@ pub trait Reader: Send + Sync {
     fn intents(&self) -> Result<Vec<IntentRow>, StoreError>;
     /// Everything frozen.
     fn freezes(&self) -> Result<Vec<FreezeRow>, StoreError>;
+    /// What was used of a budget in the period that began then.
+    fn budget(&self, key: &BudgetKey, start: Millis) -> Result<u64, StoreError>;
+    /// Budgets in use in periods that have not ended by `now`, by key, at most 1000.
+    fn budgets(&self, now: Millis) -> Result<Vec<BudgetRow>, StoreError>;
+    /// Until when a pause lasts, if there is or was one.
+    fn cooldown(&self, key: &Fingerprint) -> Result<Option<Millis>, StoreError>;
     /// Every known tool definition.
     fn pins(&self) -> Result<Vec<PinRow>, StoreError>;
     /// The whole directory, in one consistent state.

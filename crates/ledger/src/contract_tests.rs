@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::contract::{EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
 use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::state::{
-    AnswerRow, Conflict, FreezeRow, FreezeTarget, IdempotencyRow, IdempotencyState, IntentRow, IntentState, PinRow,
-    PinStatus, RequestRow, RequestStatus, StateOp,
+    AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, FreezeRow, FreezeTarget, IdempotencyRow, IdempotencyState,
+    IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp,
 };
 
 /// Runs the whole suite; panics where the store breaks the contract.
@@ -33,6 +33,8 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     open_requests_are_unique_and_capped(&mut fresh());
     idempotency_keys_are_taken_once(&mut fresh());
     unknown_writes_stand_in_the_way(&mut fresh());
+    budgets_are_never_overspent(&mut fresh());
+    pauses_last(&mut fresh());
     freezes_refuse(&mut fresh());
     pins_are_proposed_and_accepted(&mut fresh());
     bodies_are_erased_and_commitments_stay(&mut fresh());
@@ -403,6 +405,45 @@ fn unknown_writes_stand_in_the_way(store: &mut impl Store) {
     let left = store.reader().intents().unwrap();
     assert_eq!(left, [IntentRow { state: IntentState::Unknown, ..intent(1, 1) }, intent(3, 2)], "oldest first");
     apply(store, &[StateOp::IntentClose { call: id(1) }, open(intent(4, 1))]).unwrap();
+}
+
+fn budgets_are_never_overspent(store: &mut impl Store) {
+    let now = now(store);
+    let (start, end) = (now - 1000, now + 3_600_000);
+    let key = |who: &str| BudgetKey { budget: "daily.cost".into(), workspace: workspace("w"), principal: who.into() };
+    let spend = |who: &str, start, end, amount| StateOp::BudgetSpend { key: key(who), start, end, amount, limit: 10 };
+    apply(store, &[spend("a", start, end, 4)]).unwrap();
+    apply(store, &[spend("a", start, end, 6)]).unwrap();
+    let over = Err(Conflict::BudgetSpent { key: key("a"), used: 10, limit: 10, until: end });
+    assert_eq!(apply(store, &[spend("a", start, end, 1)]), over);
+    let first_alone = Err(Conflict::BudgetSpent { key: key("b"), used: 0, limit: 10, until: end });
+    assert_eq!(apply(store, &[spend("b", start, end, 11)]), first_alone);
+    assert_eq!(apply(store, &[spend("c", start, end, 5), spend("a", start, end, 1)]), over);
+    assert_eq!(store.reader().budget(&key("c"), start).unwrap(), 0, "an append is all or nothing");
+    apply(store, &[StateOp::BudgetReturn { key: key("a"), start, amount: 3 }]).unwrap();
+    apply(store, &[StateOp::BudgetReturn { key: key("nobody"), start, amount: 3 }]).unwrap();
+    assert_eq!(store.reader().budget(&key("a"), start).unwrap(), 7);
+    let row = BudgetRow { key: key("a"), start, end, used: 7 };
+    assert_eq!(store.reader().budgets(now).unwrap(), [row]);
+    assert!(store.reader().budgets(end).unwrap().is_empty(), "its period is over");
+    apply(store, &[spend("a", start - 1, end, 10)]).unwrap();
+    for (start, end) in [(now - 10, now - CLOCK_SLACK - 5), (now + CLOCK_SLACK + 60_000, now + CLOCK_SLACK + 90_000)] {
+        let wrong = apply(store, &[spend("a", start, end, 1)]);
+        assert!(matches!(wrong, Err(Conflict::BudgetSpent { .. })), "not a period of now: {wrong:?}");
+    }
+}
+
+fn pauses_last(store: &mut impl Store) {
+    let begin = |key: u8, pause| StateOp::CooldownBegin { key: [key; 32], pause };
+    apply(store, &[begin(1, 600_000)]).unwrap();
+    let until = store.reader().cooldown(&[1; 32]).unwrap().unwrap();
+    assert!(until > now(store) + 500_000);
+    assert_eq!(apply(store, &[begin(1, 5)]), Err(Conflict::CoolingDown { until }));
+    apply(store, &[begin(2, 5)]).unwrap();
+    apply(store, &[StateOp::CooldownDrop { key: [1; 32] }, StateOp::CooldownDrop { key: [9; 32] }]).unwrap();
+    assert_eq!(store.reader().cooldown(&[1; 32]).unwrap(), None);
+    apply(store, &[begin(1, 0)]).unwrap();
+    apply(store, &[begin(1, 600_000)]).unwrap();
 }
 
 fn freezes_refuse(store: &mut impl Store) {

@@ -227,6 +227,33 @@ pub struct PinRow {
     pub by: Option<String>,
 }
 
+/// Whose use of which budget.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BudgetKey {
+    /// The budget's name with what it counts, such as `daily.cost`.
+    pub budget: String,
+    /// The workspace of the principal.
+    pub workspace: WorkspaceName,
+    /// Who spends (see `Principal::key`).
+    pub principal: String,
+}
+
+/// What was used of a budget in one period.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetRow {
+    /// Whose, and which.
+    pub key: BudgetKey,
+    /// When the period began.
+    pub start: Millis,
+    /// When it ends.
+    pub end: Millis,
+    /// What was used, in the budget's own unit.
+    pub used: u64,
+}
+
+/// How far a node's clock and the database's may be apart before budgets refuse to be spent by a period of the node's clock.
+pub const CLOCK_SLACK: Millis = 60_000;
+
 /// A check and a change. Checks use the state inside the transaction.
 #[derive(Debug, Clone)]
 pub enum StateOp {
@@ -308,6 +335,41 @@ pub enum StateOp {
     IntentUnknown {
         /// The call.
         call: Uuid,
+    },
+    /// Uses some of a budget. Conflicts: [`Conflict::BudgetSpent`] if the period's use would pass the limit, also if the
+    /// period is not the current one by the database's clock, with [`CLOCK_SLACK`] to spare.
+    BudgetSpend {
+        /// Whose, and which.
+        key: BudgetKey,
+        /// When the period began; tells one period from another.
+        start: Millis,
+        /// When it ends; the row may be forgotten some time after.
+        end: Millis,
+        /// How much, in the budget's own unit.
+        amount: u64,
+        /// How much the period has.
+        limit: u64,
+    },
+    /// Gives back what a call used that certainly never reached its upstream. What is not there is no conflict.
+    BudgetReturn {
+        /// Whose, and which.
+        key: BudgetKey,
+        /// The period that it was spent in.
+        start: Millis,
+        /// How much.
+        amount: u64,
+    },
+    /// Starts a pause. Conflict: [`Conflict::CoolingDown`] while an earlier one lasts.
+    CooldownBegin {
+        /// HMAC over what the pause is about.
+        key: Fingerprint,
+        /// How long it lasts, in ms.
+        pause: u64,
+    },
+    /// Ends a pause whose call certainly never reached its upstream. What is not there is no conflict.
+    CooldownDrop {
+        /// HMAC over what the pause is about.
+        key: Fingerprint,
     },
     /// Refuses the append if any of these is frozen. Conflict: [`Conflict::Frozen`].
     RequireNotFrozen {
@@ -423,6 +485,24 @@ pub enum Conflict {
     OutcomeUnknown {
         /// The earlier call.
         call: Uuid,
+    },
+    /// The budget's period has not enough left.
+    #[error("the budget {} is used up until {until}", key.budget)]
+    BudgetSpent {
+        /// Whose, and which.
+        key: BudgetKey,
+        /// What was used already.
+        used: u64,
+        /// What the period has.
+        limit: u64,
+        /// When the period ends.
+        until: Millis,
+    },
+    /// An earlier pause lasts.
+    #[error("a pause lasts until {until}")]
+    CoolingDown {
+        /// Until when.
+        until: Millis,
     },
     /// Something that the call touches is frozen.
     #[error("frozen")]

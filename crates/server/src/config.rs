@@ -5,6 +5,7 @@
 
 mod file;
 mod issuers;
+mod limits;
 mod starter;
 
 pub use issuers::{IssuerSettings, JwksSource};
@@ -15,7 +16,8 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use file::{File, FileLimits, FileRate};
+use countersign_gate::budgets::Budget;
+use file::File;
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,8 @@ pub struct LimitSettings {
     pub per_principal: RateLimit,
     /// Calls of one principal to one tool.
     pub per_tool: RateLimit,
+    /// What each principal may use up in a period.
+    pub budgets: Vec<Budget>,
     /// Requests of one principal that may wait for approval at a time.
     pub open_requests: u32,
     /// Largest request body, bytes.
@@ -292,7 +296,7 @@ fn build(file: File, source: &Source, places: Places, over: Overrides) -> Result
     Ok(Config {
         log_domain: log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?,
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
-        limits: limit_settings(file.limits.unwrap_or_default(), source)?,
+        limits: limits::settings(file.limits.unwrap_or_default(), source)?,
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
         allowed_hosts: file.allowed_hosts,
         manifests: below(file.manifests, "manifests"),
@@ -374,46 +378,6 @@ fn public_url(
     }
 }
 
-fn limit_settings(file: FileLimits, source: &Source) -> Result<LimitSettings, ConfigError> {
-    let rate = |given: Option<FileRate>, calls: u32| -> Result<RateLimit, ConfigError> {
-        let Some(given) = given else {
-            let calls = NonZeroU32::new(calls).unwrap_or(NonZeroU32::MIN);
-            return Ok(RateLimit { calls, per: Duration::from_secs(60) });
-        };
-        let per = parse_duration(given.per.get_ref()).map_err(|m| source.complain(&given.per, m))?;
-        let calls = NonZeroU32::new(*given.calls.get_ref());
-        let calls = calls.ok_or_else(|| source.complain(&given.calls, "calls must be at least 1".to_owned()))?;
-        if per.is_zero() {
-            return Err(source.complain(&given.per, "per must be longer than nothing".to_owned()));
-        }
-        Ok(RateLimit { calls, per })
-    };
-    let within = |value: Option<toml::Spanned<usize>>, name: &str, default: usize, low: usize, high: usize| {
-        let Some(value) = value else { return Ok(default) };
-        let fits = (low..=high).contains(value.get_ref());
-        let message = format!("{name} must be between {low} and {high}");
-        if fits { Ok(value.into_inner()) } else { Err(source.complain(&value, message)) }
-    };
-    let time = |value: Option<toml::Spanned<String>>, default: u64| match value {
-        None => Ok(Duration::from_secs(default)),
-        Some(text) => match parse_duration(text.get_ref()) {
-            Ok(time) if !time.is_zero() => Ok(time),
-            Ok(_) => Err(source.complain(&text, "must be longer than nothing".to_owned())),
-            Err(message) => Err(source.complain(&text, message)),
-        },
-    };
-    Ok(LimitSettings {
-        per_principal: rate(file.per_principal, 600)?,
-        per_tool: rate(file.per_tool, 1200)?,
-        open_requests: u32::try_from(within(file.open_requests, "open_requests", 20, 1, 10_000)?).unwrap_or(u32::MAX),
-        body_bytes: within(file.body_bytes, "body_bytes", 1 << 20, 1024, 64 << 20)?,
-        depth: within(file.depth, "depth", 64, 4, 120)?,
-        connections: within(file.connections, "connections", 4096, 1, 1_000_000)?,
-        header_timeout: time(file.header_timeout, 15)?,
-        body_timeout: time(file.body_timeout, 30)?,
-    })
-}
-
 /// Clients give up after 60 s, so a longer wait would lose answers.
 const LONGEST_APPROVAL_WAIT: u64 = 50;
 
@@ -458,6 +422,14 @@ mod tests {
             ("log_domain = \"https://x\"\n", "countersign.toml:1: log_domain \"https://x\" is not a bare hostname"),
             ("[limits]\nper_tool = { calls = 0, per = \"1m\" }\n", "countersign.toml:2: calls must be at least 1"),
             ("[limits]\nper_tool = { calls = 1, per = \"1x\" }\n", "countersign.toml:2: \"1x\" is not a duration"),
+            (
+                "[[limits.budgets]]\nname = \"a\"\nper = \"week\"\n",
+                "countersign.toml:3: per must be hour, day or month",
+            ),
+            (
+                "[[limits.budgets]]\nname = \"a\"\nper = \"day\"\n",
+                "countersign.toml:2: a budget counts calls, cost or both",
+            ),
             ("[approval]\nwait_seconds = 90\n", "countersign.toml:2: wait_seconds is at most 50"),
             (
                 "[[issuers]]\nissuer = \"https://idp\"\n",

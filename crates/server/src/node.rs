@@ -297,6 +297,7 @@ fn settings(config: &Config) -> Settings {
         per_principal: rate(config.limits.per_principal),
         per_tool: rate(config.limits.per_tool),
         open_requests: config.limits.open_requests,
+        budgets: config.limits.budgets.clone(),
         arguments: Limits { max_bytes: config.limits.body_bytes, max_depth: config.limits.depth },
         idempotency_ttl: IDEMPOTENCY_TTL,
         clock: clock(),

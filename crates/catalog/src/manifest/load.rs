@@ -14,6 +14,8 @@ use crate::visible::visible_message;
 
 /// Most tools that one manifest may list.
 const MAX_TOOLS: usize = 2_000;
+/// The largest cost, in millionths.
+const MAX_MICROS: u64 = 1_000_000_000_000;
 
 /// Why a manifest is refused: where, what and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -175,6 +177,14 @@ pub(super) fn default_effect<'de, D: Deserializer<'de>>(input: D) -> Result<Effe
     }
 }
 
+/// A JSON pointer into the arguments; the whole of them is not meant.
+pub(super) fn pointer<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(input)?;
+    let fits = text.starts_with('/') && text.len() <= 256;
+    let advice = "an argument is named by a JSON pointer, such as /service, of at most 256 bytes";
+    if fits { Ok(Some(text)) } else { Err(D::Error::custom(advice)) }
+}
+
 pub(super) fn tools<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, ToolEntry>, D::Error> {
     let tools = BTreeMap::<String, ToolEntry>::deserialize(input)?;
     if tools.len() > MAX_TOOLS {
@@ -184,6 +194,10 @@ pub(super) fn tools<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<Stri
         if let Some(problem) = name_problem(name) {
             return Err(D::Error::custom(format!("a tool name cannot be used: {problem}")));
         }
+    }
+    let costs = tools.values().filter_map(|tool| tool.cost.as_ref());
+    if costs.into_iter().any(|cost| !(1..=MAX_MICROS).contains(&cost.micros)) {
+        return Err(D::Error::custom(format!("micros must be 1 to {MAX_MICROS}")));
     }
     Ok(tools)
 }

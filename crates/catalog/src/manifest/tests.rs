@@ -40,6 +40,24 @@ fn an_entry_overrides_the_upstream() {
 }
 
 #[test]
+fn costs_and_pauses_name_their_argument() {
+    let yaml = |entry: &str| format!("{MINIMAL}tools:\n  make: {{ {entry} }}\n");
+    let make = parse(&yaml("cost: { micros: 1000000, argument: /budget }, cooldown: { pause: 10m, argument: /a/0 }"));
+    let make = make.expect("valid").tool("make");
+    assert_eq!(make.cost, Some(CostRule { micros: 1_000_000, argument: Some("/budget".into()) }));
+    assert_eq!(make.cooldown, Some(Cooldown { pause: Duration::from_secs(600), argument: Some("/a/0".into()) }));
+    for (entry, part) in [
+        ("cost: { micros: 0 }", "micros must be 1"),
+        ("cost: { micros: 1, argument: budget }", "JSON pointer"),
+        ("cooldown: { pause: 30h }", "not a duration"),
+        ("cooldown: { argument: /a }", "missing field `pause`"),
+    ] {
+        let error = parse(&yaml(entry)).expect_err(entry);
+        assert!(error.message.contains(part), "{entry}: {error}");
+    }
+}
+
+#[test]
 fn an_http_transport_keeps_its_secrets_out_of_sight() {
     let yaml = "version: 1\nupstream: crm\ntransport:\n  type: http\n  url: https://crm.example/mcp\n  headers:\n    \
                 Authorization: Bearer ${CRM_TOKEN} literal-secret\n  protocol: 2025-11-25\n";

@@ -36,7 +36,9 @@ transport: { type: stdio, command: bank }
 timeout: 1s
 tools:
   balance: { effect: read }
-  pay: { effect: write }
+  pay: { effect: write, cost: { micros: 1000000, argument: /amount } }
+  restart: { effect: write, cooldown: { pause: 10m, argument: /service } }
+  quote: { effect: read, cost: { micros: 300000 } }
 ";
 
 const ACCESS: &str = r#"
@@ -84,11 +86,13 @@ impl Bank {
                 "properties": {"to": {"type": "string"}, "amount": {"type": "integer"}}},
         });
         let balance = json!({"name": "balance", "inputSchema": {"type": "object", "properties": {"account": {"type": "string"}}}, "x-odd": [1]});
+        let restart = json!({"name": "restart", "inputSchema": {"type": "object"}});
+        let quote = json!({"name": "quote", "inputSchema": {"type": "object"}});
         Arc::new(Self {
             name: "bank".parse().expect("a name"),
             acts: Mutex::default(),
             executed: Mutex::default(),
-            definitions: Mutex::new(vec![pay, balance]),
+            definitions: Mutex::new(vec![pay, balance, restart, quote]),
             changes: watch::channel(0).0,
         })
     }
@@ -169,18 +173,25 @@ fn now() -> u64 {
 
 /// A gate whose tools are reviewed.
 pub async fn world() -> World {
+    world_with(|_| {}).await
+}
+
+/// The same, with other settings.
+pub async fn world_with(change: impl FnOnce(&mut Settings)) -> World {
     let dir = TempDir::new().expect("a directory");
     for (file, text) in [("access/bank.cedar", ACCESS), ("approval/bank.cedar", APPROVAL)] {
         let path = dir.path().join("policies").join(file);
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
         std::fs::write(path, text).expect("a file");
     }
-    let world = open(dir, Bank::new()).await;
+    let mut settings = settings();
+    change(&mut settings);
+    let world = open_with(dir, Bank::new(), settings).await;
     accept_all(&world).await;
     world
 }
 
-pub async fn open(dir: TempDir, bank: Arc<Bank>) -> World {
+pub async fn open_with(dir: TempDir, bank: Arc<Bank>, settings: Settings) -> World {
     let store = SqliteStore::open(dir.path().join("countersign.db")).expect("store");
     let options = LedgerOptions::new("example.org", [7; 32], dir.path().join("head"));
     let (ledger, _) = Ledger::open(store, options).expect("ledger");
@@ -193,18 +204,19 @@ pub async fn open(dir: TempDir, bank: Arc<Bank>) -> World {
         Arc::new(PolicyStore::new(dir.path().join("policies"))),
         Keyring::new(&[9; 32], ledger.clone()).expect("keyring"),
         Authenticator::new(vec![]),
-        settings(),
+        settings,
     );
     let gate = gate.await.expect("gate");
     World { gate, bank, ledger, dir }
 }
 
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     let rate = |calls| Rate { calls: NonZeroU32::new(calls).expect("not zero"), per: Duration::from_secs(3600) };
     Settings {
         per_principal: rate(200),
         per_tool: rate(1000),
         open_requests: 3,
+        budgets: Vec::new(),
         arguments: Limits { max_bytes: 10_000, max_depth: 16 },
         idempotency_ttl: Duration::from_secs(3600),
         clock: now,
@@ -268,6 +280,7 @@ pub fn request(who: &Arc<Principal>, name: &str, arguments: &Value) -> CallReque
         idempotency_key: None,
         correlation: "test".into(),
         client: Arc::new(Mute),
+        timeout: None,
     }
 }
 
@@ -301,10 +314,15 @@ impl World {
 
     /// Stops everything and opens it again over the same files.
     pub async fn restart(self) -> World {
+        self.restart_with(settings()).await
+    }
+
+    /// The same, with other settings.
+    pub async fn restart_with(self, settings: Settings) -> World {
         let World { gate, bank, ledger, dir } = self;
         ledger.shutdown().await;
         drop((gate, ledger));
-        open(dir, bank).await
+        open_with(dir, bank, settings).await
     }
 
     pub fn path(&self) -> &Path {

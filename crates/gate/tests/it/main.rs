@@ -7,3 +7,4 @@ mod erasure;
 mod faults;
 mod harness;
 mod identity;
+mod limits;

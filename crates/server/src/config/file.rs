@@ -38,6 +38,8 @@ pub(super) struct FileDevelopment {
 pub(super) struct FileLimits {
     pub per_principal: Option<FileRate>,
     pub per_tool: Option<FileRate>,
+    #[serde(default)]
+    pub budgets: Vec<FileBudget>,
     pub open_requests: Option<Spanned<usize>>,
     pub body_bytes: Option<Spanned<usize>>,
     pub depth: Option<Spanned<usize>>,
@@ -51,6 +53,20 @@ pub(super) struct FileLimits {
 pub(super) struct FileRate {
     pub calls: Spanned<u32>,
     pub per: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileBudget {
+    pub name: Spanned<String>,
+    pub per: Spanned<String>,
+    pub calls: Option<Spanned<u64>>,
+    pub cost: Option<Spanned<u64>>,
+    pub workspace: Option<Spanned<String>>,
+    pub principal: Option<String>,
+    pub role: Option<String>,
+    pub upstream: Option<Spanned<String>>,
+    pub tool: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -34,6 +34,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/admin/freeze", post(freeze))
         .route("/admin/unfreeze", post(unfreeze))
         .route("/admin/freezes", get(freezes))
+        .route("/admin/budgets", get(budgets))
         .route("/admin/unknown", get(unknown))
         .route("/admin/unknown/{call}/resolve", post(resolve))
         .route("/admin/erase", post(erase))
@@ -196,6 +197,10 @@ async fn unfreeze(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMa
 
 async fn freezes(State(app): State<Arc<App>>, caller: Caller) -> Answered {
     json(&app.gate.freezes(&caller.principal).await?)
+}
+
+async fn budgets(State(app): State<Arc<App>>, caller: Caller) -> Answered {
+    json(&app.gate.budgets(&caller.principal).await?)
 }
 
 async fn unknown(State(app): State<Arc<App>>, caller: Caller) -> Answered {

@@ -333,6 +333,16 @@ fn administration() -> Vec<(String, Value)> {
             )],
         ),
         item("/admin/unfreeze", vec![("post", recorded(operation("unfreeze", "Lift a freeze").body(target())))]),
+        item(
+            "/admin/budgets",
+            vec![(
+                "get",
+                objects(
+                    operation("listBudgets", "What was used of budgets in the current periods"),
+                    "The budgets in use.",
+                ),
+            )],
+        ),
         item("/admin/freezes", vec![("get", objects(operation("listFreezes", "Everything frozen"), "The freezes."))]),
         item(
             "/admin/unknown",

@@ -69,6 +69,7 @@ pub(super) async fn invoke(
         idempotency_key,
         correlation,
         client: Arc::new(Mute),
+        timeout: None,
     };
     outcome(app.gate.call(request).await?)
 }

@@ -113,8 +113,9 @@ async fn run_to_outcome(
         What::Call { tool, arguments, idempotency_key } => {
             let correlation = correlation.to_string();
             let principal = Arc::clone(principal);
-            let client = Arc::new(Mute);
-            app.gate.call(CallRequest { principal, tool, arguments, idempotency_key, correlation, client }).await?
+            let (client, timeout) = (Arc::new(Mute), None);
+            let request = CallRequest { principal, tool, arguments, idempotency_key, correlation, client, timeout };
+            app.gate.call(request).await?
         }
         What::Await(id) => app.gate.redeem(principal, Redeem::Request(id), correlation).await?,
     };

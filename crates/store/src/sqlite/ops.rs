@@ -4,8 +4,8 @@
 use countersign_domain::Millis;
 use countersign_domain::obligation::ObligationKind;
 use countersign_ledger::state::{
-    AnswerRow, Conflict, FreezeTarget, IdempotencyRow, IdempotencyState, IntentRow, PinRow, RequestRow, RequestStatus,
-    StateOp,
+    AnswerRow, BudgetKey, CLOCK_SLACK, Conflict, Fingerprint, FreezeTarget, IdempotencyRow, IdempotencyState,
+    IntentRow, PinRow, RequestRow, RequestStatus, StateOp,
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use uuid::Uuid;
@@ -50,6 +50,19 @@ pub(super) fn apply(c: &Connection, op: &StateOp, now: Millis) -> Result<Outcome
         StateOp::IntentOpen { row } => intent_open(c, row),
         StateOp::IntentClose { call } => found(run(c, "DELETE FROM intent WHERE call = ?1", params![call.as_bytes()])?),
         StateOp::IntentUnknown { call } => intent_unknown(c, *call),
+        StateOp::BudgetSpend { key, start, end, amount, limit } => {
+            budget_spend(c, key, (*start, *end), *amount, *limit, now)
+        }
+        StateOp::BudgetReturn { key, start, amount } => {
+            let sql = "UPDATE budget SET used = max(used - ?5, 0) \
+                       WHERE budget = ?1 AND workspace = ?2 AND principal = ?3 AND start = ?4";
+            let values = params![key.budget, key.workspace.as_str(), key.principal, start, amount];
+            run(c, sql, values).map(|_| Outcome::Done)
+        }
+        StateOp::CooldownBegin { key, pause } => cooldown_begin(c, key, *pause, now),
+        StateOp::CooldownDrop { key } => {
+            run(c, "DELETE FROM cooldown WHERE key = ?1", params![key]).map(|_| Outcome::Done)
+        }
         StateOp::RequireNotFrozen { targets } => require_not_frozen(c, targets),
         StateOp::Freeze { row } => {
             let (kind, name) = rows::target(&row.target);
@@ -235,6 +248,47 @@ fn intent_unknown(c: &Connection, call: Uuid) -> Result<Outcome> {
     }
     let sql = "UPDATE idempotency SET state = 'unknown' WHERE scope = (SELECT idempotency FROM intent WHERE call = ?1)";
     run(c, sql, params![call.as_bytes()]).map(|_| Outcome::Done)
+}
+
+/// What was used of a budget in the period that began then.
+pub(super) fn budget_used(c: &Connection, key: &BudgetKey, start: Millis) -> Result<u64> {
+    let sql = "SELECT used FROM budget WHERE budget = ?1 AND workspace = ?2 AND principal = ?3 AND start = ?4";
+    let values = params![key.budget, key.workspace.as_str(), key.principal, start];
+    Ok(c.prepare_cached(sql)?.query_row(values, |r| r.get(0)).optional()?.unwrap_or(0))
+}
+
+fn budget_spend(
+    c: &Connection,
+    key: &BudgetKey,
+    (start, end): (Millis, Millis),
+    amount: u64,
+    limit: u64,
+    now: Millis,
+) -> Result<Outcome> {
+    let used = budget_used(c, key, start)?;
+    let current = start <= now.saturating_add(CLOCK_SLACK) && now < end.saturating_add(CLOCK_SLACK);
+    let sum = used.checked_add(amount).filter(|sum| *sum <= limit && current);
+    let Some(sum) = sum else {
+        return refused(Conflict::BudgetSpent { key: key.clone(), used, limit, until: end });
+    };
+    let sql = "INSERT INTO budget (budget, workspace, principal, start, ends, used) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+               ON CONFLICT (budget, workspace, principal, start) DO UPDATE SET used = ?6";
+    let values = params![key.budget, key.workspace.as_str(), key.principal, start, end, sum];
+    run(c, sql, values).map(|_| Outcome::Done)
+}
+
+/// Until when a pause lasts, if there is or was one.
+pub(super) fn cooldown(c: &Connection, key: &Fingerprint) -> Result<Option<Millis>> {
+    let sql = "SELECT until FROM cooldown WHERE key = ?1";
+    c.prepare_cached(sql)?.query_row(params![key], |r| r.get(0)).optional()
+}
+
+fn cooldown_begin(c: &Connection, key: &Fingerprint, pause: u64, now: Millis) -> Result<Outcome> {
+    if let Some(until) = cooldown(c, key)?.filter(|until| now < *until) {
+        return refused(Conflict::CoolingDown { until });
+    }
+    let sql = "INSERT OR REPLACE INTO cooldown (key, until) VALUES (?1, ?2)";
+    run(c, sql, params![key, now.saturating_add(pause)]).map(|_| Outcome::Done)
 }
 
 fn require_not_frozen(c: &Connection, targets: &[FreezeTarget]) -> Result<Outcome> {

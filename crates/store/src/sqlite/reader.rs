@@ -6,7 +6,9 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use countersign_domain::{Millis, WorkspaceName};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::Directory;
-use countersign_ledger::state::{Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus};
+use countersign_ledger::state::{
+    BudgetKey, BudgetRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus,
+};
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use rusqlite::types::Value;
@@ -207,6 +209,20 @@ impl Reader for ReadPool {
     fn freezes(&self) -> Result<Vec<FreezeRow>, StoreError> {
         let sql = "SELECT kind, name, reason, at, event FROM freeze ORDER BY kind, name";
         self.with(|c| c.prepare_cached(sql)?.query_map([], rows::freeze)?.collect())
+    }
+
+    fn budget(&self, key: &BudgetKey, start: Millis) -> Result<u64, StoreError> {
+        self.with(|c| ops::budget_used(c, key, start))
+    }
+
+    fn budgets(&self, now: Millis) -> Result<Vec<BudgetRow>, StoreError> {
+        let sql = "SELECT budget, workspace, principal, start, ends, used FROM budget WHERE ends > ?1
+                   ORDER BY budget, workspace, principal, start LIMIT 1000";
+        self.with(|c| c.prepare_cached(sql)?.query_map([clamp(now)], rows::budget)?.collect())
+    }
+
+    fn cooldown(&self, key: &Fingerprint) -> Result<Option<Millis>, StoreError> {
+        self.with(|c| ops::cooldown(c, key))
     }
 
     fn pins(&self) -> Result<Vec<PinRow>, StoreError> {

@@ -5,7 +5,9 @@ use std::str::FromStr;
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Obligations, WorkspaceName};
 use countersign_ledger::contract::{EventRow, Head, Opening, ShardRow};
-use countersign_ledger::state::{AnswerRow, FreezeRow, FreezeTarget, IdempotencyRow, IntentRow, PinRow, RequestRow};
+use countersign_ledger::state::{
+    AnswerRow, BudgetKey, BudgetRow, FreezeRow, FreezeTarget, IdempotencyRow, IntentRow, PinRow, RequestRow,
+};
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use rusqlite::types::Type;
@@ -257,4 +259,10 @@ pub(super) fn pin(row: &Row<'_>) -> Result<PinRow> {
         at: row.get(4)?,
         by: row.get(5)?,
     })
+}
+
+/// Columns budget, workspace, principal, start, ends, used.
+pub(super) fn budget(row: &Row<'_>) -> Result<BudgetRow> {
+    let key = BudgetKey { budget: row.get(0)?, workspace: parsed(row, 1)?, principal: row.get(2)? };
+    Ok(BudgetRow { key, start: row.get(3)?, end: row.get(4)?, used: row.get(5)? })
 }

@@ -29,6 +29,8 @@ const PURGE: Duration = Duration::from_secs(60);
 const PURGE_ROWS: u32 = 1000;
 /// Refusal aggregates are kept this long, in minutes: 30 days.
 const REFUSAL_MINUTES: u64 = 30 * 24 * 60;
+/// What was used of a budget is kept this long after its period, in ms: a day.
+const BUDGET_MS: u64 = 24 * 3600 * 1000;
 
 pub(super) struct Upkeep {
     nudge: Option<SyncSender<()>>,
@@ -148,6 +150,13 @@ impl Worker {
              WHERE expires < ?1 AND state IN ('done', 'pending') LIMIT ?2)",
             now,
         )?;
+        // A refund may come up to a call's deadline after the period's end; a day is plenty.
+        run(
+            "DELETE FROM budget WHERE (budget, workspace, principal, start) IN
+             (SELECT budget, workspace, principal, start FROM budget WHERE ends < ?1 LIMIT ?2)",
+            now.saturating_sub(BUDGET_MS),
+        )?;
+        run("DELETE FROM cooldown WHERE key IN (SELECT key FROM cooldown WHERE until < ?1 LIMIT ?2)", now)?;
         // The sealed arguments of requests that are over; the rest of the row explains what happened.
         run(
             "UPDATE request SET arguments = x'' WHERE id IN (SELECT id FROM request
