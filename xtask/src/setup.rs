@@ -18,6 +18,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("psql", "postgresql"),
 ];
 /// The npm clients need this much.
 const NODE_MAJOR: u32 = 20;

@@ -5,6 +5,8 @@
 //! **Failure.** After `Err` from `commit` the group may or may not be stored. The caller must read the head again in a new
 //! group before it says anything to anyone: that read decides. The store never retries by itself.
 //! **Isolation.** One group at a time over all processes: [`Store::begin`] takes the writer's lock and sees the newest head.
+//! **Several nodes** may share a store ([`Store::is_shared`]). Each looks at the newest head at the beginning of every group, takes
+//! over what others wrote only if it goes on from what it signed itself, and otherwise contests the database.
 //! **Readers** see only committed groups, whole ones, and may lag behind the newest.
 
 use countersign_domain::{Millis, WorkspaceName};
@@ -31,6 +33,15 @@ pub enum StoreError {
     /// Stored data is not what was written.
     #[error("corrupt data: {0}")]
     Corrupt(String),
+    /// The server would forget what it committed, or is not one that can be used.
+    #[error("the database is not safe to use: {0}")]
+    Unsafe(String),
+    /// The database does not have what was signed: an old one stands in the place of the newer. Nothing may be appended.
+    #[error("the database is behind what was signed, so nothing is signed on it: {0}")]
+    Stale(String),
+    /// The database was started anew, and not every node has said yet that it is the newest. Passes by itself.
+    #[error("the database is not yet known to be the newest: {0}")]
+    Unsettled(String),
     /// The data was written by a newer version, or an older one that is no longer read.
     #[error("schema version {found} is not supported (this build reads up to {supported})")]
     Version {
@@ -156,6 +167,32 @@ pub struct ShardRow {
     pub size: u64,
 }
 
+/// Where a log stands, as far as can be seen without waiting for its writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the open shard.
+    pub shard: u32,
+    /// Leaves.
+    pub size: u64,
+    /// Whether this connection's database is known to be the newest (see [`Group::vouch`]).
+    pub settled: bool,
+}
+
+/// What other nodes changed that this one may keep in memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Where to go on from the next time.
+    pub next: u64,
+    /// Too much to tell, or too long ago: look at everything again.
+    pub everything: bool,
+    /// Freezes were made or lifted.
+    pub freezes: bool,
+    /// Definitions were proposed, accepted or withdrawn.
+    pub pins: bool,
+    /// Requests that were answered, redeemed or closed.
+    pub requests: Vec<Uuid>,
+}
+
 /// Where the ledger keeps itself. One writer; any number of readers.
 pub trait Store: Send + 'static {
     /// Starts a group: takes the writer's lock, sees the newest state. Dropping the group rolls back.
@@ -172,6 +209,19 @@ pub trait Store: Send + 'static {
     /// # Errors
     /// If the database does not answer; harmless to the data.
     fn maintain(&mut self) -> Result<(), StoreError>;
+
+    /// Whether other processes append to the same log.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Where the log stands, without waiting for a writer; `None` if there is no log, or nobody to share it with.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    fn peek(&mut self) -> Result<Option<Place>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// One durable transaction: many appends, then tree growth and a new head.
@@ -184,7 +234,29 @@ pub trait Group {
     fn tail(&mut self, workspace: &WorkspaceName) -> Result<Option<Tail>, StoreError>;
     /// Applies one append's operations, all or nothing. A conflict leaves the group as it was before the call.
     fn apply(&mut self, ops: &[StateOp]) -> Result<Result<(), Conflict>, StoreError>;
-    /// Adds an event at its place. The id is new (UUIDv7); a duplicate is `Corrupt`.
+    /// The same for the appends of a group, in their order, before any of its events: for stores that are asked over a
+    /// network.
+    fn apply_all(&mut self, appends: &[&[StateOp]]) -> Result<Vec<Result<(), Conflict>>, StoreError> {
+        appends.iter().map(|ops| self.apply(ops)).collect()
+    }
+    /// A hint that the tails of these workspaces are going to be asked for.
+    fn expect(&mut self, workspaces: &[&WorkspaceName]) -> Result<(), StoreError> {
+        let _ = workspaces;
+        Ok(())
+    }
+    /// Says that the head does not speak against what this process signed. Where the log is shared: `Unsettled` while other
+    /// nodes have not yet said the same since the database was started, `Stale` if one contests it. Commit the group
+    /// nevertheless, so that the others hear of it.
+    fn vouch(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// Says, for all nodes, that the database does not have what this process knows to be signed. Stands until a new shard
+    /// is opened.
+    fn contest(&mut self, why: &str) -> Result<(), StoreError> {
+        let _ = why;
+        Ok(())
+    }
+    /// Adds an event at its place. The id is new (UUIDv7); a duplicate is `Corrupt`, here or when the head is set.
     fn insert(&mut self, row: &EventRow) -> Result<(), StoreError>;
     /// Stores the hash row of a complete tile: level (of tiles, 8 tree levels each), index, 256 hashes.
     fn put_tile(&mut self, shard: u32, level: u8, index: u64, hashes: &[Hash]) -> Result<(), StoreError>;
@@ -238,6 +310,12 @@ pub trait Reader: Send + Sync {
     fn idempotency(&self, scope: &Fingerprint) -> Result<Option<IdempotencyRow>, StoreError>;
     /// Intents that are open or unknown, oldest first, at most 10,000.
     fn intents(&self) -> Result<Vec<IntentRow>, StoreError>;
+    /// Open intents that no living process will close, oldest first, at most 10,000.
+    fn abandoned(&self) -> Result<Vec<IntentRow>, StoreError>;
+    /// What other nodes changed since; `None` to begin.
+    fn changes(&self, since: Option<u64>) -> Result<Changes, StoreError> {
+        Ok(Changes { next: since.unwrap_or(0), ..Changes::default() })
+    }
     /// Everything frozen.
     fn freezes(&self) -> Result<Vec<FreezeRow>, StoreError>;
     /// What was used of a budget in the period that began then.

@@ -1,8 +1,10 @@
 //! Stores: where the ledger keeps itself. The only crate with a database driver.
 //!
-//! What a store must promise stands in `countersign_ledger::contract`; here is how SQLite keeps it. No policy, no proofs,
+//! What a store must promise stands in `countersign_ledger::contract`; here is how SQLite and Postgres keep it. No policy, no proofs,
 //! no signatures: rows in and out, and transactions.
 
+pub mod postgres;
 pub mod sqlite;
 
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore};

@@ -10,6 +10,7 @@ pub mod http;
 pub mod issuer;
 pub mod mcp;
 pub mod node;
+pub mod postgres;
 pub mod random;
 pub mod receipts;
 

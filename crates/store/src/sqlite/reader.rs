@@ -1,5 +1,6 @@
 //! A small pool of connections that only read. Each read sees one committed state.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -7,7 +8,8 @@ use countersign_domain::{Millis, WorkspaceName};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::Directory;
 use countersign_ledger::state::{
-    BudgetKey, BudgetRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus,
+    BudgetKey, BudgetRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, IntentState, PinRow, RequestRow,
+    RequestStatus,
 };
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
@@ -21,12 +23,17 @@ pub(super) struct ReadPool {
     idle: Mutex<Vec<Connection>>,
     returned: Condvar,
     clock: fn() -> Millis,
+    /// Writes that were open when the database was opened: the only process that could close them is gone.
+    orphans: HashSet<Uuid>,
 }
 
 impl ReadPool {
     pub(super) fn open(path: &Path, connections: usize, clock: fn() -> Millis) -> Result<Self, StoreError> {
         let idle = (0..connections).map(|_| connect(path)).collect::<Result<_, _>>()?;
-        Ok(Self { idle: Mutex::new(idle), returned: Condvar::new(), clock })
+        let mut pool = Self { idle: Mutex::new(idle), returned: Condvar::new(), clock, orphans: HashSet::new() };
+        pool.orphans =
+            pool.intents()?.into_iter().filter(|row| row.state == IntentState::Open).map(|row| row.call).collect();
+        Ok(pool)
     }
 
     /// Runs a read on an idle connection; waits for one if all are busy.
@@ -204,6 +211,12 @@ impl Reader for ReadPool {
     fn intents(&self) -> Result<Vec<IntentRow>, StoreError> {
         let sql = format!("SELECT {} FROM intent ORDER BY at, call LIMIT 10000", rows::INTENT);
         self.with(|c| c.prepare_cached(&sql)?.query_map([], rows::intent)?.collect())
+    }
+
+    fn abandoned(&self) -> Result<Vec<IntentRow>, StoreError> {
+        let mut rows = self.intents()?;
+        rows.retain(|row| row.state == IntentState::Open && self.orphans.contains(&row.call));
+        Ok(rows)
     }
 
     fn freezes(&self) -> Result<Vec<FreezeRow>, StoreError> {

@@ -1,4 +1,4 @@
-//! The SQLite store under the ledger: contract, faults, loss of power, restore, erasure, export, migrations.
+//! The stores under the ledger: contract, faults, loss of power, restore, erasure, export, migrations.
 #![allow(clippy::unwrap_used, missing_docs, reason = "test code")]
 
 mod erasure;
@@ -10,7 +10,7 @@ mod power;
 mod restore;
 mod support;
 
-use countersign_store::SqliteStore;
+use countersign_store::{PostgresOptions, PostgresStore, SqliteStore};
 
 #[test]
 fn sqlite_keeps_the_contract() {
@@ -19,6 +19,14 @@ fn sqlite_keeps_the_contract() {
     countersign_ledger::contract_tests::run_all(|| {
         n += 1;
         SqliteStore::open(dir.path().join(format!("{n}.db"))).unwrap()
+    });
+}
+
+#[test]
+fn postgres_keeps_the_contract() {
+    countersign_ledger::contract_tests::run_all(|| {
+        let url = countersign_testkit::postgres::fresh_schema().unwrap();
+        PostgresStore::open(PostgresOptions::new(url)).unwrap()
     });
 }
 

@@ -1,0 +1,281 @@
+//! One durable transaction: one round trip to begin, two for the state of a usual group, one for its events and head, one to commit.
+
+use std::collections::HashMap;
+
+use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::contract::{EventRow, Group, Head, ShardRow, StoreError, Tail};
+use countersign_ledger::state::{Conflict, StateOp};
+use countersign_proof::merkle::Hash;
+use futures_util::future::{join3, try_join_all};
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::fence;
+use super::ops::Applier;
+use super::rows::{self, Result, SHARD_BITS, big, get, position, shard_number, time};
+use super::session::{Session, error};
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+const LOCK: &str =
+    "SELECT shard, origin, size, root, frontier, checkpoint, contested FROM head WHERE one = 1 FOR UPDATE";
+const NOW: &str = concat!("SELECT ", rows::now_sql!());
+const TAILS: &str = "SELECT w.name, t.seq, t.commitment FROM unnest($1::text[]) w (name), LATERAL \
+    (SELECT seq, commitment FROM event WHERE workspace = w.name ORDER BY position DESC LIMIT 1) t";
+const INSERT: &str = "INSERT INTO event (position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, \
+    detail_salt, body) SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], \
+    $7::bytea[], $8::uuid[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])";
+const TILE: &str = "INSERT INTO tile (shard, level, n, hashes) VALUES ($1, $2, $3, $4)";
+const SET_HEAD: &str =
+    "UPDATE head SET shard = $1, origin = $2, size = $3, root = $4, frontier = $5, checkpoint = $6 WHERE one = 1";
+/// A shard that is closed keeps the last head of its own; a new one is no longer contested.
+const OPEN_SHARD: &str = "INSERT INTO shard (shard, origin, vkey, checkpoint, size) VALUES ($1, $2, $3, $4, $5)";
+const CLOSE_SHARD: &str =
+    "UPDATE shard s SET checkpoint = h.checkpoint, size = h.size FROM head h WHERE s.shard = h.shard";
+const CONTEST: &str = "UPDATE head SET contested = $1 WHERE one = 1 AND contested IS NULL";
+const ACCEPT: &str = "UPDATE head SET contested = NULL WHERE one = 1";
+
+/// What a session needs before its first group.
+pub(super) const STATEMENTS: &[&str] =
+    &[LOCK, NOW, TAILS, INSERT, TILE, SET_HEAD, OPEN_SHARD, CLOSE_SHARD, CONTEST, ACCEPT];
+
+/// A group: rolled back when it is dropped.
+pub(super) struct PostgresGroup<'a> {
+    session: &'a Session,
+    replica: Option<(Uuid, String)>,
+    now: Millis,
+    head: Option<Head>,
+    contested: Option<String>,
+    tails: HashMap<WorkspaceName, Option<Tail>>,
+    events: Vec<EventRow>,
+    tiles: Vec<(u32, u8, u64, Vec<u8>)>,
+    open: bool,
+}
+
+impl<'a> PostgresGroup<'a> {
+    /// Takes the head's lock: whoever has it is the only writer, and sees everything that was committed before.
+    pub(super) fn begin(session: &'a Session, replica: Option<(Uuid, String)>) -> Result<Self> {
+        let begun = session.wait(async {
+            let (lock, now) = (session.statement(LOCK).await?, session.statement(NOW).await?);
+            let client = session.client();
+            // The time is asked for in a statement of its own, which runs when the lock is held.
+            let (begun, head, now) =
+                join3(client.batch_execute(BEGIN), client.query_one(&lock, &[]), client.query_one(&now, &[])).await;
+            begun.map_err(error)?;
+            let (head, now) = (head.map_err(error)?, now.map_err(error)?);
+            Ok((rows::head(&head)?, get::<Option<String>>(&head, 6)?, rows::unsigned(&now, 0)?))
+        });
+        let (head, contested, now) = match begun {
+            Ok(begun) => begun,
+            Err(failed) => {
+                roll_back(session);
+                return Err(failed);
+            }
+        };
+        Ok(Self {
+            session,
+            replica,
+            now,
+            head,
+            contested,
+            tails: HashMap::new(),
+            events: Vec::new(),
+            tiles: Vec::new(),
+            open: true,
+        })
+    }
+
+    /// Sends what was put aside. Events and tiles refer to nothing that comes later, so they can be late; a statement that
+    /// fails fails here, before the commit.
+    async fn flush(&mut self) -> Result<()> {
+        let events = std::mem::take(&mut self.events);
+        let tiles = std::mem::take(&mut self.tiles);
+        if !events.is_empty() {
+            insert(self.session, &events).await?;
+        }
+        let tile = self.session.statement(TILE).await?;
+        let (tile, client) = (&tile, self.session.client());
+        let store = |(shard, level, index, hashes): (u32, u8, u64, Vec<u8>)| async move {
+            let (shard, level) = (shard_number(shard)?, i16::from(level));
+            client.execute(tile, &[&shard, &level, &big(index), &hashes]).await.map(drop).map_err(error)
+        };
+        try_join_all(tiles.into_iter().map(store)).await.map(drop)
+    }
+
+    async fn write_head(&mut self, head: &Head) -> Result<()> {
+        self.flush().await?;
+        let statement = self.session.statement(SET_HEAD).await?;
+        let frontier = head.frontier.as_flattened();
+        let (shard, size, root) = (shard_number(head.shard)?, big(head.size), head.root.as_slice());
+        let done = self
+            .session
+            .client()
+            .execute(&statement, &[&shard, &head.origin, &size, &root, &frontier, &head.checkpoint])
+            .await;
+        done.map(drop).map_err(error)
+    }
+}
+
+/// All events of a group in one statement.
+async fn insert(session: &Session, events: &[EventRow]) -> Result<()> {
+    let statement = session.statement(INSERT).await?;
+    let positions: Vec<i64> = events.iter().map(|e| position(e.shard, e.index)).collect();
+    let ids: Vec<Uuid> = events.iter().map(|e| e.id).collect();
+    let workspaces: Vec<&str> = events.iter().map(|e| e.workspace.as_str()).collect();
+    let seqs: Vec<i64> = events.iter().map(|e| big(e.seq)).collect();
+    let kinds: Vec<&str> = events.iter().map(|e| e.kind.as_str()).collect();
+    let times: Vec<i64> = events.iter().map(|e| time(e.time)).collect();
+    let commitments: Vec<&[u8]> = events.iter().map(|e| e.commitment.0.as_slice()).collect();
+    let calls: Vec<Option<Uuid>> = events.iter().map(|e| e.call).collect();
+    let principals: Vec<Option<&str>> = events.iter().map(|e| e.principal.as_deref()).collect();
+    let tools: Vec<Option<&str>> = events.iter().map(|e| e.tool.as_deref()).collect();
+    let openings = || events.iter().map(|e| e.opening.as_ref());
+    let salts: Vec<Option<&[u8]>> = openings().map(|o| o.map(|o| o.salt.as_slice())).collect();
+    let details: Vec<Option<&[u8]>> = openings().map(|o| o?.detail_salt.as_ref().map(|s| s.as_slice())).collect();
+    let bodies: Vec<Option<&[u8]>> = openings().map(|o| o.map(|o| o.event.as_slice())).collect();
+    let columns: [&(dyn ToSql + Sync); 13] = [
+        &positions,
+        &ids,
+        &workspaces,
+        &seqs,
+        &kinds,
+        &times,
+        &commitments,
+        &calls,
+        &principals,
+        &tools,
+        &salts,
+        &details,
+        &bodies,
+    ];
+    session.client().execute(&statement, &columns).await.map(drop).map_err(error)
+}
+
+impl Group for PostgresGroup<'_> {
+    fn now(&mut self) -> Result<Millis> {
+        Ok(self.now)
+    }
+
+    fn head(&mut self) -> Result<Option<Head>> {
+        Ok(self.head.clone())
+    }
+
+    fn expect(&mut self, workspaces: &[&WorkspaceName]) -> Result<()> {
+        let unknown: Vec<&str> =
+            workspaces.iter().filter(|name| !self.tails.contains_key(**name)).map(|name| name.as_str()).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let found = self.session.wait(async {
+            let statement = self.session.statement(TAILS).await?;
+            self.session.client().query(&statement, &[&unknown]).await.map_err(error)
+        })?;
+        self.tails.extend(workspaces.iter().map(|name| ((*name).clone(), None)));
+        for row in &found {
+            self.tails.insert(rows::parsed(row, 0)?, Some(rows::tail(row, 1)?));
+        }
+        Ok(())
+    }
+
+    fn tail(&mut self, workspace: &WorkspaceName) -> Result<Option<Tail>> {
+        self.expect(&[workspace])?;
+        Ok(self.tails.get(workspace).copied().flatten())
+    }
+
+    fn apply(&mut self, ops: &[StateOp]) -> Result<std::result::Result<(), Conflict>> {
+        self.apply_all(&[ops]).map(|mut verdicts| verdicts.pop().unwrap_or(Ok(())))
+    }
+
+    fn apply_all(&mut self, appends: &[&[StateOp]]) -> Result<Vec<std::result::Result<(), Conflict>>> {
+        if appends.iter().all(|ops| ops.is_empty()) {
+            return Ok(vec![Ok(()); appends.len()]);
+        }
+        self.session.wait(async {
+            // An operation may look at an event of this group.
+            self.flush().await?;
+            let applier =
+                Applier { session: self.session, now: self.now, owner: self.replica.as_ref().map(|(id, _)| *id) };
+            applier.apply_all(appends).await
+        })
+    }
+
+    fn insert(&mut self, row: &EventRow) -> Result<()> {
+        if row.index >> SHARD_BITS != 0 {
+            return Err(StoreError::Full("a shard has at most 2^40 leaves".into()));
+        }
+        self.tails.insert(row.workspace.clone(), Some(Tail { seq: row.seq, commitment: row.commitment }));
+        self.events.push(row.clone());
+        Ok(())
+    }
+
+    fn put_tile(&mut self, shard: u32, level: u8, index: u64, hashes: &[Hash]) -> Result<()> {
+        self.tiles.push((shard, level, index, hashes.as_flattened().to_vec()));
+        Ok(())
+    }
+
+    fn open_shard(&mut self, row: &ShardRow) -> Result<()> {
+        self.session.wait(async {
+            let client = self.session.client();
+            let close = self.session.statement(CLOSE_SHARD).await?;
+            client.execute(&close, &[]).await.map_err(error)?;
+            let accept = self.session.statement(ACCEPT).await?;
+            client.execute(&accept, &[]).await.map_err(error)?;
+            let open = self.session.statement(OPEN_SHARD).await?;
+            let (shard, size) = (shard_number(row.shard)?, big(row.size));
+            let done = client.execute(&open, &[&shard, &row.origin, &row.vkey, &row.checkpoint, &size]).await;
+            done.map(drop).map_err(error)
+        })?;
+        self.contested = None;
+        Ok(())
+    }
+
+    fn set_head(&mut self, head: &Head) -> Result<()> {
+        self.session.wait(self.write_head(head))?;
+        self.head = Some(head.clone());
+        Ok(())
+    }
+
+    fn vouch(&mut self) -> Result<()> {
+        if let Some(why) = &self.contested {
+            return Err(StoreError::Stale(format!("another node has signed more than this database knows: {why}")));
+        }
+        if self.head.is_none() {
+            return Ok(());
+        }
+        self.session.wait(fence::vouch(self.session, self.now, self.replica.as_ref()))
+    }
+
+    fn contest(&mut self, why: &str) -> Result<()> {
+        self.session.wait(async {
+            let statement = self.session.statement(CONTEST).await?;
+            self.session.client().execute(&statement, &[&why]).await.map(drop).map_err(error)
+        })
+    }
+
+    fn commit(mut self: Box<Self>) -> Result<()> {
+        // Events without a new head are the tests' own.
+        let session = self.session;
+        let flushed = if self.events.is_empty() && self.tiles.is_empty() { Ok(()) } else { session.wait(self.flush()) };
+        flushed?;
+        self.open = false;
+        // With `synchronous_commit` on this returns after the write-ahead log was flushed, here and wherever
+        // `synchronous_standby_names` asks for it.
+        session.wait(async { session.client().batch_execute("COMMIT").await.map_err(error) })
+    }
+}
+
+impl Drop for PostgresGroup<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            roll_back(self.session);
+        }
+    }
+}
+
+/// Lets go of the lock now. If that fails, the session is of no use, and the server lets go when it ends.
+fn roll_back(session: &Session) {
+    if session.is_usable()
+        && let Err(failed) = session.wait(async { session.client().batch_execute("ROLLBACK").await.map_err(error) })
+    {
+        tracing::debug!(error = %failed, "a group was not rolled back in order");
+    }
+}

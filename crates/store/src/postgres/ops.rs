@@ -1,0 +1,567 @@
+//! Checks and changes, one of each for every operation; what a conflict means stands at [`StateOp`].
+//!
+//! Whoever applies operations holds the head's lock, so that nothing changes between a check and its change. That lets a
+//! group's checks all go to the server at once, and then its changes: two round trips instead of one for each operation.
+//! Appends that could see one another's changes are kept in separate waves.
+
+use std::collections::HashSet;
+
+use countersign_domain::obligation::ObligationKind;
+use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::contract::StoreError;
+use countersign_ledger::directory::{DirectoryKind, DirectoryRow};
+use countersign_ledger::state::{
+    AnswerRow, BudgetKey, CLOCK_SLACK, Conflict, FreezeRow, IdempotencyRow, IdempotencyState, IntentRow, PinRow,
+    RequestRow, RequestStatus, StateOp,
+};
+use futures_util::future::{join_all, try_join_all};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::rows::{self, Result, big, request_sql, time, to_json, to_word};
+use super::session::{Session, error};
+
+macro_rules! statements {
+    ($($name:ident = $sql:expr;)*) => {
+        $(const $name: &str = $sql;)*
+        /// Every statement of a group's operations, to be prepared before the first one runs.
+        pub(super) const STATEMENTS: &[&str] = &[$($name),*];
+    };
+}
+
+statements! {
+    REQUEST = request_sql!("WHERE r.id = $1");
+    LIVE = request_sql!("WHERE fingerprint = $1 AND status IN ('pending', 'denied') AND expires > $2 ORDER BY created DESC LIMIT 1");
+    OPEN_COUNT = "SELECT count(*) FROM request WHERE status = 'pending' AND requester = $1 AND expires > $2";
+    OPEN_REQUEST = "INSERT INTO request (id, workspace, requester, requester_keys, person_key, principal, tool, effect, pin, \
+        fingerprint, arguments, owed, policy_version, status, created, expires, event, closed_by, execute_on_approval) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+    ANSWER = "INSERT INTO answer (request, n, person, body) \
+        VALUES ($1, (SELECT count(*) FROM answer WHERE request = $1), $2, $3)";
+    SET_STATUS = "UPDATE request SET status = $2, closed_by = coalesce($3, closed_by) WHERE id = $1";
+    CLOSE_REQUEST = "UPDATE request SET closed_by = $2 WHERE id = $1";
+    IDEMPOTENCY = "SELECT scope, fingerprint, state, call, answer, expires FROM idempotency WHERE scope = $1";
+    IDEMPOTENCY_BEGIN = "INSERT INTO idempotency (scope, fingerprint, state, call, answer, expires) \
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (scope) DO UPDATE SET fingerprint = excluded.fingerprint, \
+        state = excluded.state, call = excluded.call, answer = excluded.answer, expires = excluded.expires";
+    IDEMPOTENCY_SET = "UPDATE idempotency SET state = $2, answer = $3 WHERE scope = $1";
+    IDEMPOTENCY_DROP = "DELETE FROM idempotency WHERE scope = $1";
+    IDEMPOTENCY_UNKNOWN = "UPDATE idempotency SET state = 'unknown' \
+        WHERE scope = (SELECT idempotency FROM intent WHERE call = $1)";
+    UNKNOWN_TWIN = "SELECT call FROM intent WHERE fingerprint = $1 AND state = 'unknown' LIMIT 1";
+    INTENT_EXISTS = "SELECT 1 FROM intent WHERE call = $1";
+    INTENT_OPEN = "INSERT INTO intent (call, workspace, principal, tool, pin, effect, fingerprint, event, state, at, \
+        idempotency, owner) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    INTENT_CLOSE = "DELETE FROM intent WHERE call = $1";
+    INTENT_UNKNOWN = "UPDATE intent SET state = 'unknown' WHERE call = $1";
+    FROZEN = "SELECT f.body FROM unnest($1::text[], $2::text[]) WITH ORDINALITY t (kind, name, n) \
+        JOIN frozen f USING (kind, name) ORDER BY n LIMIT 1";
+    FREEZE = "INSERT INTO frozen (kind, name, body) VALUES ($1, $2, $3) \
+        ON CONFLICT (kind, name) DO UPDATE SET body = excluded.body";
+    FREEZE_EXISTS = "SELECT 1 FROM frozen WHERE kind = $1 AND name = $2";
+    UNFREEZE = "DELETE FROM frozen WHERE kind = $1 AND name = $2";
+    PIN_KNOWN = "SELECT 1 FROM pin WHERE tool = $1 AND pin = $2";
+    PIN_PUT = "INSERT INTO pin (tool, status, pin, definition, at, accepted_by) VALUES ($1, $2, $3, $4, $5, $6) \
+        ON CONFLICT (tool, status) DO UPDATE SET pin = excluded.pin, definition = excluded.definition, \
+        at = excluded.at, accepted_by = excluded.accepted_by";
+    PIN_WITHDRAW = "DELETE FROM pin WHERE tool = $1 AND status = 'proposed'";
+    ERASABLE = "SELECT 1 FROM event WHERE id = $1 AND body IS NOT NULL AND kind NOT IN ('log.opened', 'event.erased')";
+    ERASE = "UPDATE event SET salt = NULL, detail_salt = NULL, body = NULL WHERE id = $1";
+    WORKSPACE_KEY = "INSERT INTO workspace_key (workspace, wrapped) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    BUDGET_USED = rows::BUDGET_USED;
+    BUDGET_SPEND = "INSERT INTO budget (budget, workspace, principal, start, ends, used) VALUES ($1, $2, $3, $4, $5, $6) \
+        ON CONFLICT (budget, workspace, principal, start) DO UPDATE SET used = budget.used + excluded.used";
+    BUDGET_RETURN = "UPDATE budget SET used = greatest(used - $5, 0) \
+        WHERE budget = $1 AND workspace = $2 AND principal = $3 AND start = $4";
+    COOLDOWN = rows::COOLDOWN;
+    COOLDOWN_BEGIN = "INSERT INTO cooldown (key, until) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET until = excluded.until";
+    COOLDOWN_DROP = "DELETE FROM cooldown WHERE key = $1";
+    DIRECTORY_EXISTS = "SELECT 1 FROM directory WHERE kind = $1 AND workspace = $2 AND name = $3";
+    DIRECTORY_COUNT = "SELECT count(*) FROM directory WHERE kind = $1";
+    DIRECTORY_PUT = "INSERT INTO directory (kind, workspace, name, body, at, event, used) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+        ON CONFLICT (kind, workspace, name) DO UPDATE SET body = excluded.body, at = excluded.at, event = excluded.event";
+    DIRECTORY_REMOVE = "DELETE FROM directory WHERE kind = $1 AND workspace = $2 AND name = $3";
+    DIRECTORY_USED = "UPDATE directory SET used = greatest(coalesce(used, 0), $4) \
+        WHERE kind = $1 AND workspace = $2 AND name = $3";
+    DIRECTORY_CHANGED = "UPDATE directory_version SET n = n + 1";
+    REFUSAL = "INSERT INTO refusal (minute, name, count) VALUES ($1, $2, $3) \
+        ON CONFLICT (minute, name) DO UPDATE SET count = refusal.count + excluded.count";
+    CHANGE = "INSERT INTO change (at, kind, request) VALUES ($1, $2, $3)";
+}
+
+/// What an append was found to be: fit, or in conflict.
+pub(super) type Verdict = std::result::Result<(), Conflict>;
+
+/// Who applies, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Applier<'a> {
+    pub(super) session: &'a Session,
+    /// The database's time at the start of the group.
+    pub(super) now: Millis,
+    /// This process's row in `node`, if it serves.
+    pub(super) owner: Option<Uuid>,
+}
+
+impl Applier<'_> {
+    /// Applies the appends of a group, each whole or not at all.
+    pub(super) async fn apply_all(&self, appends: &[&[StateOp]]) -> Result<Vec<Verdict>> {
+        let mut verdicts = Vec::with_capacity(appends.len());
+        let mut rest = appends;
+        while !rest.is_empty() {
+            let wave = wave(rest);
+            if wave == 0 {
+                verdicts.push(self.one_by_one(rest[0]).await?);
+            } else {
+                verdicts.extend(self.together(&rest[..wave]).await?);
+            }
+            rest = &rest[wave.max(1)..];
+        }
+        Ok(verdicts)
+    }
+
+    /// Appends that do not touch what another of them touches: all checks, then all changes of those that passed.
+    async fn together(&self, appends: &[&[StateOp]]) -> Result<Vec<Verdict>> {
+        let checks = appends.iter().map(|ops| async move {
+            for verdict in join_all(ops.iter().map(|op| self.check(op))).await {
+                if let Err(conflict) = verdict? {
+                    return Ok(Err(conflict));
+                }
+            }
+            Ok::<Verdict, StoreError>(Ok(()))
+        });
+        let verdicts = try_join_all(checks).await?;
+        let fit = appends.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
+        // An append's own changes go out in its order: `join_all` polls a short list from its front, and every statement is
+        // prepared.
+        let changes = fit.map(|(ops, _)| async move {
+            for chunk in ops.chunks(16) {
+                join_all(chunk.iter().map(|op| self.change(op))).await.into_iter().collect::<Result<Vec<()>>>()?;
+            }
+            Ok::<(), StoreError>(())
+        });
+        try_join_all(changes).await?;
+        Ok(verdicts)
+    }
+
+    /// One append whose operations may depend on one another, with a place to go back to.
+    async fn one_by_one(&self, ops: &[StateOp]) -> Result<Verdict> {
+        let client = self.session.client();
+        let nested = ops.len() > 1;
+        if nested {
+            client.batch_execute("SAVEPOINT append").await.map_err(error)?;
+        }
+        for op in ops {
+            if let Err(conflict) = self.check(op).await? {
+                if nested {
+                    client.batch_execute("ROLLBACK TO append; RELEASE append").await.map_err(error)?;
+                }
+                return Ok(Err(conflict));
+            }
+            self.change(op).await?;
+        }
+        if nested {
+            client.batch_execute("RELEASE append").await.map_err(error)?;
+        }
+        Ok(Ok(()))
+    }
+
+    async fn rows(&self, sql: &'static str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let statement = self.session.statement(sql).await?;
+        self.session.client().query(&statement, params).await.map_err(error)
+    }
+
+    async fn run(&self, sql: &'static str, params: &[&(dyn ToSql + Sync)]) -> Result<()> {
+        let statement = self.session.statement(sql).await?;
+        self.session.client().execute(&statement, params).await.map(drop).map_err(error)
+    }
+
+    async fn exists(&self, sql: &'static str, params: &[&(dyn ToSql + Sync)]) -> Result<Verdict> {
+        Ok(if self.rows(sql, params).await?.is_empty() { Err(Conflict::NotFound) } else { Ok(()) })
+    }
+
+    async fn request(&self, id: Uuid) -> Result<Option<RequestRow>> {
+        self.rows(REQUEST, &[&id]).await?.first().map(rows::request).transpose()
+    }
+
+    async fn check(&self, op: &StateOp) -> Result<Verdict> {
+        let now = self.now;
+        match op {
+            StateOp::OpenRequest { row, cap } => self.check_open(row, *cap).await,
+            StateOp::Answer { request, answer } => self.check_answer(*request, answer).await,
+            StateOp::Redeem { request } => {
+                self.check_request(*request, |r| is_pending(r) && now < r.expires && r.is_met()).await
+            }
+            StateOp::Expire { request, .. } => {
+                self.check_request(*request, |r| is_pending(r) && now >= r.expires).await
+            }
+            StateOp::Revoke { request, .. } => self.check_request(*request, is_pending).await,
+            StateOp::CloseRequest { request, .. } => self.check_request(*request, |_| true).await,
+            StateOp::IdempotencyBegin { row } => self.check_key(row).await,
+            StateOp::IntentOpen { row } => self.check_twin(row).await,
+            StateOp::IntentClose { call } | StateOp::IntentUnknown { call } => {
+                self.exists(INTENT_EXISTS, &[call]).await
+            }
+            StateOp::RequireNotFrozen { targets } => {
+                let (kinds, names): (Vec<_>, Vec<_>) = targets.iter().map(rows::target).unzip();
+                let found = self.rows(FROZEN, &[&kinds, &names]).await?;
+                found.first().map(rows::freeze).map_or(Ok(Ok(())), |row| Ok(Err(Conflict::Frozen(row?))))
+            }
+            StateOp::Unfreeze { target } => {
+                let (kind, name) = rows::target(target);
+                self.exists(FREEZE_EXISTS, &[&kind, &name]).await
+            }
+            StateOp::PinAccept { row } => self.exists(PIN_KNOWN, &[&row.tool.to_string(), &row.pin.0.as_slice()]).await,
+            StateOp::Erase { event } => self.exists(ERASABLE, &[event]).await,
+            StateOp::BudgetSpend { key, start, end, amount, limit } => {
+                let used = self.budget_used(key, *start).await?;
+                let current = *start <= now.saturating_add(CLOCK_SLACK) && now < end.saturating_add(CLOCK_SLACK);
+                let fits = used.checked_add(*amount).is_some_and(|sum| sum <= *limit) && current;
+                let spent = || Conflict::BudgetSpent { key: key.clone(), used, limit: *limit, until: *end };
+                Ok(if fits { Ok(()) } else { Err(spent()) })
+            }
+            StateOp::CooldownBegin { key, .. } => {
+                let found = self.rows(COOLDOWN, &[&key.as_slice()]).await?;
+                let until = found.first().map(|row| rows::unsigned(row, 0)).transpose()?;
+                Ok(until.filter(|until| now < *until).map_or(Ok(()), |until| Err(Conflict::CoolingDown { until })))
+            }
+            StateOp::DirectoryAdd { row, cap } => self.check_add(row, *cap).await,
+            StateOp::DirectorySet { row } => self.check_row(row.kind, &row.workspace, &row.name).await,
+            StateOp::DirectoryRemove { kind, workspace, name } => self.check_row(*kind, workspace, name).await,
+            StateOp::DirectoryUsed { .. }
+            | StateOp::BudgetReturn { .. }
+            | StateOp::CooldownDrop { .. }
+            | StateOp::IdempotencySet { .. }
+            | StateOp::IdempotencyDrop { .. }
+            | StateOp::Freeze { .. }
+            | StateOp::PinPropose { .. }
+            | StateOp::PinWithdraw { .. }
+            | StateOp::WorkspaceKey { .. }
+            | StateOp::CountRefusals { .. } => Ok(Ok(())),
+        }
+    }
+
+    async fn check_open(&self, row: &RequestRow, cap: u32) -> Result<Verdict> {
+        let now = time(self.now);
+        if let Some(existing) = self.rows(LIVE, &[&row.fingerprint.as_slice(), &now]).await?.first() {
+            return Ok(Err(Conflict::RequestExists(Box::new(rows::request(existing)?))));
+        }
+        let count = self.rows(OPEN_COUNT, &[&row.requester, &now]).await?;
+        let open = count.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
+        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        Ok(if open >= cap { Err(Conflict::TooManyOpen { open }) } else { Ok(()) })
+    }
+
+    async fn check_answer(&self, request: Uuid, answer: &AnswerRow) -> Result<Verdict> {
+        let Some(request) = self.request(request).await? else { return Ok(Err(Conflict::NotFound)) };
+        if !is_pending(&request) || self.now >= request.expires {
+            return Ok(Err(Conflict::RequestState(Box::new(request))));
+        }
+        if answer.kind == ObligationKind::Approval && request.requester_keys.contains(&answer.person) {
+            return Ok(Err(Conflict::SelfApproval));
+        }
+        let again = request.answers.iter().any(|given| given.person == answer.person);
+        Ok(if again { Err(Conflict::AlreadyAnswered) } else { Ok(()) })
+    }
+
+    async fn check_request(&self, id: Uuid, ready: impl Fn(&RequestRow) -> bool) -> Result<Verdict> {
+        Ok(match self.request(id).await? {
+            None => Err(Conflict::NotFound),
+            Some(request) if !ready(&request) => Err(Conflict::RequestState(Box::new(request))),
+            Some(_) => Ok(()),
+        })
+    }
+
+    async fn check_key(&self, row: &IdempotencyRow) -> Result<Verdict> {
+        let found = self.rows(IDEMPOTENCY, &[&row.scope.as_slice()]).await?;
+        let Some(first) = found.first().map(rows::idempotency).transpose()? else { return Ok(Ok(())) };
+        let settled = matches!(first.state, IdempotencyState::Done | IdempotencyState::Pending);
+        let taken = !settled || self.now < first.expires;
+        Ok(if taken { Err(Conflict::IdempotencyExists(Box::new(first))) } else { Ok(()) })
+    }
+
+    async fn budget_used(&self, key: &BudgetKey, start: Millis) -> Result<u64> {
+        let (workspace, start) = (key.workspace.as_str(), time(start));
+        let found = self.rows(BUDGET_USED, &[&key.budget, &workspace, &key.principal, &start]).await?;
+        found.first().map_or(Ok(0), |row| rows::unsigned(row, 0))
+    }
+
+    async fn check_row(&self, kind: DirectoryKind, workspace: &WorkspaceName, name: &str) -> Result<Verdict> {
+        self.exists(DIRECTORY_EXISTS, &[&to_word(&kind)?, &workspace.as_str(), &name]).await
+    }
+
+    async fn check_add(&self, row: &DirectoryRow, cap: u32) -> Result<Verdict> {
+        if self.check_row(row.kind, &row.workspace, &row.name).await?.is_ok() {
+            return Ok(Err(Conflict::Exists));
+        }
+        let count = self.rows(DIRECTORY_COUNT, &[&to_word(&row.kind)?]).await?;
+        let there = count.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
+        Ok(if there >= u64::from(cap) { Err(Conflict::Full { cap }) } else { Ok(()) })
+    }
+
+    async fn check_twin(&self, row: &IntentRow) -> Result<Verdict> {
+        let found = self.rows(UNKNOWN_TWIN, &[&row.fingerprint.as_slice()]).await?;
+        let call = rows::ids(found.iter())?.first().copied();
+        Ok(call.map_or(Ok(()), |call| Err(Conflict::OutcomeUnknown { call })))
+    }
+
+    async fn change(&self, op: &StateOp) -> Result<()> {
+        match op {
+            StateOp::OpenRequest { row, .. } => self.open_request(row).await,
+            StateOp::Answer { request, answer } => {
+                let given = AnswerRow { at: self.now, ..answer.clone() };
+                self.run(ANSWER, &[request, &given.person, &to_json(&given)?]).await?;
+                if !answer.granted {
+                    return self.set_status(*request, RequestStatus::Denied, Some(answer.event)).await;
+                }
+                self.changed("request", Some(*request)).await
+            }
+            StateOp::Redeem { request } => self.set_status(*request, RequestStatus::Redeemed, None).await,
+            StateOp::Expire { request, closed_by } => {
+                self.set_status(*request, RequestStatus::Expired, Some(*closed_by)).await
+            }
+            StateOp::Revoke { request, closed_by } => {
+                self.set_status(*request, RequestStatus::Revoked, Some(*closed_by)).await
+            }
+            StateOp::CloseRequest { request, closed_by } => {
+                self.run(CLOSE_REQUEST, &[request, closed_by]).await?;
+                self.changed("request", Some(*request)).await
+            }
+            StateOp::IdempotencyBegin { row } => self.idempotency_begin(row).await,
+            StateOp::IdempotencySet { scope, state, answer } => {
+                self.run(IDEMPOTENCY_SET, &[&scope.as_slice(), &to_word(state)?, answer]).await
+            }
+            StateOp::IdempotencyDrop { scope } => self.run(IDEMPOTENCY_DROP, &[&scope.as_slice()]).await,
+            StateOp::IntentOpen { row } => self.intent_open(row).await,
+            StateOp::IntentClose { call } => self.run(INTENT_CLOSE, &[call]).await,
+            StateOp::IntentUnknown { call } => {
+                self.run(INTENT_UNKNOWN, &[call]).await?;
+                self.run(IDEMPOTENCY_UNKNOWN, &[call]).await
+            }
+            StateOp::BudgetSpend { key, start, end, amount, .. } => {
+                let (workspace, start, end) = (key.workspace.as_str(), time(*start), time(*end));
+                let amount = big(*amount);
+                self.run(BUDGET_SPEND, &[&key.budget, &workspace, &key.principal, &start, &end, &amount]).await
+            }
+            StateOp::BudgetReturn { key, start, amount } => {
+                let (workspace, start, amount) = (key.workspace.as_str(), time(*start), big(*amount));
+                self.run(BUDGET_RETURN, &[&key.budget, &workspace, &key.principal, &start, &amount]).await
+            }
+            StateOp::CooldownBegin { key, pause } => {
+                self.run(COOLDOWN_BEGIN, &[&key.as_slice(), &time(self.now.saturating_add(*pause))]).await
+            }
+            StateOp::CooldownDrop { key } => self.run(COOLDOWN_DROP, &[&key.as_slice()]).await,
+            StateOp::RequireNotFrozen { .. } => Ok(()),
+            StateOp::Freeze { row } => self.freeze(row).await,
+            StateOp::Unfreeze { target } => {
+                let (kind, name) = rows::target(target);
+                self.run(UNFREEZE, &[&kind, &name]).await?;
+                self.changed("freeze", None).await
+            }
+            StateOp::PinPropose { row } => self.put_pin(row, "proposed").await,
+            StateOp::PinAccept { row } => {
+                self.run(PIN_WITHDRAW, &[&row.tool.to_string()]).await?;
+                self.put_pin(row, "accepted").await
+            }
+            StateOp::PinWithdraw { tool } => {
+                self.run(PIN_WITHDRAW, &[&tool.to_string()]).await?;
+                self.changed("pin", None).await
+            }
+            StateOp::Erase { event } => self.run(ERASE, &[event]).await,
+            StateOp::WorkspaceKey { workspace, wrapped } => {
+                self.run(WORKSPACE_KEY, &[&workspace.as_str(), wrapped]).await
+            }
+            StateOp::DirectoryAdd { row, .. } | StateOp::DirectorySet { row } => self.put_row(row).await,
+            StateOp::DirectoryRemove { kind, workspace, name } => {
+                self.run(DIRECTORY_REMOVE, &[&to_word(kind)?, &workspace.as_str(), name]).await?;
+                self.run(DIRECTORY_CHANGED, &[]).await
+            }
+            StateOp::DirectoryUsed { kind, workspace, name, at } => {
+                self.run(DIRECTORY_USED, &[&to_word(kind)?, &workspace.as_str(), name, &time(*at)]).await
+            }
+            StateOp::CountRefusals { minute, counts } => {
+                for (name, count) in counts {
+                    self.run(REFUSAL, &[&big(*minute), name, &big(*count)]).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn open_request(&self, row: &RequestRow) -> Result<()> {
+        let (keys, principal, owed) = (to_json(&row.requester_keys)?, to_json(&row.principal)?, to_json(&row.owed)?);
+        self.run(
+            OPEN_REQUEST,
+            &[
+                &row.id,
+                &row.workspace.as_str(),
+                &row.requester,
+                &keys,
+                &row.person_key,
+                &principal,
+                &row.tool.to_string(),
+                &row.effect.as_str(),
+                &row.pin.0.as_slice(),
+                &row.fingerprint.as_slice(),
+                &row.arguments,
+                &owed,
+                &row.policy_version,
+                &to_word(&row.status)?,
+                &time(row.created),
+                &time(row.expires),
+                &row.event,
+                &row.closed_by,
+                &row.execute_on_approval,
+            ],
+        )
+        .await
+    }
+
+    async fn set_status(&self, id: Uuid, status: RequestStatus, closed_by: Option<Uuid>) -> Result<()> {
+        self.run(SET_STATUS, &[&id, &to_word(&status)?, &closed_by]).await?;
+        self.changed("request", Some(id)).await
+    }
+
+    async fn idempotency_begin(&self, row: &IdempotencyRow) -> Result<()> {
+        let state = to_word(&row.state)?;
+        let (scope, fingerprint) = (row.scope.as_slice(), row.fingerprint.as_slice());
+        self.run(IDEMPOTENCY_BEGIN, &[&scope, &fingerprint, &state, &row.call, &row.answer, &time(row.expires)]).await
+    }
+
+    async fn intent_open(&self, row: &IntentRow) -> Result<()> {
+        let idempotency = row.idempotency.as_ref().map(<[u8; 32]>::as_slice);
+        self.run(
+            INTENT_OPEN,
+            &[
+                &row.call,
+                &row.workspace.as_str(),
+                &to_json(&row.principal)?,
+                &row.tool.to_string(),
+                &row.pin.0.as_slice(),
+                &row.effect.as_str(),
+                &row.fingerprint.as_slice(),
+                &row.event,
+                &to_word(&row.state)?,
+                &time(row.at),
+                &idempotency,
+                &self.owner,
+            ],
+        )
+        .await
+    }
+
+    async fn freeze(&self, row: &FreezeRow) -> Result<()> {
+        let (kind, name) = rows::target(&row.target);
+        self.run(FREEZE, &[&kind, &name, &to_json(row)?]).await?;
+        self.changed("freeze", None).await
+    }
+
+    async fn put_row(&self, row: &DirectoryRow) -> Result<()> {
+        let (kind, workspace) = (to_word(&row.kind)?, row.workspace.as_str());
+        let used = row.used.map(time);
+        self.run(DIRECTORY_PUT, &[&kind, &workspace, &row.name, &row.body, &time(row.at), &row.event, &used]).await?;
+        self.run(DIRECTORY_CHANGED, &[]).await
+    }
+
+    async fn put_pin(&self, row: &PinRow, status: &str) -> Result<()> {
+        let (tool, pin) = (row.tool.to_string(), row.pin.0.as_slice());
+        self.run(PIN_PUT, &[&tool, &status, &pin, &row.definition, &time(row.at), &row.by]).await?;
+        self.changed("pin", None).await
+    }
+
+    /// Tells the other nodes to look again.
+    async fn changed(&self, kind: &str, request: Option<Uuid>) -> Result<()> {
+        self.run(CHANGE, &[&time(self.now), &kind, &request]).await
+    }
+}
+
+fn is_pending(request: &RequestRow) -> bool {
+    request.status == RequestStatus::Pending
+}
+
+/// What an operation of the common path touches.
+#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+enum Key<'a> {
+    Request(Uuid),
+    Scope([u8; 32]),
+    Intent(Uuid),
+    Budget(&'a BudgetKey, Millis),
+    Cooldown([u8; 32]),
+}
+
+/// How many appends from the front can be checked at once and then changed at once; 0 if the first one cannot be among
+/// others.
+fn wave(appends: &[&[StateOp]]) -> usize {
+    let mut touched = HashSet::new();
+    for (n, ops) in appends.iter().enumerate() {
+        let mut own = HashSet::new();
+        let mut closes = false;
+        for op in *ops {
+            let (key, checked) = match op {
+                StateOp::RequireNotFrozen { .. } | StateOp::WorkspaceKey { .. } => continue,
+                StateOp::Redeem { request } | StateOp::CloseRequest { request, .. } => (Key::Request(*request), true),
+                StateOp::IdempotencyBegin { row } => (Key::Scope(row.scope), true),
+                StateOp::IdempotencySet { scope, .. } | StateOp::IdempotencyDrop { scope } => {
+                    (Key::Scope(*scope), false)
+                }
+                // An intent may be opened again in the append that closes its unknown twin.
+                StateOp::IntentOpen { .. } if closes => return n,
+                StateOp::IntentOpen { row } => (Key::Intent(row.call), true),
+                StateOp::IntentClose { call } => {
+                    closes = true;
+                    (Key::Intent(*call), true)
+                }
+                StateOp::BudgetSpend { key, start, .. } => (Key::Budget(key, *start), true),
+                StateOp::BudgetReturn { key, start, .. } => (Key::Budget(key, *start), false),
+                StateOp::CooldownBegin { key, .. } => (Key::Cooldown(*key), true),
+                StateOp::CooldownDrop { key } => (Key::Cooldown(*key), false),
+                // Seldom, or with an effect on what others check.
+                StateOp::OpenRequest { .. }
+                | StateOp::Answer { .. }
+                | StateOp::Expire { .. }
+                | StateOp::Revoke { .. }
+                | StateOp::IntentUnknown { .. }
+                | StateOp::Freeze { .. }
+                | StateOp::Unfreeze { .. }
+                | StateOp::PinPropose { .. }
+                | StateOp::PinAccept { .. }
+                | StateOp::PinWithdraw { .. }
+                | StateOp::Erase { .. }
+                | StateOp::DirectoryAdd { .. }
+                | StateOp::DirectorySet { .. }
+                | StateOp::DirectoryRemove { .. }
+                | StateOp::DirectoryUsed { .. }
+                | StateOp::CountRefusals { .. } => return n,
+            };
+            if touched.contains(&key) || checked && own.contains(&key) {
+                return n;
+            }
+            own.insert(key);
+        }
+        touched.extend(own);
+    }
+    appends.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appends_that_could_see_one_another_are_kept_apart() {
+        let drop = |n: u8| StateOp::IdempotencyDrop { scope: [n; 32] };
+        let close = |n: u8| StateOp::IntentClose { call: Uuid::from_bytes([n; 16]) };
+        let erase = StateOp::Erase { event: Uuid::nil() };
+        for (appends, expected) in [
+            (vec![vec![drop(1), close(1)], vec![drop(2), close(2)], vec![]], 3),
+            (vec![vec![drop(1)], vec![close(1), drop(1)]], 1),
+            (vec![vec![close(1), close(1)]], 0),
+            (vec![vec![drop(1), drop(1)], vec![drop(1)]], 1),
+            (vec![vec![drop(1)], vec![erase.clone()], vec![drop(2)]], 1),
+            (vec![vec![erase], vec![drop(2)]], 0),
+        ] {
+            let appends: Vec<&[StateOp]> = appends.iter().map(Vec::as_slice).collect();
+            assert_eq!(wave(&appends), expected);
+        }
+    }
+}

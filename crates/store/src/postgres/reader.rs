@@ -1,0 +1,382 @@
+//! A small pool of connections that only read, each opened when it is first needed and again when it was lost. Every read
+//! is one statement, which sees one committed state.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::contract::{
+    Changes, EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail,
+};
+use countersign_ledger::directory::Directory;
+use countersign_ledger::state::{
+    BudgetKey, BudgetRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus,
+};
+use countersign_proof::digest::Digest;
+use countersign_proof::merkle::Hash;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::address::Address;
+use super::fence::LEASE;
+use super::rows::{self, Result, SHARD_BITS, big, get, now_sql, position, request_sql, shard_number, to_word};
+use super::session::{Io, Session, error};
+
+/// How long a read waits for a connection of the pool.
+const WAIT: Duration = Duration::from_secs(10);
+/// The most changes reported at once; more than that, and everything is looked at again.
+const MAX_CHANGES: i64 = 1000;
+
+pub(super) struct ReadPool {
+    io: Arc<Io>,
+    address: Address,
+    idle: Mutex<Vec<Option<Session>>>,
+    returned: Condvar,
+    /// Whoever follows the other nodes must not wait for readers.
+    follower: Mutex<Option<Session>>,
+}
+
+impl ReadPool {
+    pub(super) fn new(io: Arc<Io>, address: Address, connections: usize) -> Self {
+        let idle = (0..connections.max(1)).map(|_| None).collect();
+        Self { io, address, idle: Mutex::new(idle), returned: Condvar::new(), follower: Mutex::new(None) }
+    }
+
+    /// Runs one statement on an idle connection. One that turns out to be lost is replaced once: reading twice does no harm.
+    fn rows(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let mut slot = self.take()?;
+        let result = self.rows_on(&mut slot.session, sql, params);
+        drop(slot);
+        result
+    }
+
+    fn rows_on(&self, slot: &mut Option<Session>, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let was_open = slot.as_ref().is_some_and(Session::is_usable);
+        match self.try_rows(slot, sql, params) {
+            Err(StoreError::Database(_)) if was_open && !slot.as_ref().is_some_and(Session::is_usable) => {
+                self.try_rows(slot, sql, params)
+            }
+            result => result,
+        }
+    }
+
+    fn try_rows(&self, slot: &mut Option<Session>, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        if !slot.as_ref().is_some_and(Session::is_usable) {
+            *slot = None;
+        }
+        let session = match slot {
+            Some(session) => session,
+            None => slot.insert(Session::open(&self.io, &self.address, true)?),
+        };
+        session.wait(async {
+            let statement = session.statement(sql).await?;
+            session.client().query(&statement, params).await.map_err(error)
+        })
+    }
+
+    fn first<T>(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+        read: impl Fn(&Row) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.rows(sql, params)?.first().map(read).transpose()
+    }
+
+    fn all<T>(&self, sql: &str, params: &[&(dyn ToSql + Sync)], read: impl Fn(&Row) -> Result<T>) -> Result<Vec<T>> {
+        self.rows(sql, params)?.iter().map(read).collect()
+    }
+
+    fn take(&self) -> Result<Borrowed<'_>> {
+        let deadline = Instant::now() + WAIT;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // An open one first.
+            let open = idle.iter().rposition(Option::is_some).or(idle.len().checked_sub(1));
+            if let Some(open) = open {
+                return Ok(Borrowed { pool: self, session: idle.swap_remove(open) });
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StoreError::Database("every reading connection is busy".into()));
+            }
+            idle = self.returned.wait_timeout(idle, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Gives the place in the pool back even if the read panics.
+struct Borrowed<'a> {
+    pool: &'a ReadPool,
+    session: Option<Session>,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(self.session.take());
+        self.pool.returned.notify_one();
+    }
+}
+
+impl Reader for ReadPool {
+    fn head(&self) -> Result<Option<Head>> {
+        let sql = "SELECT shard, origin, size, root, frontier, checkpoint, contested FROM head";
+        Ok(self.first(sql, &[], rows::head)?.flatten())
+    }
+
+    fn shards(&self) -> Result<Vec<ShardRow>> {
+        let sql = "SELECT s.shard, s.origin, s.vkey, coalesce(h.checkpoint, s.checkpoint), coalesce(h.size, s.size) \
+                   FROM shard s LEFT JOIN head h ON h.shard = s.shard ORDER BY s.shard";
+        self.all(sql, &[], rows::shard)
+    }
+
+    fn event(&self, id: Uuid) -> Result<Option<EventRow>> {
+        let found = self.first(&format!("SELECT {} FROM event WHERE id = $1", rows::EVENT), &[&id], rows::event)?;
+        Ok(found.map(|(_, row)| row))
+    }
+
+    fn events_of_call(&self, call: Uuid) -> Result<Vec<EventRow>> {
+        let sql = format!("SELECT {} FROM event WHERE call = $1 ORDER BY position LIMIT 1000", rows::EVENT);
+        self.all(&sql, &[&call], |row| Ok(rows::event(row)?.1))
+    }
+
+    fn events(&self, query: &EventQuery) -> Result<EventPage> {
+        let limit = query.limit.clamp(1, 1000);
+        let (sql, values) = events_sql(query, limit);
+        let params: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| &**v as &(dyn ToSql + Sync)).collect();
+        let mut rows = self.all(&sql, &params, rows::event)?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        Ok(EventPage { rows, more })
+    }
+
+    fn commitments(&self, shard: u32, from: u64, to: u64) -> Result<Vec<Digest>> {
+        let to = to.min(from.saturating_add(65_536));
+        let sql = "SELECT commitment FROM event WHERE position >= $1 AND position < $2 ORDER BY position";
+        let read = |row: &Row| {
+            let bytes: &[u8] = get(row, 0)?;
+            bytes.try_into().map(Digest).map_err(|_| StoreError::Corrupt("a commitment is not 32 bytes".into()))
+        };
+        self.all(sql, &[&position(shard, from), &position(shard, to)], read)
+    }
+
+    fn leaves(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EventRow>> {
+        let sql = format!(
+            "SELECT {} FROM event WHERE position >= $1 AND position < $2 ORDER BY position LIMIT $3",
+            rows::EVENT
+        );
+        let end = big((u64::from(shard) + 1) << SHARD_BITS);
+        self.all(&sql, &[&position(shard, from), &end, &i64::from(limit.clamp(1, 1000))], |row| Ok(rows::event(row)?.1))
+    }
+
+    fn tile(&self, shard: u32, level: u8, index: u64) -> Result<Option<Vec<Hash>>> {
+        let sql = "SELECT hashes FROM tile WHERE shard = $1 AND level = $2 AND n = $3";
+        let key: [&(dyn ToSql + Sync); 3] = [&shard_number(shard)?, &i16::from(level), &big(index)];
+        self.first(sql, &key, |row| Ok(rows::hashes(get(row, 0)?)))
+    }
+
+    fn tail(&self, workspace: &WorkspaceName) -> Result<Option<Tail>> {
+        let sql = "SELECT seq, commitment FROM event WHERE workspace = $1 ORDER BY position DESC LIMIT 1";
+        self.first(sql, &[&workspace.as_str()], |row| rows::tail(row, 0))
+    }
+
+    fn workspaces(&self) -> Result<Vec<WorkspaceName>> {
+        // The recursive part hops from name to name in the index, instead of reading every entry of it.
+        let sql = "WITH RECURSIVE hop (name) AS (
+                     (SELECT workspace FROM event ORDER BY workspace LIMIT 1)
+                     UNION ALL
+                     SELECT (SELECT workspace FROM event WHERE workspace > name ORDER BY workspace LIMIT 1)
+                     FROM hop WHERE name IS NOT NULL)
+                   SELECT name FROM hop WHERE name IS NOT NULL UNION SELECT workspace FROM workspace_key ORDER BY 1";
+        self.all(sql, &[], |row| rows::parsed(row, 0))
+    }
+
+    fn workspace_key(&self, workspace: &WorkspaceName) -> Result<Option<Vec<u8>>> {
+        let sql = "SELECT wrapped FROM workspace_key WHERE workspace = $1";
+        self.first(sql, &[&workspace.as_str()], |row| get(row, 0))
+    }
+
+    fn request(&self, id: Uuid) -> Result<Option<RequestRow>> {
+        self.first(request_sql!("WHERE r.id = $1"), &[&id], rows::request)
+    }
+
+    fn requests(
+        &self,
+        workspace: Option<&WorkspaceName>,
+        status: Option<RequestStatus>,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<RequestRow>> {
+        // Ids are UUIDv7: their order is the order of time.
+        let mut sql = request_sql!("WHERE true").to_owned();
+        let mut values: Vec<Box<dyn ToSql + Sync>> = Vec::new();
+        let mut and = |condition: &str, value: Box<dyn ToSql + Sync>| {
+            values.push(value);
+            sql.push_str(&format!(" AND {condition} ${}", values.len()));
+        };
+        if let Some(workspace) = workspace {
+            and("workspace =", Box::new(workspace.as_str().to_owned()));
+        }
+        if let Some(status) = status {
+            and("status =", Box::new(to_word(&status)?));
+        }
+        if let Some(before) = before {
+            and("id <", Box::new(before));
+        }
+        values.push(Box::new(i64::from(limit.clamp(1, 1000))));
+        sql.push_str(&format!(" ORDER BY id DESC LIMIT ${}", values.len()));
+        let params: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| &**v as &(dyn ToSql + Sync)).collect();
+        self.all(&sql, &params, rows::request)
+    }
+
+    fn expired_requests(&self, now: Millis, limit: u32) -> Result<Vec<RequestRow>> {
+        let sql = request_sql!("WHERE status = 'pending' AND expires <= $1 ORDER BY expires LIMIT $2");
+        self.all(sql, &[&big(now), &i64::from(limit)], rows::request)
+    }
+
+    fn request_by_fingerprint(&self, fingerprint: &Fingerprint) -> Result<Option<RequestRow>> {
+        let sql = concat!(
+            request_sql!("WHERE fingerprint = $1 AND status IN ('pending', 'denied') AND expires > "),
+            now_sql!(),
+            " ORDER BY created DESC LIMIT 1"
+        );
+        self.first(sql, &[&fingerprint.as_slice()], rows::request)
+    }
+
+    fn idempotency(&self, scope: &Fingerprint) -> Result<Option<IdempotencyRow>> {
+        let sql = "SELECT scope, fingerprint, state, call, answer, expires FROM idempotency WHERE scope = $1";
+        self.first(sql, &[&scope.as_slice()], rows::idempotency)
+    }
+
+    fn intents(&self) -> Result<Vec<IntentRow>> {
+        let sql = "SELECT call, workspace, principal, tool, pin, effect, fingerprint, event, state, at, idempotency \
+                   FROM intent ORDER BY at, call LIMIT 10000";
+        self.all(sql, &[], rows::intent)
+    }
+
+    fn abandoned(&self) -> Result<Vec<IntentRow>> {
+        let sql = concat!(
+            "SELECT call, workspace, principal, tool, pin, effect, fingerprint, event, state, at, idempotency FROM intent i ",
+            "WHERE state = 'open' AND NOT EXISTS (SELECT 1 FROM node n WHERE n.id = i.owner AND n.seen > ",
+            now_sql!(),
+            " - $1) ORDER BY at, call LIMIT 1000"
+        );
+        self.all(sql, &[&LEASE], rows::intent)
+    }
+
+    fn freezes(&self) -> Result<Vec<FreezeRow>> {
+        self.all("SELECT body FROM frozen ORDER BY kind, name", &[], rows::freeze)
+    }
+
+    fn budget(&self, key: &BudgetKey, start: Millis) -> Result<u64> {
+        let params: [&(dyn ToSql + Sync); 4] = [&key.budget, &key.workspace.as_str(), &key.principal, &big(start)];
+        Ok(self.first(rows::BUDGET_USED, &params, |row| rows::unsigned(row, 0))?.unwrap_or(0))
+    }
+
+    fn budgets(&self, now: Millis) -> Result<Vec<BudgetRow>> {
+        let sql = "SELECT budget, workspace, principal, start, ends, used FROM budget WHERE ends > $1 \
+                   ORDER BY budget, workspace, principal, start LIMIT 1000";
+        self.all(sql, &[&big(now)], rows::budget)
+    }
+
+    fn cooldown(&self, key: &Fingerprint) -> Result<Option<Millis>> {
+        self.first(rows::COOLDOWN, &[&key.as_slice()], |row| rows::unsigned(row, 0))
+    }
+
+    fn pins(&self) -> Result<Vec<PinRow>> {
+        self.all("SELECT tool, pin, definition, status, at, accepted_by FROM pin ORDER BY tool, status", &[], rows::pin)
+    }
+
+    fn directory(&self) -> Result<Directory> {
+        let sql = "SELECT v.n, d.kind, d.workspace, d.name, d.body, d.at, d.event, d.used FROM directory_version v \
+                   LEFT JOIN directory d ON true ORDER BY d.kind, d.workspace, d.name";
+        let found = self.rows(sql, &[])?;
+        let version = found.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
+        Ok(Directory {
+            version,
+            rows: found.iter().filter_map(|row| rows::directory(row).transpose()).collect::<Result<_>>()?,
+        })
+    }
+
+    fn directory_version(&self) -> Result<u64> {
+        Ok(self.first("SELECT n FROM directory_version", &[], |row| rows::unsigned(row, 0))?.unwrap_or(0))
+    }
+
+    fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>> {
+        let sql = "SELECT minute, name, count FROM refusal WHERE minute >= $1 ORDER BY minute, name";
+        let read = |row: &Row| Ok((rows::unsigned(row, 0)?, get(row, 1)?, rows::unsigned(row, 2)?));
+        self.all(sql, &[&big(since_minute)], read)
+    }
+
+    fn changes(&self, since: Option<u64>) -> Result<Changes> {
+        let mut slot = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = since else {
+            let rows = self.rows_on(&mut slot, "SELECT coalesce(max(n), 0) FROM change", &[])?;
+            let next = rows.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
+            return Ok(Changes { next, everything: true, ..Changes::default() });
+        };
+        // The row of `since` itself comes too, if it is still there: one that is not tells that more may be missing.
+        let sql = "SELECT n, kind, request FROM change WHERE n >= $1 ORDER BY n LIMIT $2";
+        let rows = self.rows_on(&mut slot, sql, &[&big(since), &MAX_CHANGES])?;
+        let mut changes = Changes { next: since, ..Changes::default() };
+        for row in &rows {
+            let n = rows::unsigned(row, 0)?;
+            if n == since {
+                continue;
+            }
+            changes.next = n;
+            match get::<&str>(row, 1)? {
+                "freeze" => changes.freezes = true,
+                "pin" => changes.pins = true,
+                _ => changes.requests.extend(get::<Option<Uuid>>(row, 2)?),
+            }
+        }
+        let lost = rows.first().is_some_and(|row| since > 0 && !matches!(rows::unsigned(row, 0), Ok(n) if n == since));
+        changes.everything = lost;
+        Ok(changes)
+    }
+}
+
+/// One more row than asked for tells whether there are more.
+fn events_sql(query: &EventQuery, limit: u32) -> (String, Vec<Box<dyn ToSql + Sync>>) {
+    let mut sql = format!("SELECT {} FROM event WHERE true", rows::EVENT);
+    let mut values: Vec<Box<dyn ToSql + Sync>> = Vec::new();
+    let mut and = |condition: &str, value: Box<dyn ToSql + Sync>| {
+        values.push(value);
+        sql.push_str(&format!(" AND {condition} ${}", values.len()));
+    };
+    if let Some(workspace) = &query.workspace {
+        and("workspace =", Box::new(workspace.as_str().to_owned()));
+    }
+    match &query.kind {
+        Some(prefix) if prefix.ends_with('.') => {
+            // A half-open range, since no kind has a character beyond the last of ASCII.
+            and("kind >=", Box::new(prefix.clone()));
+            and("kind <", Box::new(format!("{prefix}\u{7f}")));
+        }
+        Some(kind) => and("kind =", Box::new(kind.clone())),
+        None => {}
+    }
+    for (column, value) in [("principal =", &query.principal), ("tool =", &query.tool)] {
+        if let Some(value) = value {
+            and(column, Box::new(value.clone()));
+        }
+    }
+    if let Some(call) = query.call {
+        and("call =", Box::new(call));
+    }
+    if let Some(since) = query.since {
+        and("time >=", Box::new(big(since)));
+    }
+    if let Some(until) = query.until {
+        and("time <", Box::new(big(until)));
+    }
+    if let Some(cursor) = query.cursor {
+        and(if query.descending { "position <" } else { "position >" }, Box::new(big(cursor)));
+    }
+    let order = if query.descending { "DESC" } else { "ASC" };
+    values.push(Box::new(i64::from(limit + 1)));
+    sql.push_str(&format!(" ORDER BY position {order} LIMIT ${}", values.len()));
+    (sql, values)
+}
