@@ -3,6 +3,7 @@
 //! - [`manifest`]: the operator's YAML file about one upstream. Its word on effects counts.
 //! - [`definition`]: a tool's definition as the upstream sent it, and its pin (SHA-256 over RFC 8785).
 //! - [`diff`]: what changed between two definitions, legibly.
+//! - [`openapi`]: OpenAPI documents into manifests.
 //! - [`names`]: tool names on MCP, and names that look alike.
 //! - [`visible`]: text from strangers, with everything hidden made visible.
 //!
@@ -13,6 +14,7 @@ pub mod definition;
 pub mod diff;
 pub mod manifest;
 pub mod names;
+pub mod openapi;
 pub mod visible;
 
 pub use definition::{Definition, PinError, pin};

@@ -3,6 +3,8 @@
 
 #[path = "it/operations.rs"]
 mod operations;
+#[path = "it/rest.rs"]
+mod rest;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

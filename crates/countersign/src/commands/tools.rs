@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::client::{Node, escaped};
+use crate::commands::import;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Style};
 
@@ -14,7 +15,8 @@ Examples:
   countersign tools list
   countersign tools diff ads:createCampaign       what changed since the review
   countersign tools accept ads:createCampaign     shows the definition, then asks
-  countersign tools accept --all --json")]
+  countersign tools accept --all --json
+  countersign tools import openapi api.yaml       a manifest from an API's description")]
 pub enum Command {
     /// Every tool with its state; without the role `operator`, those that you may use
     List,
@@ -30,6 +32,9 @@ pub enum Command {
     },
     /// Accept definitions after showing them; from then on they can be called and policies can name them
     Accept(Accept),
+    /// Write a manifest from the description of an API
+    #[command(subcommand)]
+    Import(import::Command),
 }
 
 /// What to accept.
@@ -54,8 +59,13 @@ pub struct Accept {
 /// # Errors
 /// If the node refuses or does not answer.
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
+    let command = match command {
+        Command::Import(what) => return import::run(global, what),
+        other => other,
+    };
     let node = Node::find(global)?;
     match command {
+        Command::Import(what) => import::run(global, what),
         Command::List => list(global, &node).await,
         Command::Show { tool } => show(global, &node, &tool).await,
         Command::Diff { tool } => {

@@ -45,8 +45,10 @@ pub(in crate::manifest) fn check(manifest: &Manifest) -> Result<(), String> {
         }
     }
     for definition in manifest.rest_definitions().unwrap_or_default() {
-        if let Err(why) = Definition::parse(&definition.to_string()) {
-            return Err(format!("{}: {why}", definition["name"].as_str().unwrap_or_default()));
+        let name = definition["name"].as_str().unwrap_or_default();
+        Definition::parse(&definition.to_string()).map_err(|why| format!("{name}: {why}"))?;
+        for schema in [definition.get("inputSchema"), definition.get("outputSchema")].into_iter().flatten() {
+            jsonschema::validator_for(schema).map_err(|why| format!("{name}: its schema cannot be used: {why}"))?;
         }
     }
     Ok(())
