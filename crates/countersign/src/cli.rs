@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    administer, approvals, audit, backup, call, config, doctor, limits, log, mcp, policy, receipt, sample, shell,
-    token, tools, up, verify,
+    administer, approvals, audit, backup, call, config, doctor, limits, log, mcp, members, policy, receipt, sample,
+    shell, token, tools, up, verify,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -97,6 +97,15 @@ enum Command {
     /// Make development tokens
     #[command(subcommand)]
     Token(token::Command),
+    /// Register, list and archive workspaces
+    #[command(subcommand)]
+    Workspace(members::WorkspaceCommand),
+    /// Grant, list and take back roles
+    #[command(subcommand)]
+    Role(members::RoleCommand),
+    /// Make, list and revoke API keys
+    #[command(name = "apikey", subcommand)]
+    ApiKey(members::ApiKeyCommand),
     /// Stop a principal, tool, upstream or workspace at once
     Freeze(administer::FreezeArgs),
     /// Let it go on
@@ -148,6 +157,9 @@ impl Cli {
             Command::Log(command) => log::run(global, command).await,
             Command::Policy(command) => policy::run(global, command).await,
             Command::Token(command) => token::run(global, command),
+            Command::Workspace(command) => members::workspace(global, command).await,
+            Command::Role(command) => members::role(global, command).await,
+            Command::ApiKey(command) => members::api_key(global, command).await,
             Command::Freeze(args) => administer::freeze(global, args).await,
             Command::Unfreeze(args) => administer::unfreeze(global, args).await,
             Command::Freezes => administer::freezes(global).await,

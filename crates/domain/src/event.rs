@@ -75,6 +75,18 @@ event_types! {
     Unfrozen = "freeze.lifted";
     /// An event's body and salt were erased.
     EventErased = "event.erased";
+    /// A workspace was registered.
+    WorkspaceCreated = "workspace.created";
+    /// A workspace was archived: nobody acts in it any more.
+    WorkspaceArchived = "workspace.archived";
+    /// A role was granted to a principal of a workspace.
+    RoleGranted = "role.granted";
+    /// A granted role was taken back.
+    RoleRevoked = "role.revoked";
+    /// An API key was made.
+    ApiKeyCreated = "apikey.created";
+    /// An API key was revoked.
+    ApiKeyRevoked = "apikey.revoked";
     /// An administrative action that has no type of its own.
     Administered = "node.administered";
 }

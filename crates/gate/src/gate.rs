@@ -15,8 +15,9 @@ use serde_json::json;
 
 use crate::api::VisibleTool;
 use crate::budgets::Budget;
+use crate::directory::{Known, WorkspaceMode};
 use crate::frozen::FrozenSet;
-use crate::identity::{Authenticator, Presented};
+use crate::identity::Authenticator;
 use crate::keyring::{Keyring, WorkspaceKeys};
 use crate::limits::{Limiter, Rate, Suppressed};
 use crate::meter::{Meter, Stage};
@@ -40,6 +41,8 @@ pub struct Settings {
     pub arguments: Limits,
     /// How long a recorded answer can be replayed.
     pub idempotency_ttl: Duration,
+    /// Whether a workspace has to be registered before anyone can act in it.
+    pub workspaces: WorkspaceMode,
     /// The clock.
     pub clock: fn() -> Millis,
 }
@@ -58,6 +61,8 @@ pub struct Gate {
     pub(crate) frozen: ArcSwap<FrozenSet>,
     pub(crate) waiters: Waiters,
     pub(crate) meter: Meter,
+    pub(crate) directory: ArcSwap<Known>,
+    pub(crate) used_keys: std::sync::Mutex<std::collections::HashMap<String, (WorkspaceName, Millis)>>,
     unauthenticated: std::sync::Mutex<std::collections::BTreeMap<(&'static str, String), u64>>,
     in_flight: AtomicU64,
 }
@@ -91,11 +96,14 @@ impl Gate {
             suppressed: Suppressed::default(),
             frozen: ArcSwap::default(),
             waiters: Waiters::default(),
+            directory: ArcSwap::default(),
+            used_keys: std::sync::Mutex::default(),
             unauthenticated: std::sync::Mutex::default(),
             in_flight: AtomicU64::new(0),
         });
         gate.recover().await?;
         gate.reload_freezes().await?;
+        gate.reload_directory().await?;
         gate.reload_policies().await;
         Ok(gate)
     }
@@ -122,15 +130,6 @@ impl Gate {
     /// What was counted about calls.
     pub fn meter(&self) -> &Meter {
         &self.meter
-    }
-
-    /// Who makes a request that presents this.
-    ///
-    /// # Errors
-    /// [`RefusalKind::Unauthenticated`]; the caller of this counts it with [`Gate::note_refusal`].
-    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Arc<Principal>, Refusal> {
-        let _timed = self.meter.time(Stage::Identify);
-        self.authenticator.authenticate(presented, self.now()).await
     }
 
     /// Counts a refusal before authentication: no event, one number a minute and cause.
@@ -256,6 +255,7 @@ impl Gate {
         });
         let gate = Arc::clone(self);
         handles.push(tokio::spawn(async move { gate.housekeeping().await }));
+        handles.push(tokio::spawn(Arc::clone(self).follow_directory()));
         handles
     }
 
@@ -279,7 +279,7 @@ impl Gate {
     pub async fn flush_aggregates(&self) {
         let now = self.now();
         let counts = self.unauthenticated.lock().map(|mut c| std::mem::take(&mut *c)).unwrap_or_default();
-        let mut append = Append::default();
+        let mut append = Append { ops: self.drain_used_keys(), ..Append::default() };
         if !counts.is_empty() {
             let counts = counts.into_iter().map(|((surface, cause), n)| (format!("{surface}/{cause}"), n)).collect();
             append.ops.push(StateOp::CountRefusals { minute: now / 60_000, counts });

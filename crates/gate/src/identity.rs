@@ -115,6 +115,8 @@ pub struct Presented<'a> {
     pub bearer: &'a str,
     /// SHA-256 of the client certificate that the connection proved, DER.
     pub certificate: Option<[u8; 32]>,
+    /// Where the request comes from.
+    pub client: Option<std::net::IpAddr>,
     /// The path of the protected resource that is asked for, such as `/mcp/ads`.
     pub resource: &'a str,
 }

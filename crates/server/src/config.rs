@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_gate::budgets::Budget;
+use countersign_gate::directory::WorkspaceMode;
 use file::File;
 
 /// A setting that cannot be used.
@@ -131,6 +132,8 @@ pub struct Config {
     pub development_issuer: bool,
     /// Issuers whose tokens are accepted.
     pub issuers: Vec<IssuerSettings>,
+    /// Whether a workspace has to be registered before anyone can act in it.
+    pub workspaces: WorkspaceMode,
     /// Bounds.
     pub limits: LimitSettings,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
@@ -298,6 +301,7 @@ fn build(file: File, source: &Source, places: Places, over: Overrides) -> Result
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
         limits: limits::settings(file.limits.unwrap_or_default(), source)?,
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
+        workspaces: workspaces(file.workspaces.as_ref(), source, &listen)?,
         allowed_hosts: file.allowed_hosts,
         manifests: below(file.manifests, "manifests"),
         policies: below(file.policies, "policies"),
@@ -344,6 +348,22 @@ fn log_domain(
         (None, None) => Err(ConfigError::Refused(format!(
             "log_domain is required when listening on {listen}: the log's name must mean something to others"
         ))),
+    }
+}
+
+/// Whoever may name any workspace makes it: fine on one's own machine.
+fn workspaces(
+    file: Option<&toml::Spanned<String>>,
+    source: &Source,
+    listen: &SocketAddr,
+) -> Result<WorkspaceMode, ConfigError> {
+    match file.map(|text| (text, text.get_ref().as_str())) {
+        None if is_loopback(listen) => Ok(WorkspaceMode::Open),
+        None | Some((_, "registered")) => Ok(WorkspaceMode::Registered),
+        Some((_, "open")) => Ok(WorkspaceMode::Open),
+        Some((text, other)) => {
+            Err(source.complain(text, format!("workspaces is \"open\" or \"registered\", not {other:?}")))
+        }
     }
 }
 
@@ -419,6 +439,7 @@ mod tests {
         let cases: &[(&str, &str)] = &[
             ("listen = \"127.0.0.1:8000\"\nlisten_on = 1\n", "countersign.toml:2: unknown field `listen_on`"),
             ("\nlisten = \"localhost\"\n", "countersign.toml:2: \"localhost\" is not an address and port"),
+            ("workspaces = \"all\"\n", "countersign.toml:1: workspaces is \"open\" or \"registered\""),
             ("log_domain = \"https://x\"\n", "countersign.toml:1: log_domain \"https://x\" is not a bare hostname"),
             ("[limits]\nper_tool = { calls = 0, per = \"1m\" }\n", "countersign.toml:2: calls must be at least 1"),
             ("[limits]\nper_tool = { calls = 1, per = \"1x\" }\n", "countersign.toml:2: \"1x\" is not a duration"),

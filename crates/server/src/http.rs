@@ -3,13 +3,14 @@
 //! - [`serve`]: connections, their bounds and their end.
 //! - [`problem`]: the one place where a refusal becomes RFC 9457 problem details.
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
-//! - `tools`, `approvals`, `audit`, `log`, `admin`: the handlers; `openapi`: their description.
+//! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`: the handlers; `openapi`: their description.
 
 mod admin;
 mod approvals;
 mod audit;
 pub(crate) mod guard;
 mod log;
+mod members;
 mod openapi;
 pub(crate) mod problem;
 pub(crate) mod request;
@@ -53,6 +54,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/mcp", post(mcp::http::all))
         .route("/mcp/{upstream}", post(mcp::http::one))
         .merge(admin::routes())
+        .merge(members::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)

@@ -300,6 +300,7 @@ fn settings(config: &Config) -> Settings {
         budgets: config.limits.budgets.clone(),
         arguments: Limits { max_bytes: config.limits.body_bytes, max_depth: config.limits.depth },
         idempotency_ttl: IDEMPOTENCY_TTL,
+        workspaces: config.workspaces,
         clock: clock(),
     }
 }

@@ -11,6 +11,7 @@ pub mod import;
 pub mod limits;
 pub mod log;
 pub mod mcp;
+pub mod members;
 pub mod policy;
 pub mod receipt;
 pub mod sample;

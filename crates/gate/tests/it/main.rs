@@ -8,3 +8,4 @@ mod faults;
 mod harness;
 mod identity;
 mod limits;
+mod members;

@@ -16,6 +16,7 @@ pub(super) struct File {
     #[serde(default)]
     pub allowed_hosts: Vec<String>,
     pub audience: Option<String>,
+    pub workspaces: Option<Spanned<String>>,
     pub manifests: Option<PathBuf>,
     pub policies: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,

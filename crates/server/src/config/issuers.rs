@@ -113,8 +113,8 @@ pub(super) fn settings(
 
 fn one(file: FileIssuer, source: &Source, base: &Path, audience: &str) -> Result<IssuerSettings, ConfigError> {
     let name = file.issuer.get_ref();
-    if name == crate::dev_issuer::DEV_ISSUER {
-        return Err(source.complain(&file.issuer, format!("{name:?} is the name of the development issuer")));
+    if name == "countersign" || name.starts_with("countersign-") {
+        return Err(source.complain(&file.issuer, format!("{name:?} is a name of the node's own")));
     }
     let jwks = match (&file.jwks_file, &file.jwks_url, file.discovery) {
         (Some(file), None, false) => JwksSource::File(base.join(file)),

@@ -1,5 +1,7 @@
 //! The HTTP surface described as OpenAPI 3.1, at `/openapi.json`. Written by hand; a test compares it with the routes.
 
+mod members;
+
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Map, Value, json};
@@ -14,7 +16,7 @@ pub(super) async fn document() -> Response {
 /// The whole document.
 pub(super) fn describe() -> Value {
     let mut paths = Map::new();
-    for group in [tools(), approvals(), audit(), log(), mcp(), administration(), node()] {
+    for group in [tools(), approvals(), audit(), log(), mcp(), administration(), members::members(), node()] {
         paths.extend(group);
     }
     json!({
@@ -26,7 +28,7 @@ pub(super) fn describe() -> Value {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
-        "security": [{ "bearer": [] }],
+        "security": [{ "bearer": [] }, { "apiKey": [] }],
         "tags": [
             { "name": "tools", "description": "Find and use tools." },
             { "name": "approvals", "description": "Calls that wait for people." },
@@ -42,7 +44,10 @@ pub(super) fn describe() -> Value {
 }
 
 fn security() -> Value {
-    json!({ "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } })
+    json!({
+        "bearer": { "type": "http", "scheme": "bearer", "description": "A JWT access token, or an API key." },
+        "apiKey": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
+    })
 }
 
 fn responses() -> Value {
@@ -491,7 +496,7 @@ mod tests {
     /// The routes as they stand in the source: a route that is added there and not here fails, and the other way round.
     #[test]
     fn every_route_is_described_and_nothing_else() {
-        let source = [include_str!("../http.rs"), include_str!("admin.rs")].concat();
+        let source = [include_str!("../http.rs"), include_str!("admin.rs"), include_str!("members.rs")].concat();
         let mut routed = BTreeSet::new();
         for route in source.split(".route(\"").skip(1) {
             let (path, rest) = route.split_once('"').expect("a path");

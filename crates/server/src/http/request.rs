@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::FromRequestParts;
 use bytes::{Bytes, BytesMut};
 use countersign_domain::{Principal, Refusal, RefusalKind};
+use countersign_gate::directory::API_KEY_PREFIX;
 use countersign_gate::identity::Presented;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
@@ -21,6 +22,8 @@ use crate::app::App;
 pub(crate) const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
 /// The idempotency key (IETF draft-ietf-httpapi-idempotency-key-header).
 pub(crate) const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The header of an API key, for clients that cannot set `Authorization`.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// The `cause` of a 401 where no credential was given at all.
 pub(crate) const NO_CREDENTIAL: &str = "no-credential";
 
@@ -58,12 +61,12 @@ impl Caller {
         headers: &HeaderMap,
         surface: &'static str,
     ) -> Result<Arc<Principal>, Refusal> {
-        let Some(token) = bearer(headers) else {
+        let Some(token) = credential(headers)? else {
             app.gate.note_refusal(surface, NO_CREDENTIAL);
             let advice = "send Authorization: Bearer <token>; for development, countersign token mint makes one";
             return Err(Refusal::new(RefusalKind::Unauthenticated, advice).with("cause", NO_CREDENTIAL));
         };
-        let presented = Presented { bearer: token, certificate: None, resource: "" };
+        let presented = Presented { bearer: token, ..Presented::default() };
         app.gate.authenticate(&presented).await.inspect_err(|refusal| {
             let cause = refusal.extra.get("cause").and_then(serde_json::Value::as_str);
             app.gate.note_refusal(surface, cause.unwrap_or("other"));
@@ -77,6 +80,28 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The one credential of a request: a bearer token or an API key. Two that differ are one too many, since nobody could say
+/// which of them was meant.
+fn credential(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let twice = |name: &HeaderName| headers.get_all(name).iter().count() > 1;
+    let api_key = headers.get(API_KEY).map(|value| value.to_str().unwrap_or_default().trim());
+    match (bearer(headers), api_key) {
+        _ if twice(&AUTHORIZATION) || twice(&API_KEY) => Err(ambiguous()),
+        // Only an API key is one: a token in this header would escape every rule for tokens in headers.
+        (_, Some(key)) if !key.starts_with(API_KEY_PREFIX) => {
+            let detail = "X-API-Key: this is not an API key of this node";
+            Err(Refusal::new(RefusalKind::Unauthenticated, detail).with("cause", "malformed"))
+        }
+        (Some(token), Some(key)) if token != key => Err(ambiguous()),
+        (token, key) => Ok(token.or(key)),
+    }
+}
+
+fn ambiguous() -> Refusal {
+    Refusal::new(RefusalKind::Unauthenticated, "the request carries more than one credential")
+        .with("cause", "ambiguous")
 }
 
 impl FromRequestParts<Arc<App>> for Caller {
@@ -213,6 +238,29 @@ mod tests {
         for (text, expected) in cases {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, http::HeaderValue::from_static(text))]);
             assert_eq!(bearer(&headers), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_one_credential() {
+        let token = ("authorization", "Bearer abc");
+        let key = ("x-api-key", "csk_1");
+        let cases: &[(&[(&'static str, &'static str)], Option<Option<&str>>)] = &[
+            (&[], Some(None)),
+            (&[token], Some(Some("abc"))),
+            (&[key], Some(Some("csk_1"))),
+            (&[key, ("authorization", "Bearer csk_1")], Some(Some("csk_1"))),
+            (&[token, key], None),
+            (&[token, token], None),
+            (&[key, key], None),
+            (&[("x-api-key", "a.b.c")], None),
+        ];
+        for (given, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for (name, value) in *given {
+                headers.append(*name, http::HeaderValue::from_static(value));
+            }
+            assert_eq!(credential(&headers).ok(), *expected, "{given:?}");
         }
     }
 
