@@ -257,6 +257,7 @@ impl HttpLink {
         let mut headers = self.headers.clone();
         accept_both(&mut headers);
         headers.insert(VERSION, HeaderValue::from_static(session.era.revision()));
+        crate::traced::headers(&mut headers);
         if let Some(id) = &session.id {
             headers.insert(SESSION, id.clone());
         }

@@ -13,6 +13,7 @@ mod rest;
 mod rpc;
 mod sse;
 mod stdio;
+mod traced;
 mod upstream;
 
 pub use rest::RestUpstream;

@@ -95,7 +95,8 @@ impl RestUpstream {
         prepared: Prepared,
         deadline: Instant,
     ) -> Result<ToolResult, DispatchError> {
-        let Prepared { method, mut url, headers, body } = prepared;
+        let Prepared { method, mut url, mut headers, body } = prepared;
+        crate::traced::headers(&mut headers);
         for _ in 0..=MAX_REDIRECTS {
             let sent = self.client.send(method.clone(), &url, headers.clone(), body.clone(), deadline).await;
             let response = sent.map_err(dispatch_error)?;

@@ -52,10 +52,19 @@ impl Era {
 /// A request as one line without a line feed. `members` are those of `params`, without braces.
 pub(crate) fn request(id: u64, method: &str, members: &str, era: Era) -> Vec<u8> {
     let separator = if members.is_empty() { "" } else { "," };
+    let traced = crate::traced::meta();
     let text = match era {
         Era::Modern => {
+            let meta = META.strip_suffix('}').unwrap_or(META);
+            let comma = if traced.is_empty() { "" } else { "," };
             format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{separator}"_meta":{META}}}}}"#
+                r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{separator}"_meta":{meta}{comma}{traced}}}}}}}"#
+            )
+        }
+        // Members with a `_meta` of their own, or with that word anywhere, go as they are: a name twice would be refused.
+        Era::Legacy(_) if !traced.is_empty() && !members.contains("\"_meta\"") => {
+            format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{separator}"_meta":{{{traced}}}}}}}"#
             )
         }
         Era::Legacy(_) => format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}}}}}"#),

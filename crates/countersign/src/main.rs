@@ -10,6 +10,7 @@ mod commands;
 mod demo;
 mod exit;
 mod local;
+mod logging;
 mod output;
 
 use std::process::ExitCode;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::{BudgetReport, ToolReport, UnknownCall};
-use crate::approvals::{AUDITOR, OPERATOR, READ_BACK};
+use crate::approvals::{AUDITOR, METRICS, OPERATOR, READ_BACK};
 use crate::gate::{AppendFailure, Gate};
 use crate::record;
 use crate::stages;
@@ -33,6 +33,14 @@ impl Gate {
     /// [`RefusalKind::Forbidden`].
     pub fn require_operator(&self, principal: &Principal) -> Result<(), Refusal> {
         require(principal, &[OPERATOR])
+    }
+
+    /// Whether this principal may see what the node reports of itself: an operator, an auditor, or a collector of metrics.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Forbidden`].
+    pub fn require_observer(&self, principal: &Principal) -> Result<(), Refusal> {
+        require(principal, &[OPERATOR, AUDITOR, METRICS])
     }
 
     fn node_draft(&self, kind: EventType, principal: &Principal) -> EventDraft {

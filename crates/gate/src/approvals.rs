@@ -27,6 +27,8 @@ use crate::stages::Limited;
 const MAX_REASON_CHARS: usize = 1_000;
 /// The role that may look at every request and event of its workspace.
 pub const AUDITOR: &str = "auditor";
+/// May read the node's metrics, and nothing else.
+pub const METRICS: &str = "metrics";
 /// The role that administers the node.
 pub const OPERATOR: &str = "operator";
 

@@ -113,7 +113,7 @@ impl Meter {
         if let Some(counter) = RefusalKind::ALL.iter().position(|k| *k == kind).and_then(|at| self.refusals.get(at)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        trace::failed(kind.slug());
+        trace::fail(kind.slug());
     }
 
     /// Counts a refusal before authentication.

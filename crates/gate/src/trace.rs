@@ -279,7 +279,7 @@ pub fn outgoing() -> Option<Context> {
 }
 
 /// Marks the request at hand as failed.
-pub(crate) fn failed(error: &'static str) {
+pub fn fail(error: &'static str) {
     // Without a trace there is nothing to mark.
     let _ = CURRENT.try_with(|trace| trace.fail(error));
 }
@@ -398,7 +398,7 @@ mod tests {
             assert_eq!(sent.traceparent()[3..35], PARENT[3..35]);
             assert_eq!(sent.span_id, span.span_id);
             span.close(Duration::from_millis(2));
-            failed("policy-denied");
+            fail("policy-denied");
         })
         .await;
         let kept = kept.0.lock().expect("kept");

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::http::guard::HostGuard;
 use crate::mcp::catalog::Listings;
+use crate::telemetry::Telemetry;
 
 /// The product's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -25,14 +26,24 @@ pub(crate) struct App {
     pub upstreams: BTreeSet<UpstreamName>,
     pub listings: Listings,
     pub started: Instant,
+    pub telemetry: Telemetry,
     /// Turns true when the node stops: waits for people end early then.
     pub stopping: tokio::sync::watch::Receiver<bool>,
 }
 
 impl App {
+    /// Whether the node ends.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
     /// What anyone may know without authenticating: that the node answers, which version it is, and whether it can record.
     pub fn health(&self) -> Value {
-        let status = if self.ledger.stats().undecided { "degraded" } else { "ok" };
+        let status = match (self.is_stopping(), self.ledger.stats().undecided) {
+            (true, _) => "draining",
+            (false, true) => "degraded",
+            (false, false) => "ok",
+        };
         json!({ "status": status, "version": VERSION, "uptime_seconds": self.started.elapsed().as_secs() })
     }
 }

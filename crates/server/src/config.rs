@@ -6,9 +6,11 @@
 mod file;
 mod issuers;
 mod limits;
+mod operations;
 mod starter;
 
 pub use issuers::{IssuerSettings, JwksSource};
+pub use operations::{DrainSettings, LogFormat, LogSettings, TelemetrySettings};
 pub use starter::{starter_files, write_starter};
 
 use std::net::{IpAddr, SocketAddr};
@@ -138,6 +140,12 @@ pub struct Config {
     pub limits: LimitSettings,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
     pub approval_wait: Duration,
+    /// The log.
+    pub log: LogSettings,
+    /// Metrics and spans.
+    pub telemetry: TelemetrySettings,
+    /// The end.
+    pub drain: DrainSettings,
 }
 
 impl Config {
@@ -158,7 +166,7 @@ impl Config {
         let places = Places::new(&overrides, env)?;
         let source = Source::read(&places.config_file)?;
         let file = source.parse()?;
-        build(file, &source, places, overrides)
+        build(file, &source, places, overrides, env)
     }
 
     /// The node's base URL, without a trailing slash: the public one, or the address that it listens on.
@@ -282,7 +290,13 @@ impl Source {
     }
 }
 
-fn build(file: File, source: &Source, places: Places, over: Overrides) -> Result<Config, ConfigError> {
+fn build(
+    file: File,
+    source: &Source,
+    places: Places,
+    over: Overrides,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigError> {
     let listen = match (over.listen, &file.listen) {
         (Some(address), _) => address,
         (None, Some(text)) => parse_listen(text.get_ref()).map_err(|m| source.complain(text, m))?,
@@ -302,6 +316,9 @@ fn build(file: File, source: &Source, places: Places, over: Overrides) -> Result
         limits: limits::settings(file.limits.unwrap_or_default(), source)?,
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
         workspaces: workspaces(file.workspaces.as_ref(), source, &listen)?,
+        log: operations::log(file.log, env)?,
+        telemetry: operations::telemetry(file.telemetry, source, env)?,
+        drain: operations::drain(file.drain, source)?,
         allowed_hosts: file.allowed_hosts,
         manifests: below(file.manifests, "manifests"),
         policies: below(file.policies, "policies"),

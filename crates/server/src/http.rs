@@ -28,6 +28,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 
 use crate::app::App;
 use crate::mcp;
+use crate::telemetry::exchange::NoteRoute;
+use crate::telemetry::metrics;
 use problem::Refused;
 
 /// What a handler gives back: an answer, or a refusal that [`problem`] turns into problem details.
@@ -37,6 +39,8 @@ pub(crate) type Answered = Result<Response, Refused>;
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics::for_callers))
         .route("/openapi.json", get(openapi::document))
         .route("/schemas/manifest.json", get(manifest_schema))
         .route("/tool-catalog", get(tools::catalog))
@@ -55,6 +59,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/mcp/{upstream}", post(mcp::http::one))
         .merge(admin::routes())
         .merge(members::routes())
+        .route_layer(NoteRoute)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
@@ -62,6 +67,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 async fn health(State(app): State<Arc<App>>) -> Response {
     json_bytes(app.health().to_string().into_bytes())
+}
+
+/// For balancers: whether to send requests here. Unlike `/health` it says no by its status.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let health = app.health();
+    let mut response = json_bytes(health.to_string().into_bytes());
+    if health["status"] != "ok" {
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
 }
 
 async fn manifest_schema() -> Response {

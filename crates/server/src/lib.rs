@@ -16,10 +16,11 @@ pub mod keys;
 pub mod mcp;
 pub mod node;
 mod rawjson;
+mod telemetry;
 mod time;
 
 pub use app::VERSION;
 pub use config::{Config, ConfigError, Overrides};
 pub use dev_issuer::{DEV_ISSUER, DevIssuer, MintRequest};
 pub use mcp::stdio::{StdioError, TokenSource, serve_stdio};
-pub use node::{Node, NodeFile, StartError};
+pub use node::{Ended, Node, NodeFile, StartError};

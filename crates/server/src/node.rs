@@ -5,6 +5,7 @@
 
 mod discovery;
 mod issuers;
+mod reporting;
 mod storage;
 mod watch;
 
@@ -43,8 +44,6 @@ use crate::mcp::catalog::Listings;
 
 pub(crate) use storage::{backup, export, fsck};
 
-/// How long a stop waits for running requests and calls.
-const DRAIN: Duration = Duration::from_secs(10);
 /// How long a finished call's answer can be replayed by its idempotency key.
 const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
 const LOCK_TRIES: u32 = 10;
@@ -123,6 +122,15 @@ impl NodeFile {
     }
 }
 
+/// How a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything under way was finished, or its time was up.
+    InOrder,
+    /// A second signal cut it short.
+    AtOnce,
+}
+
 /// A running node.
 pub struct Node {
     app: Arc<App>,
@@ -174,6 +182,7 @@ impl Node {
         let policies = Arc::new(PolicyStore::new(config.policies.clone()));
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         let authenticator = Authenticator::new(issuers::all(&config, &keys, &egress)?);
+        let telemetry = reporting::telemetry(&config, &egress)?;
         let gate = Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config));
         let gate = gate.await.map_err(StartError::Gate)?;
 
@@ -187,13 +196,15 @@ impl Node {
             upstreams: names.into_iter().collect(),
             listings: Listings::default(),
             started: Instant::now(),
+            telemetry,
             stopping: stopping.clone(),
         });
         notes.extend(notes_on(&app));
         let mut background = app.gate.run_background();
         background.extend(watch::policies(Arc::clone(&app.gate), app.config.policies.clone()));
+        background.extend(reporting::metrics(&app).await?);
         write_node_file(&app.config.data_dir, &url)?;
-        let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping, DRAIN));
+        let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
         tracing::info!(%url, version = VERSION, "the node is up");
         Ok(Self { app, url, notes, stop, serving, background, lock })
     }
@@ -213,26 +224,33 @@ impl Node {
         &self.app.gate
     }
 
-    /// Runs until SIGTERM or SIGINT, then ends in order.
+    /// Runs until SIGTERM or SIGINT, then ends in order; a second signal ends it at once.
     ///
     /// # Errors
     /// If signals cannot be received.
-    pub async fn run_until_signal(self) -> std::io::Result<()> {
+    pub async fn run_until_signal(self) -> std::io::Result<Ended> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("the node stops: running calls have {} s to end", DRAIN.as_secs());
-        self.shutdown().await;
-        Ok(())
+        let seconds = self.app.config.drain.timeout.as_secs();
+        tracing::info!("the node stops: running calls have {seconds} s to end; another signal ends it at once");
+        tokio::select! {
+            () = self.shutdown() => return Ok(Ended::InOrder),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("ended at once: what was under way is unknown, and is looked at by the next start");
+        Ok(Ended::AtOnce)
     }
 
-    /// Ends in order: no new requests, at most 10 s for running ones and for calls between intent and outcome, then the
-    /// upstreams, then the ledger.
+    /// Ends in order: not ready any more, then no new connections, the configured time for running requests and for calls
+    /// between intent and outcome, then the upstreams, then the ledger.
     pub async fn shutdown(self) {
-        let until = Instant::now() + DRAIN + Duration::from_secs(1);
+        let drain = &self.app.config.drain;
+        let until = Instant::now() + drain.delay + drain.timeout + Duration::from_secs(1);
         self.stop.send_replace(true);
         if let Err(error) = self.serving.await {
             tracing::error!(%error, "serving ended early");

@@ -1,14 +1,15 @@
 //! `countersign up`: run a node. The first start writes a starter home; every start says where to connect and what to type.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 
-use countersign_server::{Config, Node, Overrides, StartError};
+use countersign_server::config::LogFormat;
+use countersign_server::{Config, Ended, Node, Overrides, StartError};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::exit::{Exit, Failure};
 use crate::local::{self, Claims};
+use crate::logging;
 use crate::output::{self, Style, paint};
 
 /// How long the token in the editor's configuration is good for, milliseconds.
@@ -26,7 +27,7 @@ Examples:
   countersign up --init                  only write the starter home
   countersign up --log-format json       for a supervisor; COUNTERSIGN_LOG=debug says more
 
-Signals: SIGTERM and SIGINT end the node in order, SIGHUP reloads the policies.")]
+Signals: SIGTERM and SIGINT end the node in order, a second one at once; SIGHUP reloads the policies and log.level.")]
 pub struct Args {
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -39,16 +40,25 @@ pub struct Args {
     init: bool,
     /// How to log on standard error; by default human on a terminal, json otherwise
     #[arg(long, value_enum)]
-    log_format: Option<LogFormat>,
+    log_format: Option<Format>,
 }
 
 /// How to log.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub enum LogFormat {
+enum Format {
     /// For people
     Human,
     /// One JSON object for each line
     Json,
+}
+
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Human => Self::Human,
+            Format::Json => Self::Json,
+        }
+    }
 }
 
 /// Runs a node until a signal ends it.
@@ -64,7 +74,8 @@ pub async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     let config = Config::load(&overrides).map_err(|error| local::unusable(&error))?;
-    log_to_stderr(args.log_format)?;
+    let format = args.log_format.map(LogFormat::from).or(config.log.format);
+    logging::start(format, &config.log.level, Some(overrides.clone()))?;
     let node = Node::start(config.clone()).await.map_err(|error| not_started(&error))?;
     if output::on_terminal() {
         if !written.is_empty() {
@@ -74,8 +85,10 @@ pub async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     } else {
         node.notes().iter().for_each(|note| tracing::info!("{note}"));
     }
-    node.run_until_signal().await?;
-    Ok(Exit::Ok)
+    match node.run_until_signal().await? {
+        Ended::InOrder => Ok(Exit::Ok),
+        Ended::AtOnce => Ok(Exit::Failed),
+    }
 }
 
 /// Huge pages would hold a third more memory for allocations of a few hundred bytes. Upstreams that are child processes
@@ -95,7 +108,7 @@ pub async fn start_quietly(global: &Global) -> anyhow::Result<Node> {
     let overrides = local::overrides(global)?;
     starter(&overrides)?;
     let config = Config::load(&overrides).map_err(|error| local::unusable(&error))?;
-    log_to_stderr(None)?;
+    logging::start(config.log.format, &config.log.level, None)?;
     Node::start(config).await.map_err(|error| not_started(&error).into())
 }
 
@@ -130,23 +143,6 @@ fn show_starter(global: &Global, overrides: &Overrides, written: &[std::path::Pa
         written.iter().for_each(|path| output::line(format!("  {}", path.display())));
     }
     Ok(())
-}
-
-/// To standard error, filtered by `COUNTERSIGN_LOG` (default `info`).
-fn log_to_stderr(format: Option<LogFormat>) -> anyhow::Result<()> {
-    let filter = std::env::var("COUNTERSIGN_LOG").unwrap_or_else(|_| "info".into());
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
-        .map_err(|error| Failure::new(Exit::Usage, format!("COUNTERSIGN_LOG: {error}")))?;
-    let terminal = std::io::stderr().is_terminal();
-    let format = format.unwrap_or(if terminal { LogFormat::Human } else { LogFormat::Json });
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let set = match format {
-        LogFormat::Human => {
-            log.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).with_target(false).try_init()
-        }
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-    set.map_err(|error| anyhow::anyhow!("logging: {error}"))
 }
 
 fn welcome(global: &Global, config: &Config, node: &Node) -> anyhow::Result<()> {

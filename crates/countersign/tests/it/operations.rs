@@ -1,6 +1,143 @@
 //! What operators install beside the binary: client files, completions, manual pages, the service.
 
+use std::io::{Read as _, Write as _};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
 use super::{Home, clean, expect, parsed};
+
+impl Home {
+    /// A node whose upstream takes these options, with these settings.
+    fn with_upstream(options: &str, settings: &str) -> Self {
+        let mut home = Self::new();
+        let manifest = home.path("manifests/ads.yaml");
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        std::fs::write(
+            &manifest,
+            text.replace("[sample-upstream, ads,", &format!("[sample-upstream, ads, {options},")),
+        )
+        .unwrap();
+        let config = home.path("countersign.toml");
+        std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + settings).unwrap();
+        home.start();
+        let since = Instant::now();
+        while home.json(&["tools", "list"]).as_array().unwrap().len() < 4 {
+            assert!(since.elapsed() < Duration::from_secs(20), "the upstream offers no tools");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        home.json(&["tools", "accept", "--all"]);
+        home
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.node.as_ref().unwrap().id();
+        kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+    }
+
+    fn ended(&mut self, within: Duration) -> ExitStatus {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.node.as_mut().unwrap().try_wait().unwrap() {
+                self.node = None;
+                return status;
+            }
+            assert!(since.elapsed() < within, "the node has not ended: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("node.log")).unwrap()
+    }
+
+    /// Starts a write and returns once the node has recorded that it will be sent.
+    fn write_under_way(&self) -> Child {
+        let arguments = [
+            "call",
+            "ads:createCampaign",
+            "name=Slow",
+            "budget=10",
+            "startDate=2026-12-01",
+            "--as",
+            "maya,finance-write",
+        ];
+        let call = self.command(&arguments).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let since = Instant::now();
+        while self.json(&["audit", "list", "--type", "call.intent"]).as_array().unwrap().is_empty() {
+            assert!(since.elapsed() < Duration::from_secs(20), "no intent: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        call
+    }
+
+    fn status(&self, path: &str) -> u16 {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer[9..12].parse().unwrap()
+    }
+}
+
+#[test]
+fn a_node_that_ends_says_so_and_finishes_what_is_under_way() {
+    let mut home = Home::with_upstream("--delay-ms, 1500", "\n[drain]\ndelay = \"1s\"\ntimeout = \"20s\"\n");
+    assert_eq!((home.status("/health"), home.status("/ready")), (200, 200));
+    let mut call = home.write_under_way();
+    home.signal(Signal::SIGTERM);
+    let since = Instant::now();
+    while home.status("/ready") != 503 {
+        assert!(since.elapsed() < Duration::from_millis(900), "still ready");
+    }
+    assert_eq!(home.status("/health"), 200, "it lives, it only ends");
+    assert_eq!(call.wait().unwrap().code(), Some(0), "the call under way is executed and answered");
+    assert_eq!(home.ended(Duration::from_secs(20)).code(), Some(0));
+    assert!(std::net::TcpStream::connect(("127.0.0.1", home.port)).is_err(), "nobody listens any more");
+    home.start();
+    assert_eq!(home.json(&["audit", "list", "--type", "call.completed"]).as_array().unwrap().len(), 1);
+    assert!(home.json(&["unknown", "list"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_the_write_is_shown_to_a_person() {
+    let mut home = Home::with_upstream("--hang-on, createCampaign", "\n[drain]\ntimeout = \"60s\"\n");
+    let mut call = home.write_under_way();
+    home.signal(Signal::SIGTERM);
+    std::thread::sleep(Duration::from_millis(200));
+    home.signal(Signal::SIGTERM);
+    assert_eq!(home.ended(Duration::from_secs(10)).code(), Some(1));
+    assert_ne!(call.wait().unwrap().code(), Some(0));
+    home.start();
+    assert_eq!(home.json(&["unknown", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn each_request_is_one_line_of_json_that_names_no_secret_and_the_level_can_be_changed() {
+    let mut home = Home::with_tools();
+    let call = home.json(&["call", "ads:listCampaigns", "--as", "maya,finance-read"]);
+    let lines: Vec<Value> = home.log().lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let line = lines.iter().rfind(|line| line["route"] == "/tools/{name}/invoke").expect("the call's line");
+    let event = home.json(&["audit", "list", "--type", "call.completed"])[0].clone();
+    assert_eq!((line["method"].as_str(), line["status"].as_u64()), (Some("POST"), Some(200)));
+    assert!(line["duration_us"].as_u64().unwrap() > 0);
+    assert_eq!(line["correlation"], event["correlation_id"], "{line} {event} {call}");
+    assert!(line["principal"].as_str().unwrap().ends_with("|maya"), "{line}");
+    assert!(!home.log().contains("eyJ"), "a token is in the log");
+
+    let config = home.path("countersign.toml");
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + "\n[log]\nlevel = \"warn\"\n").unwrap();
+    home.signal(Signal::SIGHUP);
+    std::thread::sleep(Duration::from_millis(500));
+    let before = home.log();
+    home.status("/health");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(home.log(), before, "requests are below the level now");
+    home.kill();
+}
 
 #[test]
 fn a_clients_file_keeps_what_is_in_it_and_never_holds_a_token() {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::operations::{FileDrain, FileLog, FileTelemetry};
+
 use super::issuers::FileIssuer;
 
 #[derive(Debug, Deserialize)]
@@ -26,6 +28,9 @@ pub(super) struct File {
     pub issuers: Vec<FileIssuer>,
     pub limits: Option<FileLimits>,
     pub approval: Option<FileApproval>,
+    pub log: Option<FileLog>,
+    pub telemetry: Option<FileTelemetry>,
+    pub drain: Option<FileDrain>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -428,6 +428,31 @@ fn node() -> Vec<(String, Value)> {
             )],
         ),
         item(
+            "/ready",
+            vec![(
+                "get",
+                operation("getReady", "Whether to send requests here; 503 while the node ends or cannot record")
+                    .answers("200", "The node's health.", reference("Health")),
+            )],
+        ),
+        item(
+            "/metrics",
+            vec![(
+                "get",
+                Operation::new(
+                    "administration",
+                    "getMetrics",
+                    "What is counted; for operators, auditors and the role metrics",
+                )
+                .answers_as(
+                    "200",
+                    "Prometheus text format.",
+                    "text/plain",
+                    json!({ "type": "string" }),
+                ),
+            )],
+        ),
+        item(
             "/openapi.json",
             vec![("get", operation("getOpenapi", "This document").answers("200", "This document.", any_object()))],
         ),

@@ -67,10 +67,12 @@ impl Caller {
             return Err(Refusal::new(RefusalKind::Unauthenticated, advice).with("cause", NO_CREDENTIAL));
         };
         let presented = Presented { bearer: token, ..Presented::default() };
-        app.gate.authenticate(&presented).await.inspect_err(|refusal| {
+        let principal = app.gate.authenticate(&presented).await.inspect_err(|refusal| {
             let cause = refusal.extra.get("cause").and_then(serde_json::Value::as_str);
             app.gate.note_refusal(surface, cause.unwrap_or("other"));
-        })
+        })?;
+        crate::telemetry::exchange::caller(&principal);
+        Ok(principal)
     }
 }
 

@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -25,6 +26,7 @@ use tower::Service as _;
 use super::problem::{self, Carried};
 use super::request::{CORRELATION, Correlation};
 use crate::app::App;
+use crate::telemetry::exchange::Exchange;
 
 /// Largest request head, bytes. A token may have 16 KiB.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -33,21 +35,26 @@ const HEAD_FIELDS: usize = 100;
 /// After an `accept` that failed (no descriptors left): long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop` says so, then lets the running requests end for at most `drain`.
-pub(crate) async fn serve(app: Arc<App>, listener: TcpListener, mut stop: watch::Receiver<bool>, drain: Duration) {
+/// Serves until `stop` says so and the delay is over, then lets the running requests end for the time that they have.
+pub(crate) async fn serve(app: Arc<App>, listener: TcpListener, stop: watch::Receiver<bool>) {
+    let crate::config::DrainSettings { delay, timeout: drain } = app.config.drain;
     let router = super::router(Arc::clone(&app));
     let free = Arc::new(Semaphore::new(app.config.limits.connections));
     let mut open = JoinSet::new();
+    let mut over = std::pin::pin!(stopped(stop.clone(), delay));
     loop {
         let stream = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = over.as_mut() => break,
             stream = accept(&listener, &free) => stream,
             Some(_) = open.join_next(), if !open.is_empty() => continue,
         };
         if let Some((stream, place)) = stream {
-            let connection = connection(Arc::clone(&app), router.clone(), stream, stop.clone());
+            let connection = connection(Arc::clone(&app), router.clone(), stream, stopped(stop.clone(), delay));
+            let app = Arc::clone(&app);
             open.spawn(async move {
+                app.telemetry.http.connections.fetch_add(1, Ordering::Relaxed);
                 connection.await;
+                app.telemetry.http.connections.fetch_sub(1, Ordering::Relaxed);
                 drop(place);
             });
         }
@@ -57,6 +64,13 @@ pub(crate) async fn serve(app: Arc<App>, listener: TcpListener, mut stop: watch:
     if tokio::time::timeout(drain, ended).await.is_err() {
         tracing::warn!("some requests did not end in {} s; their connections are closed", drain.as_secs());
     }
+}
+
+/// Once the node stops and has been unready for a while.
+async fn stopped(mut stop: watch::Receiver<bool>, delay: Duration) {
+    // A sender that is gone says the same.
+    drop(stop.wait_for(|stop| *stop).await);
+    tokio::time::sleep(delay).await;
 }
 
 /// A connection, once there is a place for it: until then it waits in the kernel's queue.
@@ -75,7 +89,7 @@ async fn accept(
     }
 }
 
-async fn connection(app: Arc<App>, router: Router, stream: TcpStream, mut stop: watch::Receiver<bool>) {
+async fn connection(app: Arc<App>, router: Router, stream: TcpStream, stopped: impl Future<Output = ()>) {
     // Answers are small and complete: waiting for more to send would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
@@ -92,7 +106,6 @@ async fn connection(app: Arc<App>, router: Router, stream: TcpStream, mut stop: 
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
-    let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = stopped => {
@@ -110,6 +123,7 @@ async fn respond(app: &Arc<App>, mut router: Router, request: Request<Incoming>)
     let mut request = request.map(Body::new);
     let correlation = Correlation::of(request.headers());
     let instance = request.uri().path().to_owned();
+    let exchange = Exchange::begin(&app.telemetry, &request);
     let outcome = match app.guard.check(request.headers()) {
         Err(refusal) => {
             app.gate.note_refusal("http", "host");
@@ -118,9 +132,8 @@ async fn respond(app: &Arc<App>, mut router: Router, request: Request<Incoming>)
         Ok(()) => {
             request.extensions_mut().insert(correlation.clone());
             // A panic must cost one request, not the connection's neighbours or the answer's form.
-            AssertUnwindSafe(async { router.call(request).await.unwrap_or_else(|never| match never {}) })
-                .catch_unwind()
-                .await
+            let handler = async { router.call(request).await.unwrap_or_else(|never| match never {}) };
+            AssertUnwindSafe(exchange.run(handler)).catch_unwind().await
         }
     };
     let mut response = outcome.unwrap_or_else(|_| {
@@ -138,6 +151,7 @@ async fn respond(app: &Arc<App>, mut router: Router, request: Request<Incoming>)
         response.headers_mut().insert(CORRELATION, value);
     }
     response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    exchange.end(&app.telemetry, &correlation.0, &response);
     response
 }
 

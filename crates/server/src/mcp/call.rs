@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use countersign_domain::{Principal, Refusal, RefusalKind, ToolRef};
 use countersign_gate::api::{CallOutcome, CallRequest, Redeem, WaitOutcome};
+use countersign_gate::trace::{self, Context, Trace, Value as TraceValue};
 use countersign_gate::upstream::Mute;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -27,6 +28,10 @@ pub(crate) struct Job {
     pub era: Era,
     /// Under which token progress is reported, as it was written.
     pub progress_token: Option<String>,
+    /// The tool as it was named.
+    name: String,
+    /// The trace that the message belongs to.
+    context: Option<Context>,
     what: What,
 }
 
@@ -82,15 +87,65 @@ pub(crate) fn prepare(
         let idempotency_key = key.map(str::to_owned);
         What::Call { tool, arguments: arguments.as_bytes().to_vec(), idempotency_key }
     };
-    Ok(Job { id: id.to_owned(), era, progress_token, what })
+    let context = meta.and_then(|meta| {
+        let state = meta.tracestate.as_ref().map(|state| state.0.as_ref());
+        Context::parse(&meta.traceparent.as_ref()?.0, state)
+    });
+    Ok(Job { id: id.to_owned(), era, progress_token, name: name.to_owned(), context, what })
 }
 
 /// Runs the call to its answer, a JSON-RPC response.
 ///
 /// The gate keeps a call that has reached the upstream going even if this future is dropped; what is dropped then is only
 /// the waiting.
-pub(crate) async fn run(app: Arc<App>, principal: Arc<Principal>, correlation: Arc<str>, job: Job) -> Vec<u8> {
+pub(crate) async fn run(app: Arc<App>, principal: Arc<Principal>, correlation: Arc<str>, mut job: Job) -> Vec<u8> {
+    let trace = Trace::message(job.context.take(), "tools/call");
+    trace::scope(trace.clone(), async {
+        if let Some(trace) = trace {
+            describe(&trace, &job);
+        }
+        run_traced(app, principal, correlation, job).await
+    })
+    .await
+}
+
+/// The message by OpenTelemetry's conventions for MCP.
+fn describe(trace: &Trace, job: &Job) {
+    let text = |text: &str| TraceValue::Text(text.to_owned().into());
+    trace.rename(format!("tools/call {}", job.name));
+    trace.note("mcp.method.name", TraceValue::Text("tools/call".into()));
+    trace.note("gen_ai.operation.name", TraceValue::Text("execute_tool".into()));
+    trace.note("gen_ai.tool.name", text(&job.name));
+    trace.note("jsonrpc.request.id", text(job.id.trim_matches('"')));
+    trace.note("network.transport", TraceValue::Text("tcp".into()));
+    if job.era == Era::Modern {
+        trace.note("mcp.protocol.version", TraceValue::Text(era::MODERN.into()));
+    }
+}
+
+/// What became of it: the receipt's id, and why not where it did not.
+fn conclude(outcome: &Result<CallOutcome, Refusal>) {
+    let event = match outcome {
+        Ok(CallOutcome::Done(answer)) => {
+            if answer.is_error {
+                trace::fail("tool_error");
+            }
+            Some(answer.event)
+        }
+        Ok(CallOutcome::Pending(pending)) => Some(pending.receipt),
+        Err(refusal) => {
+            trace::fail(refusal.kind.slug());
+            refusal.event
+        }
+    };
+    if let Some(event) = event {
+        trace::note("countersign.receipt", TraceValue::Text(event.to_string().into()));
+    }
+}
+
+async fn run_traced(app: Arc<App>, principal: Arc<Principal>, correlation: Arc<str>, job: Job) -> Vec<u8> {
     let outcome = run_to_outcome(&app, &principal, &correlation, job.what).await;
+    conclude(&outcome);
     let result = match &outcome {
         Ok(CallOutcome::Done(answer)) => result::of_answer(answer, job.era),
         Ok(CallOutcome::Pending(pending)) => Ok(result::of_pending(pending, job.era)),

@@ -79,6 +79,12 @@ pub(crate) struct Meta<'a> {
     /// Opts into progress notifications.
     #[serde(borrow, default, rename = "progressToken")]
     pub progress_token: Option<&'a RawValue>,
+    /// The trace that this message belongs to (W3C Trace Context).
+    #[serde(borrow, default)]
+    pub traceparent: Option<Text<'a>>,
+    /// Beside it, what its vendors want to know.
+    #[serde(borrow, default)]
+    pub tracestate: Option<Text<'a>>,
     /// Our own: what `Idempotency-Key` is over HTTP.
     #[serde(borrow, default, rename = "dev.countersign/idempotency-key")]
     pub idempotency_key: Option<Text<'a>>,

@@ -3,4 +3,5 @@
 mod http;
 mod log;
 mod mcp;
+mod operations;
 mod support;
