@@ -139,7 +139,7 @@ pub fn mint(global: &Global, claims: &Claims) -> anyhow::Result<String> {
     if !config.development_issuer {
         return Err(no_issuer("the development issuer is off".into()).into());
     }
-    let issuer = DevIssuer::open(&config.data_dir.join("keys")).map_err(|error| no_issuer(error.to_string()))?;
+    let issuer = DevIssuer::open(&config.keys_dir).map_err(|error| no_issuer(error.to_string()))?;
     let request = MintRequest {
         sub: claims.sub.clone(),
         kind: if claims.act.is_some() { None } else { Some(claims.kind.clone()) },

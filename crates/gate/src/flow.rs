@@ -121,6 +121,9 @@ impl Gate {
             return Err(Box::new((facts, refusal)));
         }
         let found = self.registry.peek().tool(tool).cloned();
+        if let Err(refusal) = self.peers.require_sight() {
+            return Err(Box::new((facts, refusal)));
+        }
         let resolved = stages::resolve(principal, found, &self.frozen.load(), arguments, facts)?;
         let validated = stages::validate(resolved, &self.settings.arguments)?;
         stages::authorise(validated, self.policies.current().as_deref(), self.now())
@@ -668,10 +671,10 @@ impl Gate {
         self.now() + self.settings.idempotency_ttl.as_millis() as u64
     }
 
-    /// After a start: every intent that is still open belongs to a process that died. Its outcome is unknown.
+    /// At the start and from time to time: an open intent of a process that died. Its outcome is unknown.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Refusal> {
-        let intents = self.read(|r| r.intents()).await?;
-        for intent in intents.into_iter().filter(|i| i.state == IntentState::Open) {
+        let intents = self.read(|r| r.abandoned()).await?;
+        for intent in intents {
             let facts = Facts {
                 call: intent.call,
                 workspace: intent.workspace.clone(),

@@ -21,6 +21,7 @@ use crate::identity::Authenticator;
 use crate::keyring::{Keyring, WorkspaceKeys};
 use crate::limits::{Limiter, Rate, Suppressed};
 use crate::meter::{Meter, Stage};
+use crate::peers::Peers;
 use crate::policies::{PolicyStore, Reloaded};
 use crate::record;
 use crate::registry::{Registry, ToolState, View};
@@ -60,6 +61,7 @@ pub struct Gate {
     pub(crate) suppressed: Suppressed,
     pub(crate) frozen: ArcSwap<FrozenSet>,
     pub(crate) waiters: Waiters,
+    pub(crate) peers: Peers,
     pub(crate) meter: Meter,
     pub(crate) directory: ArcSwap<Known>,
     pub(crate) used_keys: std::sync::Mutex<std::collections::HashMap<String, (WorkspaceName, Millis)>>,
@@ -87,6 +89,7 @@ impl Gate {
             principals: Limiter::new("principal", settings.per_principal),
             tools: Limiter::new("tool", settings.per_tool),
             meter: Meter::new(registry.upstreams().map(|(manifest, _)| manifest.upstream.clone())),
+            peers: Peers::new(ledger.is_shared()),
             ledger,
             registry,
             policies,
@@ -256,6 +259,9 @@ impl Gate {
         let gate = Arc::clone(self);
         handles.push(tokio::spawn(async move { gate.housekeeping().await }));
         handles.push(tokio::spawn(Arc::clone(self).follow_directory()));
+        if self.ledger.is_shared() {
+            handles.push(tokio::spawn(Arc::clone(self).follow_peers()));
+        }
         handles
     }
 
@@ -266,6 +272,9 @@ impl Gate {
             tick.tick().await;
             if let Err(why) = self.expire_requests().await {
                 tracing::warn!(%why, "expired requests could not be closed");
+            }
+            if let Err(why) = self.recover().await {
+                tracing::warn!(%why, "writes of nodes that died could not be marked as unknown");
             }
             if round % 12 == 11 {
                 self.flush_aggregates().await;

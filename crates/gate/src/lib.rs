@@ -17,6 +17,7 @@ pub mod keyring;
 pub mod limits;
 pub mod members;
 pub mod meter;
+mod peers;
 pub mod permit;
 pub mod policies;
 mod record;

@@ -30,6 +30,15 @@ impl Waiters {
         }
     }
 
+    /// Something may have happened to any of them.
+    pub fn notify_all(&self) {
+        if let Ok(requests) = self.requests.lock() {
+            requests.values().for_each(|sender| {
+                sender.send_replace(());
+            });
+        }
+    }
+
     /// Stops listening; the last listener's entry goes.
     pub fn leave(&self, request: Uuid, receiver: watch::Receiver<()>) {
         drop(receiver);

@@ -224,6 +224,24 @@ pub trait Store: Send + 'static {
     }
 }
 
+impl Store for Box<dyn Store> {
+    fn begin(&mut self) -> Result<Box<dyn Group + '_>, StoreError> {
+        (**self).begin()
+    }
+    fn reader(&self) -> std::sync::Arc<dyn Reader> {
+        (**self).reader()
+    }
+    fn maintain(&mut self) -> Result<(), StoreError> {
+        (**self).maintain()
+    }
+    fn is_shared(&self) -> bool {
+        (**self).is_shared()
+    }
+    fn peek(&mut self) -> Result<Option<Place>, StoreError> {
+        (**self).peek()
+    }
+}
+
 /// One durable transaction: many appends, then tree growth and a new head.
 pub trait Group {
     /// The database's time: what expiry is compared with.

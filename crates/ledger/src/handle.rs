@@ -46,6 +46,12 @@ pub struct LedgerOptions {
     pub undecided_wait: Duration,
     /// The node's clock, for the ledger's own events.
     pub clock: fn() -> Millis,
+    /// On a shared log, without a head file of its own: take the database's word for what was signed, and go on. Safe where
+    /// other nodes keep theirs.
+    pub join: bool,
+    /// On a shared log: open a new shard where the database is behind what was signed. An operator's decision; a store of
+    /// one process does so by itself.
+    pub reopen: bool,
 }
 
 impl LedgerOptions {
@@ -60,6 +66,8 @@ impl LedgerOptions {
             readers: 8,
             undecided_wait: Duration::from_secs(10),
             clock: system_clock,
+            join: false,
+            reopen: false,
         }
     }
 }
@@ -170,6 +178,8 @@ pub struct Stats {
     /// Whether the writer waits for the database to say what became of a group, or for the head to be written outside it.
     /// Appends are refused meanwhile.
     pub undecided: bool,
+    /// Whether the database is behind what was signed, or not yet known not to be. Appends are refused meanwhile.
+    pub stale: bool,
 }
 
 #[derive(Default)]
@@ -181,6 +191,7 @@ pub(crate) struct Counters {
     pub(crate) failures: AtomicU64,
     pub(crate) last_group_us: AtomicU64,
     pub(crate) undecided: AtomicBool,
+    pub(crate) stale: AtomicBool,
     /// Whether the head outside the database could not be written the last time.
     pub(crate) head_stuck: AtomicBool,
     pub(crate) meters: Meters,
@@ -215,6 +226,7 @@ struct Inner {
     reader: Arc<dyn Reader>,
     published: Arc<ArcSwap<Snapshot>>,
     tiles: TileCache,
+    shared: bool,
     permits: Arc<Semaphore>,
     counters: Arc<Counters>,
     closing: AtomicBool,
@@ -230,7 +242,7 @@ impl Ledger {
     pub fn open(store: impl Store, options: LedgerOptions) -> Result<(Self, Opened), OpenError> {
         let (jobs, queue) = std::sync::mpsc::sync_channel(options.queue.max(1));
         let permits = Arc::new(Semaphore::new(options.readers.max(1)));
-        let reader = store.reader();
+        let (reader, shared) = (store.reader(), store.is_shared());
         let counters = Arc::new(Counters::default());
         let (sequencer, published, opened) = opening::open(store, options, Arc::clone(&counters))?;
         let writer = std::thread::Builder::new()
@@ -242,6 +254,7 @@ impl Ledger {
             reader,
             published,
             tiles: TileCache::default(),
+            shared,
             permits,
             counters,
             closing: AtomicBool::new(false),
@@ -292,6 +305,12 @@ impl Ledger {
             read(&*reader)
         };
         tokio::task::spawn_blocking(run).await.map_err(|e| StoreError::Database(format!("a read ended early: {e}")))?
+    }
+
+    /// Whether other nodes append to the same log, so that what is kept in memory must be looked at again
+    /// ([`Reader::changes`]).
+    pub fn is_shared(&self) -> bool {
+        self.inner.shared
     }
 
     /// The store's reader. Its calls block.
@@ -357,6 +376,7 @@ impl Ledger {
             conflicts: get(&counters.conflicts),
             failures: get(&counters.failures),
             last_group_us: get(&counters.last_group_us),
+            stale: counters.stale.load(Ordering::Relaxed),
             undecided: counters.undecided.load(Ordering::Relaxed) || counters.head_stuck.load(Ordering::Relaxed),
         }
     }

@@ -9,6 +9,7 @@
 //! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
 //! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
 //! - `outside`: the thread that writes the head outside the database, and then answers.
+//! - `following`: what other nodes of a shared log wrote, and when the database is not the newest.
 //! - `opening`: recovery, and when a new shard is opened instead of signing on.
 //! - [`head_file`]: the newest signed head, kept outside the database.
 //! - [`tree`]: RFC 6962 hashes out of stored tiles and commitments.
@@ -21,6 +22,7 @@ pub mod contract_tests;
 pub mod directory;
 pub mod durable;
 pub mod export;
+mod following;
 pub mod fsck;
 pub mod handle;
 pub mod head_file;

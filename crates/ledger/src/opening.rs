@@ -5,6 +5,7 @@
 //! names the last known checkpoint of its predecessor.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use countersign_domain::{EventDraft, EventType, WorkspaceName};
@@ -16,11 +17,15 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::contract::{EventRow, Group, Head, Reader, ShardRow, Store, StoreError};
+use crate::following;
 use crate::handle::{Counters, Entry, LedgerOptions};
 use crate::head_file::{HeadFile, HeadFileError, HeadRecord, KnownHead};
 use crate::outside::Outside;
 use crate::sequencer::{Draft, Sequencer};
 use crate::tree::{Snapshot, Tree, TreeReader};
+
+/// How long a start waits for other nodes to speak for a database that was started anew.
+const SETTLING: Duration = Duration::from_secs(20);
 
 /// Why a shard was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +114,30 @@ pub enum OpenError {
     /// The domain cannot be part of an origin.
     #[error("the log's domain cannot be used: {0}")]
     Domain(#[from] NoteError),
+    /// The log is shared, and the database is behind what this node signed.
+    #[error(
+        "the database is behind what was signed, so this node does not sign on it: {0}. Bring the newer database back; if it \
+         is lost, `countersign log reopen` opens a new shard that says so"
+    )]
+    Stale(String),
+    /// The log is shared, and this node does not know what was signed.
+    #[error(
+        "the database has a log, and this node has no head file that says what was signed: bring it back, or let the node \
+         join (join = true, or --join) if other nodes keep theirs"
+    )]
+    NotJoined,
+    /// The log is shared, and its key or its domain is not this node's.
+    #[error(
+        "{what} of the log in the database is not this node's ({theirs}): all nodes of a log have the same; {advice}"
+    )]
+    NotOurs {
+        /// Which of them.
+        what: &'static str,
+        /// The database's.
+        theirs: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The writer could not be started.
     #[error("the writer's thread: {0}")]
     Thread(String),
@@ -123,14 +152,26 @@ pub(crate) fn open<S: Store>(
 ) -> Result<(Sequencer<S>, Arc<ArcSwap<Snapshot>>, Opened), OpenError> {
     check_domain(&options.log_domain)?;
     let (mut head_file, record) = HeadFile::open(&options.head_file)?;
-    let reader = store.reader();
+    let (reader, store_is_shared) = (store.reader(), store.is_shared());
     // One group from the look to the new shard: no other process can write in between.
     let mut group = store.begin()?;
     let head = group.head()?;
     let plan = plan(&*reader, head.as_ref(), &record, &options)?;
+    let (plan, mut group) = match (store_is_shared && !options.reopen, plan) {
+        (true, plan) => permitted(plan, group, &*reader, head.as_ref(), &record, &options)?,
+        (false, plan) => (plan, group),
+    };
     let (signer, current, opened) = match plan {
         Plan::GoOn(head) => {
-            drop(group);
+            if store_is_shared {
+                let settled = group.vouch();
+                group.commit()?;
+                if let Err(error) = settled {
+                    wait_until_settled(&mut store, error)?;
+                }
+            } else {
+                drop(group);
+            }
             let signer = NoteSigner::from_seed(head.origin.clone(), options.seed)?;
             let tree = load(&*reader, &head)?;
             (signer, Snapshot { head: Arc::new(head), tree: Arc::new(tree) }, None)
@@ -164,6 +205,79 @@ pub(crate) fn open<S: Store>(
     let outside = Outside::start(write, Arc::clone(&published), Arc::clone(&counters), options.undecided_wait)
         .map_err(|e| OpenError::Thread(e.to_string()))?;
     Ok((Sequencer::new(store, signer, outside, options, counters, current), published, opened))
+}
+
+/// On a shared log a new shard is an operator's decision: another node may just know more than this one.
+fn permitted<'g>(
+    plan: Plan,
+    mut group: Box<dyn Group + 'g>,
+    reader: &dyn Reader,
+    head: Option<&Head>,
+    record: &HeadRecord,
+    options: &LedgerOptions,
+) -> Result<(Plan, Box<dyn Group + 'g>), OpenError> {
+    let reason = match plan {
+        Plan::GoOn(_) => return Ok((plan, group)),
+        Plan::NewShard { reason, .. } => reason,
+    };
+    match (reason, head) {
+        (OpenReason::FirstStart, _) => {
+            // Somebody may know better than an empty database.
+            group.vouch()?;
+            Ok((plan, group))
+        }
+        (OpenReason::HeadFileMissing | OpenReason::HeadFileDamaged, Some(head)) if options.join => {
+            match another(&reader.shards()?, head, options)? {
+                None => Ok((Plan::GoOn(head.clone()), group)),
+                Some(reason) => Err(not_ours(reason, head)),
+            }
+        }
+        (OpenReason::HeadFileMissing | OpenReason::HeadFileDamaged, _) => Err(OpenError::NotJoined),
+        (OpenReason::Restored | OpenReason::Forked, _) => Err(OpenError::Stale(match record {
+            HeadRecord::Known(known) => contest_known(group, known, options),
+            HeadRecord::Missing | HeadRecord::Damaged => reason.as_str().to_owned(),
+        })),
+        (OpenReason::KeyChanged | OpenReason::DomainChanged, Some(head)) => Err(not_ours(reason, head)),
+        (OpenReason::KeyChanged | OpenReason::DomainChanged, None) => Err(OpenError::NotJoined),
+    }
+}
+
+fn not_ours(reason: OpenReason, head: &Head) -> OpenError {
+    let (what, advice) = match reason {
+        OpenReason::DomainChanged => ("the domain", "set log_domain"),
+        _ => ("the key", "copy the keys directory of the first node, or name it in keys_dir"),
+    };
+    OpenError::NotOurs { what, theirs: head.origin.clone(), advice }
+}
+
+/// Contests the database, if the head outside was signed by this log's key: a damaged or foreign file must not stop the
+/// other nodes.
+fn contest_known(group: Box<dyn Group + '_>, known: &KnownHead, options: &LedgerOptions) -> String {
+    let Checkpoint { origin, size, root, .. } = known.checkpoint.clone();
+    let key = NoteSigner::from_seed(origin.clone(), options.seed).map(|signer| signer.verifier_key());
+    let head = Head { shard: known.shard, origin, size, root, frontier: Vec::new(), checkpoint: known.note.clone() };
+    match key {
+        Ok(key) if Checkpoint::open(&known.note, &key).is_ok() => {
+            following::contest(group, &head, "a node that starts has a newer head").to_string()
+        }
+        Ok(_) | Err(_) => format!("the head file has {} at {} leaves, signed by another key", head.origin, head.size),
+    }
+}
+
+/// Waits for the other nodes to say that the database is the newest: a moment, or the time after which they count as dead.
+fn wait_until_settled(store: &mut impl Store, mut why: StoreError) -> Result<(), OpenError> {
+    let end = Instant::now() + SETTLING;
+    while matches!(why, StoreError::Unsettled(_)) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(100));
+        let mut group = store.begin()?;
+        let settled = group.vouch();
+        group.commit()?;
+        match settled {
+            Ok(()) => return Ok(()),
+            Err(error) => why = error,
+        }
+    }
+    Err(why.into())
 }
 
 /// An origin is a hostname, and every line of a checkpoint that fits the head file.
@@ -220,17 +334,25 @@ fn plan(
         Standing::Behind => return new(OpenReason::Restored, Some(from_outside(known))),
         Standing::Contradicts => return new(OpenReason::Forked, Some(from_outside(known))),
     }
+    if let Some(reason) = another(&shards, head, options)? {
+        return new(reason, Some(from_database(head)));
+    }
+    Ok(Plan::GoOn(head.clone()))
+}
+
+/// Why the open shard is not one that this key and domain go on with.
+fn another(shards: &[ShardRow], head: &Head, options: &LedgerOptions) -> Result<Option<OpenReason>, StoreError> {
     let ours = NoteSigner::from_seed(head.origin.clone(), options.seed);
     let ours = ours.map_err(|e| StoreError::Corrupt(format!("origin {:?}: {e}", head.origin)))?.verifier_key();
     let stored = shards.iter().find(|s| s.shard == head.shard).map(|s| s.vkey.as_str());
     if stored != Some(ours.to_string().as_str()) {
-        return new(OpenReason::KeyChanged, Some(from_database(head)));
+        return Ok(Some(OpenReason::KeyChanged));
     }
     if head.origin.split_once('.').map(|(_, domain)| domain) != Some(options.log_domain.as_str()) {
-        return new(OpenReason::DomainChanged, Some(from_database(head)));
+        return Ok(Some(OpenReason::DomainChanged));
     }
     check_signature(head, &ours)?;
-    Ok(Plan::GoOn(head.clone()))
+    Ok(None)
 }
 
 enum Standing {

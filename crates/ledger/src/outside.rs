@@ -29,7 +29,9 @@ pub(crate) type Answers = Vec<(Answer, Result<Appended, AppendError>)>;
 /// A group that is durable in the database.
 pub(crate) struct Durable {
     pub(crate) snapshot: Snapshot,
-    /// Its events; a group without leaves the head where it is.
+    /// Whether the head is a newer one: by the group's events, or by those of other nodes that were taken over for it.
+    pub(crate) moves: bool,
+    /// Its events.
     pub(crate) events: u64,
     pub(crate) answers: Answers,
     /// When the group was begun.
@@ -118,7 +120,7 @@ impl<W: FnMut(u32, &str) -> Result<(), HeadFileError>> Keeper<W> {
 
     /// The newest head stands for those before it: each is an extension of the one before.
     fn write_newest(&mut self, waiting: &[Durable]) -> Result<(), HeadFileError> {
-        match waiting.iter().rfind(|group| group.events > 0) {
+        match waiting.iter().rfind(|group| group.moves) {
             Some(group) => {
                 let started = Instant::now();
                 let written = (self.write)(group.snapshot.head.shard, &group.snapshot.head.checkpoint);
@@ -205,7 +207,7 @@ mod tests {
     fn group(size: u64, events: u64) -> (Durable, oneshot::Receiver<Result<Appended, AppendError>>) {
         let (answer, answered) = oneshot::channel();
         let answers = vec![(answer, Ok(Appended::default()))];
-        (Durable { snapshot: snapshot(size), events, answers, started: Instant::now() }, answered)
+        (Durable { snapshot: snapshot(size), moves: events > 0, events, answers, started: Instant::now() }, answered)
     }
 
     fn broken() -> HeadFileError {

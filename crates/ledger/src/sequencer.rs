@@ -5,7 +5,7 @@
 //! commit fails, the database's own head decides what happened; until it does, appends are refused and the group's own
 //! callers wait.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -18,8 +18,10 @@ use countersign_proof::merkle::leaf_hash;
 use countersign_proof::note::NoteSigner;
 
 use crate::contract::{EventRow, Group, Head, Opening, Store, StoreError, Tail};
+use crate::following::{contest, newest};
 use crate::handle::{Append, AppendError, Appended, Counters, Entry, LedgerOptions, Placed};
 use crate::outside::{Answer, Answers, Durable, Outside, reply};
+use crate::state::StateOp;
 use crate::tree::{FullTile, Snapshot, Tree};
 
 /// Housekeeping is asked for after this much idleness, and after this many groups.
@@ -28,6 +30,10 @@ const GROUPS_BETWEEN_HOUSEKEEPING: u64 = 64;
 /// An undecided group is looked at again after this long, doubling up to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(1);
+/// How often an idle node looks at what others wrote to a shared log.
+const FOLLOW: Duration = Duration::from_millis(200);
+/// The same trouble is written down at most this often.
+const REMIND: Duration = Duration::from_secs(10);
 /// The most workspace tails kept in memory.
 const MAX_TAILS: usize = 16_384;
 
@@ -48,6 +54,12 @@ pub(crate) struct Sequencer<S> {
     pub(crate) current: Snapshot,
     tails: Tails,
     pending: Option<Pending>,
+    /// Whether other processes append to the same log.
+    shared: bool,
+    /// Whether others' heads were taken over that did not go outside yet.
+    ahead: bool,
+    /// When trouble was last written down.
+    reminded: Option<Instant>,
 }
 
 /// A group whose commit failed; the database has not yet said what it stored.
@@ -77,7 +89,9 @@ impl<S: Store> Sequencer<S> {
         counters: Arc<Counters>,
         current: Snapshot,
     ) -> Self {
-        Self { store, signer, outside, options, counters, current, tails: Tails::new(), pending: None }
+        let (shared, ahead, reminded) = (store.is_shared(), false, None);
+        let tails = Tails::new();
+        Self { store, signer, outside, options, counters, current, tails, pending: None, shared, ahead, reminded }
     }
 
     /// Runs until told to stop or until every handle is gone.
@@ -85,7 +99,8 @@ impl<S: Store> Sequencer<S> {
         let mut groups = 0;
         let mut stop = false;
         while !stop {
-            let wait = self.pending.as_ref().map_or(IDLE, |p| p.retry_at.saturating_duration_since(Instant::now()));
+            let idle = if self.shared { FOLLOW } else { IDLE };
+            let wait = self.pending.as_ref().map_or(idle, |p| p.retry_at.saturating_duration_since(Instant::now()));
             let first = match queue.recv_timeout(wait) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -93,6 +108,7 @@ impl<S: Store> Sequencer<S> {
             };
             self.settle();
             let Some(first) = first else {
+                self.follow();
                 self.maintain();
                 continue;
             };
@@ -162,7 +178,8 @@ impl<S: Store> Sequencer<S> {
             Ok(Written::Nothing(verdicts)) => {
                 // What they conflict with may be in a group whose head is not outside yet: they are answered in their turn.
                 let answers = pair(jobs, verdicts);
-                self.outside.hand_over(Durable { snapshot: self.current.clone(), events: 0, answers, started });
+                let (snapshot, moves) = (self.current.clone(), std::mem::take(&mut self.ahead));
+                self.outside.hand_over(Durable { snapshot, moves, events: 0, answers, started });
             }
             Ok(Written::Durable(grown, verdicts)) => self.durable(grown, pair(jobs, verdicts), started),
             Ok(Written::Failed(grown, verdicts, error)) => {
@@ -181,7 +198,7 @@ impl<S: Store> Sequencer<S> {
                 // The transaction was rolled back before anything was committed: nothing of the group is stored.
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
                 self.tails.clear();
-                tracing::error!(%error, "a group failed");
+                self.trouble(&error);
                 refuse(jobs, &error.to_string());
             }
         }
@@ -189,20 +206,25 @@ impl<S: Store> Sequencer<S> {
 
     fn try_write(&mut self, jobs: &[(Append, Answer)]) -> Result<Written, StoreError> {
         let reader = self.store.reader();
-        let mut group = self.store.begin()?;
-        let head = group.head()?;
-        if head.as_ref() != Some(&*self.current.head) {
-            // Another process wrote. Its head is taken over only if this key signed it and it goes on from ours.
-            self.current = adopt(&self.current, head, &*reader, &self.signer)?;
+        // COMMIT POINT 0: nothing is committed yet; if the process dies anywhere before `commit`, the database rolls the
+        // whole group back, and nobody has been answered.
+        let (mut group, adopted) = newest(self.store.begin()?, &self.current, &*reader, &self.signer)?;
+        self.counters.stale.store(false, Ordering::Relaxed);
+        if let Some(adopted) = adopted {
+            (self.current, self.ahead) = (adopted, true);
             self.tails.clear();
         }
+        let events = jobs.iter().flat_map(|(append, _)| &append.events);
+        let unknown: HashSet<&WorkspaceName> =
+            events.map(|entry| &entry.event.workspace).filter(|name| !self.tails.contains_key(*name)).collect();
+        group.expect(&unknown.into_iter().collect::<Vec<_>>())?;
+        let ops: Vec<&[StateOp]> = jobs.iter().map(|(append, _)| append.ops.as_slice()).collect();
+        let outcomes = group.apply_all(&ops)?;
         let mut draft = Draft::new(&self.current, &self.tails);
         let mut verdicts = Vec::with_capacity(jobs.len());
         let mut changed = false;
-        for (append, _) in jobs {
-            // COMMIT POINT 0: nothing is committed yet; if the process dies anywhere before `commit`, the database rolls
-            // the whole group back, and nobody has been answered.
-            match group.apply(&append.ops)? {
+        for ((append, _), outcome) in jobs.iter().zip(outcomes) {
+            match outcome {
                 Ok(()) => {
                     changed |= !append.ops.is_empty() || !append.events.is_empty();
                     verdicts.push(Ok(draft.place(&mut *group, &append.events)?));
@@ -229,7 +251,52 @@ impl<S: Store> Sequencer<S> {
         }
         self.tails.extend(grown.tails);
         self.current = grown.snapshot;
-        self.outside.hand_over(Durable { snapshot: self.current.clone(), events: grown.events, answers, started });
+        let moves = grown.events > 0 || std::mem::take(&mut self.ahead);
+        self.ahead = false;
+        let snapshot = self.current.clone();
+        self.outside.hand_over(Durable { snapshot, moves, events: grown.events, answers, started });
+    }
+
+    /// Looks at what other nodes wrote, also while there is nothing to write: so that receipts are of the newest head, that
+    /// this node's memory of what was signed is as new as it can be, and that it says in time whether a database that was
+    /// started anew is the newest.
+    fn follow(&mut self) {
+        if !self.shared || self.pending.is_some() {
+            return;
+        }
+        if let Err(error) = self.try_follow() {
+            self.trouble(&error);
+        }
+    }
+
+    fn try_follow(&mut self) -> Result<(), StoreError> {
+        let seen = self.store.peek()?;
+        if seen.is_none_or(|p| !p.settled || (p.shard, p.size) != place(&self.current)) {
+            let reader = self.store.reader();
+            let (group, adopted) = newest(self.store.begin()?, &self.current, &*reader, &self.signer)?;
+            group.commit()?;
+            if let Some(adopted) = adopted {
+                (self.current, self.ahead) = (adopted, true);
+                self.tails.clear();
+            }
+        }
+        self.counters.stale.store(false, Ordering::Relaxed);
+        if std::mem::take(&mut self.ahead) {
+            // As a group that others wrote, which nobody here waits for.
+            let (snapshot, started) = (self.current.clone(), Instant::now());
+            self.outside.hand_over(Durable { snapshot, moves: true, events: 0, answers: Vec::new(), started });
+        }
+        Ok(())
+    }
+
+    /// Says loudly, but not for every append, that nothing can be recorded.
+    fn trouble(&mut self, error: &StoreError) {
+        let stale = matches!(error, StoreError::Stale(_) | StoreError::Unsettled(_));
+        let before = self.counters.stale.swap(stale, Ordering::Relaxed);
+        if before != stale || self.reminded.is_none_or(|at| at.elapsed() >= REMIND) {
+            self.reminded = Some(Instant::now());
+            tracing::error!(%error, "the ledger cannot record");
+        }
     }
 
     fn undecided(&mut self, grown: Grown, answers: Answers, started: Instant) {
@@ -276,22 +343,25 @@ impl<S: Store> Sequencer<S> {
         let reader = self.store.reader();
         let mut group = self.store.begin()?;
         let head = group.head()?;
-        if head.as_ref() == Some(&*grown.snapshot.head) {
-            return Ok(true);
-        }
-        if head.as_ref() == Some(&*self.current.head) {
-            return Ok(false);
-        }
-        // Another process has written since: then its head is past ours, and the leaf at our place is ours or not.
-        let (Some(head), Some(first)) = (head, &grown.first) else {
-            return Err(StoreError::Corrupt("the database went back behind a durable head".into()));
+        let stored = if head.as_ref() == Some(&*grown.snapshot.head) {
+            true
+        } else if head.as_ref() == Some(&*self.current.head) {
+            false
+        } else {
+            // Another process has written since: then its head is past ours, and the leaf at our place is ours or not.
+            let (same, first) = (&self.current.head, &grown.first);
+            let past = head.filter(|h| h.shard > same.shard || h.shard == same.shard && h.size > same.size);
+            let (Some(_), Some(first)) = (past, first) else {
+                return Err(contest(group, same, "it lacks what was signed before a group of unknown fate"));
+            };
+            let row = reader.commitments(first.shard, first.index, first.index + 1)?;
+            row.first().is_some_and(|commitment| *commitment == first.commitment)
         };
-        let row = reader.commitments(first.shard, first.index, first.index + 1)?;
-        match row.first() {
-            Some(commitment) => Ok(*commitment == first.commitment),
-            None if head.shard > first.shard => Ok(false),
-            None => Err(StoreError::Database("the reader lags behind the head".into())),
-        }
+        // What an old database does not have may be in the newer one.
+        let vouched = group.vouch();
+        // Committed, so that a store which waits for its standbys has waited before anyone is told.
+        group.commit()?;
+        vouched.map(|()| stored)
     }
 }
 
@@ -386,35 +456,8 @@ pub(crate) fn head_of(shard: u32, origin: &str, tree: &Tree, signer: &NoteSigner
     Ok(Head { shard, origin: origin.to_owned(), size, root, frontier: tree.frontier().hashes().to_vec(), checkpoint })
 }
 
-/// Takes over what another process wrote.
-fn adopt(
-    current: &Snapshot,
-    head: Option<Head>,
-    reader: &dyn crate::contract::Reader,
-    signer: &NoteSigner,
-) -> Result<Snapshot, StoreError> {
-    let refuse =
-        |why: &str| Err(StoreError::Corrupt(format!("{why}; restart the node, which opens a new log if it must")));
-    let Some(head) = head else { return refuse("the database lost its head") };
-    if head.shard != current.head.shard || head.origin != current.head.origin {
-        return refuse("another log was opened");
-    }
-    if head.size <= current.head.size {
-        return refuse("the database went back behind a durable head");
-    }
-    match Checkpoint::open(&head.checkpoint, &signer.verifier_key()) {
-        Ok(signed) if signed.size == head.size && signed.root == head.root => {}
-        Ok(_) | Err(_) => return refuse("the head is not signed by this key"),
-    }
-    let tree = Tree::load(reader, head.shard, head.size)?;
-    let grows = countersign_proof::merkle::root(
-        &crate::tree::TreeReader::new(reader, head.shard, head.size),
-        current.head.size,
-    )?;
-    if tree.root() != head.root || grows != current.head.root {
-        return refuse("the tree is not the one that the head says");
-    }
-    Ok(Snapshot { head: Arc::new(head), tree: Arc::new(tree) })
+fn place(snapshot: &Snapshot) -> (u32, u64) {
+    (snapshot.head.shard, snapshot.head.size)
 }
 
 fn pair(jobs: Vec<(Append, Answer)>, verdicts: Vec<Result<Appended, AppendError>>) -> Answers {

@@ -39,7 +39,7 @@ impl App {
 
     /// What anyone may know without authenticating: that the node answers, which version it is, and whether it can record.
     pub fn health(&self) -> Value {
-        let status = match (self.is_stopping(), self.ledger.stats().undecided) {
+        let status = match (self.is_stopping(), self.ledger.stats().undecided || self.ledger.stats().stale) {
             (true, _) => "draining",
             (false, true) => "degraded",
             (false, false) => "ok",

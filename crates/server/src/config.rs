@@ -3,12 +3,14 @@
 //!
 //! The format is documented in `docs/http.md` ("Configuration"). Nothing here opens a socket or a database.
 
+mod database;
 mod file;
 mod issuers;
 mod limits;
 mod operations;
 mod starter;
 
+pub use database::DatabaseUrl;
 pub use issuers::{IssuerSettings, JwksSource};
 pub use operations::{DrainSettings, LogFormat, LogSettings, TelemetrySettings};
 pub use starter::{starter_files, write_starter};
@@ -73,6 +75,12 @@ pub struct Overrides {
     pub public_url: Option<String>,
     /// Whether the development issuer is on.
     pub development_issuer: Option<bool>,
+    /// The Postgres database.
+    pub database_url: Option<String>,
+    /// Directory of the log's keys.
+    pub keys_dir: Option<PathBuf>,
+    /// Whether a node without a head file may join a shared log.
+    pub join: Option<bool>,
 }
 
 /// A number of calls in a stretch of time.
@@ -130,6 +138,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// File that keeps the newest signed head outside the database.
     pub head_file: PathBuf,
+    /// The Postgres database that several nodes share; `None` for SQLite in the data directory.
+    pub database: Option<DatabaseUrl>,
+    /// Directory of this log's keys. Nodes that share a log have the same.
+    pub keys_dir: PathBuf,
+    /// Whether a node without a head file takes a shared database's word for what was signed.
+    pub join: bool,
     /// Whether the development issuer is on.
     pub development_issuer: bool,
     /// Issuers whose tokens are accepted.
@@ -250,6 +264,12 @@ fn with_environment(flags: &Overrides, env: &dyn Fn(&str) -> Option<String>) -> 
         let message = || wrong("COUNTERSIGN_DEVELOPMENT_ISSUER", format!("{text:?} is neither true nor false"));
         out.development_issuer = Some(text.parse().map_err(|_| message())?);
     }
+    out.database_url = out.database_url.or_else(|| env("COUNTERSIGN_DATABASE_URL")).or_else(|| env("DATABASE_URL"));
+    path(&mut out.keys_dir, "COUNTERSIGN_KEYS_DIR");
+    if let (None, Some(text)) = (out.join, env("COUNTERSIGN_JOIN")) {
+        let message = || wrong("COUNTERSIGN_JOIN", format!("{text:?} is neither true nor false"));
+        out.join = Some(text.parse().map_err(|_| message())?);
+    }
     Ok(out)
 }
 
@@ -310,7 +330,13 @@ fn build(
         return Err(ConfigError::Refused(format!("{}: {message}", source.path.display())));
     }
     let below = |path: Option<PathBuf>, name: &str| places.base.join(path.unwrap_or_else(|| PathBuf::from(name)));
+    let data_dir = over.data_dir.or_else(|| file.data_dir.map(|p| places.base.join(p))).unwrap_or(places.data_dir);
+    let keys_dir = over.keys_dir.or_else(|| file.keys_dir.map(|p| places.base.join(p)));
     Ok(Config {
+        database: database::url(over.database_url, file.database_url.as_ref(), source)?,
+        keys_dir: keys_dir.unwrap_or_else(|| data_dir.join("keys")),
+        join: over.join.or(file.join).unwrap_or(false),
+        data_dir,
         log_domain: log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?,
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
         limits: limits::settings(file.limits.unwrap_or_default(), source)?,
@@ -322,7 +348,6 @@ fn build(
         allowed_hosts: file.allowed_hosts,
         manifests: below(file.manifests, "manifests"),
         policies: below(file.policies, "policies"),
-        data_dir: over.data_dir.or_else(|| file.data_dir.map(|p| places.base.join(p))).unwrap_or(places.data_dir),
         head_file: file.head_file.map_or(places.head_file, |path| places.base.join(path)),
         config_file: places.config_file,
         listen,

@@ -39,7 +39,7 @@ use crate::app::{App, VERSION};
 use crate::config::{Config, RateLimit};
 use crate::http::guard::HostGuard;
 use crate::http::serve::serve;
-use crate::keys::{KeyFileError, SeedKind, create_private_dir, read_or_create_seed};
+use crate::keys::{KeyFileError, create_private_dir};
 use crate::mcp::catalog::Listings;
 
 pub(crate) use storage::{backup, export, fsck};
@@ -167,13 +167,12 @@ impl Node {
     async fn assemble(mut config: Config, lock: File, listener: TcpListener) -> Result<Self, StartError> {
         let listening = |error| StartError::Listen { address: config.listen, error };
         config.listen = listener.local_addr().map_err(listening)?;
-        let keys = config.data_dir.join("keys");
-        create_private_dir(&keys)?;
-        let root = read_or_create_seed(&keys.join("root.key"), SeedKind::Root)?;
-        let seed = read_or_create_seed(&keys.join("log.seed"), SeedKind::Log)?;
+        let keys = config.keys_dir.clone();
+        let store = storage::connect(&config).await?;
+        let (root, seed) = storage::keys(&config, &*store).await?;
         let mut notes = Vec::new();
 
-        let (ledger, opened) = storage::open(&config, seed).await?;
+        let (ledger, opened) = storage::open(&config, store, seed).await?;
         notes.extend(storage::note_on(&opened));
         let egress = Egress::new(EgressConfig::default());
         let manifests = manifests(&config.manifests)?;
@@ -181,6 +180,9 @@ impl Node {
         let registry = registry(manifests, &egress, &ledger).await?;
         let policies = Arc::new(PolicyStore::new(config.policies.clone()));
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
+        if ledger.is_shared() {
+            storage::try_root(&ledger, &keyring).await?;
+        }
         let authenticator = Authenticator::new(issuers::all(&config, &keys, &egress)?);
         let telemetry = reporting::telemetry(&config, &egress)?;
         let gate = Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config));

@@ -74,6 +74,9 @@ struct FileRecord {
 /// # Errors
 /// If the directory exists, or the copy fails; then nothing is left behind that looks like a backup.
 pub async fn backup(global: &Global, args: BackupArgs) -> anyhow::Result<Exit> {
+    if local::config(global)?.database.is_some() {
+        return Err(data::no_copies().into());
+    }
     let directory = std::path::absolute(&args.path)?;
     let made = std::fs::DirBuilder::new().mode(0o700).create(&directory);
     made.with_context(|| format!("making {}, which must not exist yet", directory.display()))?;
@@ -109,6 +112,9 @@ pub async fn backup(global: &Global, args: BackupArgs) -> anyhow::Result<Exit> {
 /// [`Exit::Busy`] over a running node; [`Exit::Invalid`] if the backup is not what its manifest says.
 pub fn restore(global: &Global, args: &RestoreArgs) -> anyhow::Result<Exit> {
     let config = local::config(global)?;
+    if config.database.is_some() {
+        return Err(data::no_copies().into());
+    }
     let source = checked(&args.path)?;
     let _lock = data::hold(&config)?;
     let question = format!("Replace the database in {}?", config.data_dir.display());

@@ -95,7 +95,8 @@ fn row(finding: &Finding) -> Vec<String> {
 
 async fn look(global: &Global, config: &Config) -> Vec<Finding> {
     let mut findings = vec![identities(config), head_place(config)];
-    findings.extend(permissions(&config.data_dir));
+    findings.extend(permissions(config));
+    findings.extend(database(config).await);
     findings.extend(disk::findings(&config.data_dir));
     match Node::find_running(global) {
         Ok(Some(node)) => findings.extend(running(global, &node).await),
@@ -166,16 +167,31 @@ fn head_place(config: &Config) -> Finding {
     ok("head file", found)
 }
 
-fn permissions(data_dir: &Path) -> Vec<Finding> {
-    let Ok(entries) = std::fs::read_dir(data_dir.join("keys")) else {
+/// Whether the shared database answers, and keeps what it commits.
+async fn database(config: &Config) -> Option<Finding> {
+    let url = config.database.clone()?;
+    let examined = tokio::task::spawn_blocking(move || countersign_store::PostgresStore::examine(url.reveal())).await;
+    Some(match examined {
+        Ok(Ok(found)) if found.contains("asynchronous") => {
+            warn("database", found, "set synchronous_standby_names, or know what a failover can lose (docs/ledger.md)")
+        }
+        Ok(Ok(found)) => ok("database", found),
+        Ok(Err(error)) => fail("database", error.to_string(), "look at database_url and at the server's own log"),
+        Err(error) => fail("database", error.to_string(), "run doctor again"),
+    })
+}
+
+fn permissions(config: &Config) -> Vec<Finding> {
+    let (data_dir, keys_dir) = (&config.data_dir, &config.keys_dir);
+    let Ok(entries) = std::fs::read_dir(keys_dir) else {
         return vec![warn(
             "key files",
-            format!("none in {}", data_dir.display()),
+            format!("none in {}", keys_dir.display()),
             "`countersign up` makes them on the first start",
         )];
     };
     let keys = entries.flatten().map(|entry| entry.path());
-    let mut paths: Vec<_> = keys.chain([data_dir.to_owned(), data_dir.join("keys")]).collect();
+    let mut paths: Vec<_> = keys.chain([data_dir.clone(), keys_dir.clone()]).collect();
     paths.sort();
     let exposed: Vec<_> = paths.iter().filter(|path| exposed(path)).collect();
     if exposed.is_empty() {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::client::Node;
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::local;
 use crate::output::{self, Style};
 
@@ -22,6 +22,19 @@ pub enum Command {
     Keys,
     /// Rebuild the tree from the stored leaves and check every commitment, sequence and signature
     Fsck,
+    /// Open a new shard where a shared database has lost what was signed. Stop every node first
+    #[command(after_help = "\
+Example:
+  countersign log reopen --yes
+
+A node refuses to sign on a database that is behind its own head: a standby that had not received everything, or a restored
+backup. Bring the newer database back if it exists. If it is lost, this command opens a new shard, whose first event names the
+last head that was signed. Receipts from before and after verify, each with its own shard's key.")]
+    Reopen {
+        /// Don't ask whether you are sure
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 /// Shows or checks the log.
@@ -56,7 +69,26 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
             };
             Ok(show_fsck(global, &report))
         }
+        Command::Reopen { yes } => reopen(global, yes).await,
     }
+}
+
+async fn reopen(global: &Global, yes: bool) -> anyhow::Result<Exit> {
+    let question = "Is the newer database lost, and is every other node stopped?";
+    if !yes && (!output::can_ask() || !output::ask(question)) {
+        return Err(Failure::new(Exit::Failed, "nothing was opened").advise("say --yes if you are sure").into());
+    }
+    let opened = local::data::reopen(global).await?;
+    let reason = opened.reason.map(|reason| reason.as_str());
+    if global.json {
+        output::json(&json!({ "origin": opened.origin, "vkey": opened.vkey, "shard": opened.shard, "reason": reason }));
+    } else {
+        match reason {
+            Some(reason) => output::line(format!("opened {} ({reason}), key {}", opened.origin, opened.vkey)),
+            None => output::line(format!("nothing to do: {} goes on at {} entries", opened.origin, opened.size)),
+        }
+    }
+    Ok(Exit::Ok)
 }
 
 async fn keys(global: &Global) -> anyhow::Result<Exit> {

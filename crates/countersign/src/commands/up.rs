@@ -35,6 +35,9 @@ pub struct Args {
     /// Bare hostname that names the log; required off loopback
     #[arg(long, value_name = "HOST")]
     log_domain: Option<String>,
+    /// On a shared database, without a head file: take the database's word for what was signed
+    #[arg(long)]
+    join: bool,
     /// Write the starter home, if there is none, and end
     #[arg(long)]
     init: bool,
@@ -67,7 +70,9 @@ impl From<Format> for LogFormat {
 /// If the configuration cannot be used, or the node cannot start.
 pub async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     small_pages();
-    let overrides = Overrides { listen: args.listen, log_domain: args.log_domain.clone(), ..local::overrides(global)? };
+    let join = args.join.then_some(true);
+    let log_domain = args.log_domain.clone();
+    let overrides = Overrides { listen: args.listen, log_domain, join, ..local::overrides(global)? };
     let written = starter(&overrides)?;
     if args.init {
         show_starter(global, &overrides, &written)?;

@@ -6,15 +6,15 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use countersign_ledger::contract::{Reader, Store as _};
+use countersign_ledger::contract::{Reader, Store};
 use countersign_ledger::export::{VerifyOptions, VerifyReport};
 use countersign_ledger::fsck::FsckOptions;
 use countersign_ledger::head_file::{self, HeadRecord};
 use countersign_ledger::state::PinStatus;
-use countersign_ledger::{Ledger, LedgerOptions};
+use countersign_ledger::{Ledger, LedgerOptions, Opened};
 use countersign_server::config::Config;
 use countersign_server::keys::{SeedKind, read_seed};
-use countersign_store::SqliteStore;
+use countersign_store::{PostgresOptions, PostgresStore, SqliteStore};
 use serde_json::{Value, json};
 
 use super::{Checked, config};
@@ -23,24 +23,48 @@ use crate::exit::{Exit, Failure};
 
 /// The data, held.
 struct Held {
-    store: SqliteStore,
+    store: Kept,
     config: Config,
-    _lock: File,
+    /// None where the data is elsewhere and there is no data directory.
+    _lock: Option<File>,
+}
+
+/// Where the data is.
+enum Kept {
+    Sqlite(SqliteStore),
+    Postgres(Box<PostgresStore>),
+}
+
+impl Kept {
+    fn store(self) -> Box<dyn Store> {
+        match self {
+            Self::Sqlite(store) => Box::new(store),
+            Self::Postgres(store) => store,
+        }
+    }
 }
 
 impl Held {
     fn open(global: &Global) -> anyhow::Result<Self> {
         let config = config(global)?;
+        if let Some(url) = &config.database {
+            let lock = if config.data_dir.is_dir() { Some(hold(&config)?) } else { None };
+            let store = PostgresStore::open(PostgresOptions::new(url.reveal()))?;
+            return Ok(Self { store: Kept::Postgres(Box::new(store)), config, _lock: lock });
+        }
         let lock = hold(&config)?;
         let path = config.data_dir.join("countersign.db");
         if !path.is_file() {
             return Err(no_data(&config).into());
         }
-        Ok(Self { store: SqliteStore::open(path)?, config, _lock: lock })
+        Ok(Self { store: Kept::Sqlite(SqliteStore::open(path)?), config, _lock: Some(lock) })
     }
 
     fn reader(&self) -> std::sync::Arc<dyn Reader> {
-        self.store.reader()
+        match &self.store {
+            Kept::Sqlite(store) => store.reader(),
+            Kept::Postgres(store) => store.reader(),
+        }
     }
 }
 
@@ -82,8 +106,8 @@ pub async fn receipt(global: &Global, id: &str, disclose: &[String]) -> anyhow::
     let id: uuid::Uuid =
         id.parse().map_err(|_| Failure::new(Exit::Usage, format!("{id:?} is not the id of an event")))?;
     let Held { store, config, _lock } = Held::open(global)?;
-    let seed = read_seed(&config.data_dir.join("keys/log.seed"), SeedKind::Log)?;
-    let (ledger, _) = Ledger::open(store, LedgerOptions::new(&config.log_domain, seed, &config.head_file))?;
+    let seed = read_seed(&config.keys_dir.join("log.seed"), SeedKind::Log)?;
+    let (ledger, _) = Ledger::open(store.store(), LedgerOptions::new(&config.log_domain, seed, &config.head_file))?;
     let receipt = ledger.receipt(id, Vec::new()).await;
     ledger.shutdown().await;
     let receipt = receipt?.ok_or_else(|| Failure::new(Exit::Failed, format!("there is no event {id}")))?;
@@ -137,7 +161,9 @@ pub fn tools(global: &Global) -> anyhow::Result<Value> {
 /// If the database cannot be opened.
 pub fn fsck(global: &Global) -> anyhow::Result<Checked> {
     let held = Held::open(global)?;
-    held.store.integrity_check().map_err(|error| Failure::new(Exit::Invalid, error.to_string()))?;
+    if let Kept::Sqlite(store) = &held.store {
+        store.integrity_check().map_err(|error| Failure::new(Exit::Invalid, error.to_string()))?;
+    }
     let options = FsckOptions { head_file: Some(held.config.head_file.clone()), ..FsckOptions::default() };
     let report = countersign_ledger::fsck::fsck(&*held.reader(), &options);
     Ok(Checked { ok: report.is_ok(), details: report.to_json() })
@@ -186,7 +212,30 @@ fn export_report(report: &VerifyReport, ok: bool) -> Value {
 /// # Errors
 /// If it cannot be read or the file cannot be written.
 pub fn backup(global: &Global, path: &Path) -> anyhow::Result<()> {
-    Held::open(global)?.store.backup_to(path).context("copying the database")
+    match Held::open(global)?.store {
+        Kept::Sqlite(store) => store.backup_to(path).context("copying the database"),
+        Kept::Postgres(_) => Err(no_copies().into()),
+    }
+}
+
+/// A database server has backups of its own.
+pub fn no_copies() -> Failure {
+    Failure::new(Exit::Usage, "the ledger is in Postgres, which this command does not copy")
+        .advise("use pg_dump or the server's own backups; docs/ledger.md says what a restored one needs")
+}
+
+/// Opens a new shard where the database is behind what this node signed, and says how.
+///
+/// # Errors
+/// If a node runs here, or the keys or the database cannot be used.
+pub async fn reopen(global: &Global) -> anyhow::Result<Opened> {
+    let Held { store, config, _lock } = Held::open(global)?;
+    let seed = read_seed(&config.keys_dir.join("log.seed"), SeedKind::Log)?;
+    let mut options = LedgerOptions::new(&config.log_domain, seed, &config.head_file);
+    options.reopen = true;
+    let (ledger, opened) = Ledger::open(store.store(), options)?;
+    ledger.shutdown().await;
+    Ok(opened)
 }
 
 /// How the database stands to the head that is kept outside it, in words.

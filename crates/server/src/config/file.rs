@@ -23,6 +23,9 @@ pub(super) struct File {
     pub policies: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
     pub head_file: Option<PathBuf>,
+    pub database_url: Option<Spanned<String>>,
+    pub keys_dir: Option<PathBuf>,
+    pub join: Option<bool>,
     pub development: Option<FileDevelopment>,
     #[serde(default)]
     pub issuers: Vec<FileIssuer>,

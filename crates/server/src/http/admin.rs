@@ -82,7 +82,7 @@ async fn status(State(app): State<Arc<App>>, caller: Caller) -> Answered {
         "log": { "origin": head.origin, "size": head.size, "shard": head.shard },
         "ledger": {
             "groups": stats.groups, "events": stats.events, "queued": stats.queued, "conflicts": stats.conflicts,
-            "failures": stats.failures, "last_group_us": stats.last_group_us, "undecided": stats.undecided,
+            "failures": stats.failures, "last_group_us": stats.last_group_us, "undecided": stats.undecided, "stale": stats.stale,
         },
         "calls_in_flight": app.gate.in_flight(),
         "refusals": refusals,

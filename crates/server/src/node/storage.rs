@@ -1,28 +1,101 @@
 //! The database behind the ledger: opened, copied, checked, exported.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use countersign_gate::keyring::Keyring;
+use countersign_ledger::contract::Store;
 use countersign_ledger::fsck::FsckOptions;
 use countersign_ledger::{Ledger, LedgerOptions, Opened, StoreError};
-use countersign_store::SqliteStore;
+use countersign_store::{PostgresOptions, PostgresStore, SqliteStore};
 use serde_json::{Value, json};
 
 use super::StartError;
 use crate::app::App;
 use crate::config::Config;
+use crate::keys::{SeedKind, create_private_dir, read_or_create_seed};
 
 const DATABASE: &str = "countersign.db";
+const REPLICA: &str = "replica.id";
 
-/// Opens the ledger on the data directory's database.
-pub(super) async fn open(config: &Config, seed: [u8; 32]) -> Result<(Ledger, Opened), StartError> {
-    let database = config.data_dir.join(DATABASE);
-    let options = LedgerOptions::new(&config.log_domain, seed, &config.head_file);
+/// Opens the database: the data directory's, or the one that several nodes share.
+pub(super) async fn connect(config: &Config) -> Result<Box<dyn Store>, StartError> {
+    let (data_dir, url) = (config.data_dir.clone(), config.database.clone());
+    let opened = tokio::task::spawn_blocking(move || -> Result<Box<dyn Store>, StartError> {
+        let Some(url) = url else { return Ok(Box::new(SqliteStore::open(data_dir.join(DATABASE))?)) };
+        let replica = Some(replica(&data_dir)?);
+        Ok(Box::new(PostgresStore::open(PostgresOptions { replica, ..PostgresOptions::new(url.reveal()) })?))
+    });
+    opened.await.unwrap_or_else(|error| Err(StartError::Setup(format!("opening the database: {error}"))))
+}
+
+/// What this node is called among those that share a log: a name that a restart keeps and that a copy of the data directory
+/// on another machine does not have.
+fn replica(data_dir: &Path) -> Result<String, StartError> {
+    let path = data_dir.join(REPLICA);
+    let failed = |error| StartError::Io { path: path.clone(), error };
+    let id = match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => id,
+        Ok(_) | Err(_) => {
+            let id = uuid::Uuid::now_v7().to_string();
+            std::fs::write(&path, &id).map_err(failed)?;
+            id
+        }
+    };
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("{}@{}", id.trim(), host.trim()))
+}
+
+/// The root key and the seed of the log's key. Where a log is there already that others write too, they are not made up:
+/// a node with keys of its own could neither sign nor read.
+pub(super) async fn keys(config: &Config, store: &dyn Store) -> Result<([u8; 32], [u8; 32]), StartError> {
+    let directory = &config.keys_dir;
+    create_private_dir(directory)?;
+    let reader = store.reader();
+    let joins = store.is_shared() && blocking(move || Ok(reader.head()?.is_some())).await?;
+    let seed = |name: &str, kind| -> Result<[u8; 32], StartError> {
+        let path = directory.join(name);
+        if joins && !path.exists() {
+            let words = "the database has a log already: give this node the keys of the others (copy their keys directory, or \
+                         name a shared one in keys_dir)";
+            return Err(StartError::Setup(format!("{} is missing, and {words}", path.display())));
+        }
+        Ok(read_or_create_seed(&path, kind)?)
+    };
+    Ok((seed("root.key", SeedKind::Root)?, seed("log.seed", SeedKind::Log)?))
+}
+
+/// Refuses a root key that does not open what is stored: every call would fail.
+pub(super) async fn try_root(ledger: &Ledger, keyring: &Keyring) -> Result<(), StartError> {
+    let first = ledger
+        .read(|reader| {
+            let names = reader.workspaces()?.into_iter().take(100);
+            for name in names {
+                if reader.workspace_key(&name)?.is_some() {
+                    return Ok(Some(name));
+                }
+            }
+            Ok(None)
+        })
+        .await?;
+    let Some(name) = first else { return Ok(()) };
+    let opened = keyring.workspace(&name).await;
+    opened.map(drop).map_err(|error| StartError::Setup(format!("the root key is not the one of this log: {error}")))
+}
+
+/// Opens the ledger on the database.
+pub(super) async fn open(
+    config: &Config,
+    store: Box<dyn Store>,
+    seed: [u8; 32],
+) -> Result<(Ledger, Opened), StartError> {
+    let mut options = LedgerOptions::new(&config.log_domain, seed, &config.head_file);
+    options.join = config.join;
     let head_dir = config.head_file.parent().map(PathBuf::from);
     let opened = tokio::task::spawn_blocking(move || {
         if let Some(directory) = head_dir {
-            crate::keys::create_private_dir(&directory)?;
+            create_private_dir(&directory)?;
         }
-        Ok(Ledger::open(SqliteStore::open(database)?, options)?)
+        Ok(Ledger::open(store, options)?)
     });
     opened.await.unwrap_or_else(|error| Err(StartError::Setup(format!("opening the ledger: {error}"))))
 }
@@ -39,6 +112,10 @@ pub(super) fn note_on(opened: &Opened) -> Option<String> {
 
 /// Copies the database into a new file while it is in use.
 pub(crate) async fn backup(app: &App, path: PathBuf) -> Result<Value, StoreError> {
+    if app.config.database.is_some() {
+        let words = "the ledger is in Postgres: use pg_dump, or the server's own backups (docs/ledger.md)";
+        return Err(StoreError::Database(words.to_owned()));
+    }
     let (source, target) = (app.config.data_dir.join(DATABASE), path.clone());
     blocking(move || countersign_store::sqlite::backup(source, target)).await?;
     let bytes = std::fs::metadata(&path).map(|facts| facts.len()).unwrap_or(0);

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use countersign_domain::{Millis, WorkspaceName};
-use countersign_ledger::contract::{EventRow, Group, Head, Reader, ShardRow, Store, StoreError, Tail};
+use countersign_ledger::contract::{EventRow, Group, Head, Place, Reader, ShardRow, Store, StoreError, Tail};
 use countersign_ledger::state::{Conflict, StateOp};
 use countersign_ledger::{AppendError, Ledger, LedgerOptions};
 use countersign_proof::merkle::Hash;
@@ -13,7 +13,7 @@ use countersign_store::SqliteStore;
 use crate::support::{Node, SEED, entry, with_ops};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(crate) enum Mode {
     /// The call fails and does nothing.
     Lost,
     /// The call does its work and reports a failure.
@@ -22,17 +22,17 @@ enum Mode {
 
 /// Fails the write call number `at`, then as many `begin`s as told.
 #[derive(Debug)]
-struct Plan {
+pub(crate) struct Plan {
     mode: Mode,
     at: Option<u64>,
     begins_after: u64,
     calls: u64,
-    fired: Option<&'static str>,
+    pub(crate) fired: Option<&'static str>,
 }
 
-type Shared = Arc<Mutex<Plan>>;
+pub(crate) type Shared = Arc<Mutex<Plan>>;
 
-fn plan(mode: Mode, at: Option<u64>, begins_after: u64) -> Shared {
+pub(crate) fn plan(mode: Mode, at: Option<u64>, begins_after: u64) -> Shared {
     Arc::new(Mutex::new(Plan { mode, at, begins_after, calls: 0, fired: None }))
 }
 
@@ -51,7 +51,7 @@ fn due(plan: &Shared, name: &'static str) -> Option<Mode> {
     })
 }
 
-struct Faulty<S>(S, Shared);
+pub(crate) struct Faulty<S>(pub(crate) S, pub(crate) Shared);
 
 impl<S: Store> Store for Faulty<S> {
     fn begin(&mut self) -> Result<Box<dyn Group + '_>, StoreError> {
@@ -69,6 +69,12 @@ impl<S: Store> Store for Faulty<S> {
     }
     fn maintain(&mut self) -> Result<(), StoreError> {
         self.0.maintain()
+    }
+    fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
+    fn peek(&mut self) -> Result<Option<Place>, StoreError> {
+        self.0.peek()
     }
 }
 
@@ -112,6 +118,15 @@ impl Group for FaultyGroup<'_> {
     }
     fn set_head(&mut self, head: &Head) -> Result<(), StoreError> {
         self.write("set_head", |g| g.set_head(head))
+    }
+    fn expect(&mut self, workspaces: &[&WorkspaceName]) -> Result<(), StoreError> {
+        self.0.expect(workspaces)
+    }
+    fn vouch(&mut self) -> Result<(), StoreError> {
+        self.0.vouch()
+    }
+    fn contest(&mut self, why: &str) -> Result<(), StoreError> {
+        self.0.contest(why)
     }
     fn commit(self: Box<Self>) -> Result<(), StoreError> {
         let this = *self;

@@ -6,6 +6,7 @@ mod exporting;
 mod faults;
 mod growth;
 mod migration;
+mod nodes;
 mod power;
 mod restore;
 mod support;
