@@ -1,6 +1,9 @@
 //! The node's log: to standard error, for people or as JSON, with a filter that SIGHUP reads again.
 
+mod writer;
+
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 
 use countersign_server::config::LogFormat;
 use countersign_server::{Config, Overrides};
@@ -13,6 +16,15 @@ use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::exit::{Exit, Failure};
 
+static LINES: OnceLock<writer::Lines> = OnceLock::new();
+
+/// Waits for the last lines; a process ends after this.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
+}
+
 /// Starts logging. With `overrides`, `log.level` is read again on SIGHUP.
 ///
 /// # Errors
@@ -22,7 +34,8 @@ pub fn start(format: Option<LogFormat>, level: &str, overrides: Option<Overrides
     let (filter, handle) = reload::Layer::new(filter);
     let terminal = std::io::stderr().is_terminal();
     let default = if terminal { LogFormat::Human } else { LogFormat::Json };
-    let log = fmt::layer().with_writer(std::io::stderr);
+    let lines = writer::Lines::start(std::io::stderr())?;
+    let log = fmt::layer().with_writer(LINES.get_or_init(|| lines).clone());
     let registry = tracing_subscriber::registry().with(filter);
     let set = match format.unwrap_or(default) {
         LogFormat::Human => {

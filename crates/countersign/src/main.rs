@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error.into()),
     };
+    logging::flush();
     match outcome {
         Ok(exit) => exit.into(),
         Err(error) => exit::report(&error),
