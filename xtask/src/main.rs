@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod conformance;
 mod crash;
 mod evidence;
 mod hostile;
@@ -33,6 +34,8 @@ cargo xtask COMMAND
   hostile                  what strangers, clients, approvers and upstreams can try
   bench --json FILE [--seconds S] [--connections 1,32] [--ways direct,gateway] [--growth CALLS]
                            what the gate costs, beside the upstream alone and nginx
+  conformance [--only upstream|PAIRING|client] [--update]
+                           the official MCP conformance suite through the gateway, in each pairing of eras
   evidence                 restored backups fork nothing, erased events cannot be guessed
   crash --db sqlite [--writes N] [--kills K] [--seed S]
                            writers, kill -9, and what is true afterwards
@@ -85,6 +88,11 @@ fn run(arguments: &[String]) -> Result<bool> {
             let address = rest.first().context("where to listen?")?;
             bench::upstream::serve(address.parse()?).map(|()| true)
         }
+        "conformance" => conformance(rest),
+        "conformance-upstream" => {
+            let [address, era, journal] = rest else { bail!("where to listen, which era, which journal?") };
+            conformance::serve_upstream(address, era, Path::new(journal)).map(|()| true)
+        }
         "evidence" => evidence::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "hostile" => hostile::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "hostile-upstream" => {
@@ -111,6 +119,15 @@ fn crash_plan(arguments: &[String], name: &'static str, writes: usize, kills: us
     };
     ensure!(plan.writes > 0, "--writes must not be zero");
     Ok((plan, paths::product(options.text("binary"))?))
+}
+
+fn conformance(arguments: &[String]) -> Result<bool> {
+    let options = Options::parse(arguments, &["binary", "only", "update"])?;
+    let plan =
+        conformance::Plan { only: options.text("only").map(str::to_owned), update: options.text("update").is_some() };
+    let needs_product = plan.only.as_deref() != Some("upstream");
+    let binary = if needs_product { paths::product(options.text("binary"))? } else { PathBuf::new() };
+    conformance::run(&binary, &plan)
 }
 
 fn bench(arguments: &[String]) -> Result<bool> {

@@ -20,8 +20,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("psql", "postgresql"),
 ];
-/// The npm clients need this much.
-const NODE_MAJOR: u32 = 20;
+/// The npm clients and the conformance suite need this much.
+const NODE_MAJOR: u32 = 22;
 
 /// Installs everything; quick if it is there already.
 ///

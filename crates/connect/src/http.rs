@@ -3,25 +3,30 @@
 //! 2026-07-28: every request stands alone, its metadata mirrored into headers. Earlier: a session after a handshake, named
 //! by `Mcp-Session-Id`; a `404` for a session means that it is over and that the request was not processed.
 
+mod answer;
+mod listen;
+
+pub(crate) use answer::media_type;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use base64::Engine as _;
 use bytes::Bytes;
 use countersign_catalog::manifest::{HttpTransport, Protocol};
 use countersign_egress::{Egress, EgressError, Purpose, PurposeClient, Response};
-use countersign_gate::upstream::DispatchError;
-use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
+use countersign_gate::upstream::{DispatchError, Mute};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use crate::link::{Board, Link, MAX_MESSAGE, Probe, judge_initialize, judge_probe};
-use crate::rpc::{self, Answer, Era, INITIALIZE, Incoming, LEGACY};
-use crate::sse::Parser;
+use crate::headers::header_value;
+use crate::link::{Board, Facts, Link, Probe, Question, judge_initialize, judge_probe};
+use crate::rpc::{self, Answer, Era, LEGACY, quote};
+use crate::talk::Floor;
 use crate::upstream::{ConnectError, Settings};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -33,12 +38,8 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const PROBE_WAIT: Duration = Duration::from_secs(10);
 /// How long a courtesy (a cancellation, the end of a session) may take.
 const COURTESY: Duration = Duration::from_secs(2);
-/// How long a stream of notifications is listened to before it is opened anew.
-const LISTEN: Duration = Duration::from_secs(3_600);
-/// Waits between two attempts to listen.
-const LISTEN_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Longest error body that is read.
-const MAX_ERROR_BODY: usize = 64 << 10;
+/// How long the delivery of what the upstream asked for may take.
+const DELIVERY: Duration = Duration::from_secs(10);
 
 /// An MCP endpoint.
 pub(crate) struct HttpLink {
@@ -59,7 +60,16 @@ pub(crate) struct HttpLink {
 struct Session {
     era: Era,
     id: Option<HeaderValue>,
+    facts: Facts,
+    /// The calls in flight, for what comes on the session's GET stream.
+    floor: Arc<Floor>,
     listener: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Session {
+    fn new(era: Era, id: Option<HeaderValue>, facts: Facts) -> Self {
+        Self { era, id, facts, floor: Arc::default(), listener: Mutex::default() }
+    }
 }
 
 impl Drop for Session {
@@ -144,12 +154,16 @@ impl HttpLink {
         }
         self.board.state("starting");
         match self.agree(Instant::now() + self.start_timeout).await {
-            Ok((session, list_changed)) => {
+            Ok(session) => {
                 let session = Arc::new(session);
                 *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&session));
                 self.board.ready(session.era.revision());
-                if list_changed {
+                // Many servers of the session era ask on the GET stream, whatever they announce.
+                if session.facts.tells() || session.id.is_some() {
                     self.listen(&session);
+                }
+                if session.era != Era::Modern {
+                    self.watch_again(&session).await;
                 }
                 *started += 1;
                 if *started > 1 {
@@ -166,15 +180,16 @@ impl HttpLink {
     }
 
     /// 2026-07-28, Streamable HTTP, Backward Compatibility.
-    async fn agree(&self, deadline: Instant) -> Result<(Session, bool), String> {
+    async fn agree(&self, deadline: Instant) -> Result<Session, String> {
         if self.protocol == Protocol::V2025_11_25 {
             return self.initialize(deadline).await;
         }
-        let modern = Session { era: Era::Modern, id: None, listener: Mutex::default() };
+        let modern = Session::new(Era::Modern, None, Facts::default());
         let probe_deadline = deadline.min(Instant::now() + PROBE_WAIT);
-        let probe = match self.post_request(&modern, "server/discover", None, "", probe_deadline).await {
-            Ok(Posted::Answered(answer)) => judge_probe(&answer),
-            Ok(Posted::Refused(_, Some(error))) => judge_probe(&Answer::Error(error)),
+        let discover = Question { method: "server/discover", ..Question::plain(&Mute, probe_deadline) };
+        let probe = match self.post_request(&modern, &discover).await {
+            Ok(Posted::Answered(answer)) => self.judge(&modern, &discover, &answer).await,
+            Ok(Posted::Refused(_, Some(error))) => self.judge(&modern, &discover, &Answer::Error(error)).await,
             Ok(Posted::Refused(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), None)) => {
                 return Err(format!("it answered {status}; check the manifest's headers"));
             }
@@ -186,22 +201,36 @@ impl HttpLink {
             Err(_) => Probe::Legacy,
         };
         match probe {
-            Probe::Modern { list_changed } => Ok((modern, list_changed)),
+            Probe::Modern(facts) => Ok(Session::new(Era::Modern, None, Facts { mirrors: true, ..facts })),
+            Probe::Again => Err("it refuses a revision that it says it speaks".to_owned()),
             Probe::Legacy if self.protocol == Protocol::V2026_07_28 => Err("it does not speak 2026-07-28".to_owned()),
             Probe::Legacy => self.initialize(deadline).await,
             Probe::Incompatible(why) => Err(why),
         }
     }
 
-    async fn initialize(&self, deadline: Instant) -> Result<(Session, bool), String> {
-        let mut session = Session { era: Era::Legacy(LEGACY[0]), id: None, listener: Mutex::default() };
+    /// What the answer to the probe means; a server that refused what it speaks is asked once more.
+    async fn judge(&self, modern: &Session, discover: &Question<'_>, answer: &Answer) -> Probe {
+        match judge_probe(answer) {
+            Probe::Again => match self.post_request(modern, discover).await {
+                Ok(Posted::Answered(answer)) => judge_probe(&answer),
+                Ok(Posted::Refused(..)) | Err(_) => Probe::Again,
+            },
+            probe => probe,
+        }
+    }
+
+    async fn initialize(&self, deadline: Instant) -> Result<Session, String> {
+        let offered = Session::new(Era::Legacy(LEGACY[0]), None, Facts::default());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let body = rpc::request(id, "initialize", INITIALIZE, session.era);
+        let members = rpc::initialize();
+        let body = rpc::request(id, "initialize", &members, None);
         let mut headers = self.headers.clone();
         accept_both(&mut headers);
         let response = self.send(Method::POST, headers, body, deadline).await.map_err(|e| e.to_string())?;
         let given = response.headers().get(SESSION).cloned();
-        let answer = match self.read(&session, response, id, deadline).await.map_err(|e| e.to_string())? {
+        let question = Question { method: "initialize", ..Question::plain(&Mute, deadline) };
+        let answer = match self.read(&offered, response, id, &question).await.map_err(|e| e.to_string())? {
             Posted::Answered(answer) => answer,
             Posted::Refused(status, error) => {
                 let words =
@@ -209,35 +238,29 @@ impl HttpLink {
                 return Err(format!("it answered {status} to initialize{words}"));
             }
         };
-        let (revision, list_changed) = judge_initialize(answer)?;
-        session.era = Era::Legacy(revision);
-        session.id = given;
+        let (revision, facts) = judge_initialize(answer)?;
+        let session = Session::new(Era::Legacy(revision), given, facts);
         let initialized = rpc::notification("notifications/initialized", "");
         self.post(&session, initialized, deadline).await.map_err(|e| e.to_string())?;
-        Ok((session, list_changed))
+        Ok(session)
     }
 
-    async fn post_request(
-        &self,
-        session: &Session,
-        method: &str,
-        name: Option<&str>,
-        members: &str,
-        deadline: Instant,
-    ) -> Result<Posted, DispatchError> {
+    async fn post_request(&self, session: &Session, question: &Question<'_>) -> Result<Posted, DispatchError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut headers = self.session_headers(session);
         if session.era == Era::Modern {
-            headers.insert(METHOD, header_value(method));
-            if let Some(name) = name {
+            headers.extend(question.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+            headers.insert(METHOD, header_value(question.method));
+            if let Some(name) = question.name {
                 headers.insert(NAME, header_value(name));
             }
         }
-        let body = rpc::request(id, method, members, session.era);
-        let cancel = Cancel { link: self, session, id, armed: method != "server/discover" };
-        let response = self.send(Method::POST, headers, body, deadline).await;
+        let meta = rpc::meta(id, session.era, question.exchange);
+        let body = rpc::request(id, question.method, question.members, meta.as_deref());
+        let cancel = Cancel { link: self, session, id, armed: question.method != "server/discover" };
+        let response = self.send(Method::POST, headers, body, question.deadline).await;
         let posted = match response {
-            Ok(response) => self.read(session, response, id, deadline).await,
+            Ok(response) => self.read(session, response, id, question).await,
             Err(error) => Err(error),
         };
         cancel.unless(!matches!(posted, Err(DispatchError::Timeout)));
@@ -274,159 +297,26 @@ impl HttpLink {
         self.client.send(method, &self.url, headers, Bytes::from(body), deadline).await.map_err(dispatch_error)
     }
 
-    async fn read(
-        &self,
-        session: &Session,
-        response: Response,
-        id: u64,
-        deadline: Instant,
-    ) -> Result<Posted, DispatchError> {
-        let status = response.status();
-        let encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|e| e.as_bytes() != b"identity");
-        if encoded {
-            return Err(DispatchError::Protocol("its answer is compressed, which was not asked for".into()));
-        }
-        if !status.is_success() {
-            let body = response.bytes(MAX_ERROR_BODY, deadline).await.unwrap_or_default();
-            let error = match rpc::parse(&body) {
-                Ok(Incoming::Response(_, Answer::Error(error))) => Some(error),
-                Ok(Incoming::Unrelated(error)) => Some(error.to_owned()),
-                _ => None,
-            };
-            return Ok(Posted::Refused(status, error));
-        }
-        match media_type(response.headers()) {
-            Some("application/json") => {
-                let body = response.bytes(MAX_MESSAGE, deadline).await.map_err(dispatch_error)?;
-                match rpc::parse(&body) {
-                    Ok(Incoming::Response(number, answer)) if number == id => Ok(Posted::Answered(answer)),
-                    Ok(Incoming::Unrelated(error)) => Ok(Posted::Answered(Answer::Error(error.to_owned()))),
-                    Ok(_) => Err(DispatchError::Protocol("it answered another question".into())),
-                    Err(why) => Err(DispatchError::Protocol(why)),
-                }
-            }
-            Some("text/event-stream") => self.read_stream(session, response, id, deadline).await.map(Posted::Answered),
-            other => {
-                let shown = rpc::shorten(other.unwrap_or("no content type"), 80);
-                Err(DispatchError::Protocol(format!("it answered {status} with {shown}")))
-            }
-        }
-    }
-
-    async fn read_stream(
-        &self,
-        session: &Session,
-        mut response: Response,
-        id: u64,
-        deadline: Instant,
-    ) -> Result<Answer, DispatchError> {
-        let mut parser = Parser::new(MAX_MESSAGE);
-        while let Some(chunk) = response.chunk(deadline).await.map_err(dispatch_error)? {
-            let events = parser.feed(&chunk).map_err(|_| DispatchError::Protocol("its event is too long".into()))?;
-            for event in events.iter().filter(|event| !event.is_empty()) {
-                match rpc::parse(event).map_err(DispatchError::Protocol)? {
-                    Incoming::Response(number, answer) if number == id => return Ok(answer),
-                    Incoming::Unrelated(error) => return Ok(Answer::Error(error.to_owned())),
-                    other => self.aside(session, &other),
-                }
-            }
-        }
-        Err(DispatchError::Lost("its stream ended without an answer".into()))
-    }
-
-    /// What else comes along on a stream.
-    fn aside(&self, session: &Session, incoming: &Incoming<'_>) {
-        match incoming {
-            Incoming::Notification(method) if method == "notifications/tools/list_changed" => self.board.changed(),
-            // Modern servers may not ask, and modern clients may not answer.
-            Incoming::Request(id, method) if session.era != Era::Modern => {
-                self.courtesy(session, Method::POST, rpc::refusal(id, method));
-            }
-            _ => {}
-        }
-    }
-
     /// Sends something whose failure harms nobody, without waiting for it.
-    fn courtesy(&self, session: &Session, method: Method, body: Vec<u8>) {
+    fn courtesy(&self, session: &Session, body: Vec<u8>, patience: Duration) {
         let (client, url, headers) = (self.client.clone(), self.url.clone(), self.session_headers(session));
         tokio::spawn(async move {
-            let _ = client.send(method, &url, headers, Bytes::from(body), Instant::now() + COURTESY).await;
+            let _ = client.send(Method::POST, &url, headers, Bytes::from(body), Instant::now() + patience).await;
         });
-    }
-
-    /// Listens for changed tools: a GET stream in the session era, a subscription in the modern one.
-    fn listen(&self, session: &Arc<Session>) {
-        let (link, weak) = (self.this.clone(), Arc::downgrade(session));
-        let listener = tokio::spawn(async move {
-            let mut wait = LISTEN_AGAIN.0;
-            loop {
-                let (Some(link), Some(session)) = (link.upgrade(), weak.upgrade()) else { return };
-                let opened = Instant::now();
-                if !link.listen_once(session).await {
-                    return;
-                }
-                wait = if opened.elapsed() > LISTEN_AGAIN.1 { LISTEN_AGAIN.0 } else { (wait * 2).min(LISTEN_AGAIN.1) };
-                drop(link);
-                tokio::time::sleep(wait).await;
-            }
-        });
-        *session.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
-    }
-
-    /// Whether it is worth trying again.
-    async fn listen_once(&self, session: Arc<Session>) -> bool {
-        let mut headers = self.session_headers(&session);
-        let (method, body) = match session.era {
-            Era::Modern => {
-                headers.insert(METHOD, HeaderValue::from_static("subscriptions/listen"));
-                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-                let members = "\"notifications\":{\"toolsListChanged\":true}";
-                (Method::POST, rpc::request(id, "subscriptions/listen", members, session.era))
-            }
-            Era::Legacy(_) => {
-                headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-                headers.remove(CONTENT_TYPE);
-                (Method::GET, Vec::new())
-            }
-        };
-        let until = Instant::now() + LISTEN;
-        let mut response = match self.send(method, headers, body, Instant::now() + self.start_timeout).await {
-            Ok(response) if response.status().is_success() => response,
-            // 405: it offers no such stream. 404: the session is over, and the next call finds that out.
-            Ok(response) => return response.status().is_server_error(),
-            Err(_) => return true,
-        };
-        if media_type(response.headers()) != Some("text/event-stream") {
-            return false;
-        }
-        let weak = Arc::downgrade(&session);
-        drop(session);
-        let mut parser = Parser::new(MAX_MESSAGE);
-        while let Ok(Some(chunk)) = response.chunk(until).await {
-            let (Ok(events), Some(session)) = (parser.feed(&chunk), weak.upgrade()) else { return true };
-            for event in events {
-                if let Ok(incoming) = rpc::parse(&event) {
-                    self.aside(&session, &incoming);
-                }
-            }
-        }
-        true
     }
 }
 
 #[async_trait]
 impl Link for HttpLink {
-    async fn ask(
-        &self,
-        method: &str,
-        name: Option<&str>,
-        members: &str,
-        deadline: Instant,
-    ) -> Result<Answer, DispatchError> {
+    async fn facts(&self, deadline: Instant) -> Result<Facts, DispatchError> {
+        Ok(self.session(deadline).await?.facts)
+    }
+
+    async fn ask(&self, question: &Question<'_>) -> Result<Answer, DispatchError> {
         let mut resumed = false;
         loop {
-            let session = self.session(deadline).await?;
-            match self.post_request(&session, method, name, members, deadline).await {
+            let session = self.session(question.deadline).await?;
+            match self.post_request(&session, question).await {
                 Ok(Posted::Answered(answer)) => return Ok(answer),
                 // 2025-11-25, Session Management: the session is over and the request was not processed, so that sending
                 // it again in a new session executes it once.
@@ -452,6 +342,22 @@ impl Link for HttpLink {
                 }
             }
         }
+    }
+
+    async fn subscribe(&self, uri: &str, deadline: Instant) -> Result<Answer, DispatchError> {
+        let session = self.session(deadline).await?;
+        if !session.facts.subscriptions {
+            return Err(DispatchError::NotSent("it does not tell of changed resources".into()));
+        }
+        let count = self.board.watch(uri)?;
+        if session.era == Era::Modern {
+            self.board.acknowledged(count, deadline).await?;
+            return rpc::complete();
+        }
+        let members = format!("\"uri\":{}", quote(uri));
+        let question =
+            Question { method: "resources/subscribe", members: &members, ..Question::plain(&Mute, deadline) };
+        self.ask(&question).await
     }
 
     async fn close(&self) {
@@ -483,7 +389,7 @@ impl Drop for Cancel<'_> {
     fn drop(&mut self) {
         if self.armed && self.session.era != Era::Modern {
             let members = format!("\"requestId\":{},\"reason\":\"no longer waited for\"", self.id);
-            self.link.courtesy(self.session, Method::POST, rpc::notification("notifications/cancelled", &members));
+            self.link.courtesy(self.session, rpc::notification("notifications/cancelled", &members), COURTESY);
         }
     }
 }
@@ -516,38 +422,4 @@ pub(crate) fn dispatch_error(error: EgressError) -> DispatchError {
 fn accept_both(headers: &mut HeaderMap) {
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-}
-
-pub(crate) fn media_type(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    Some(value.split(';').next().unwrap_or(value).trim())
-}
-
-/// 2026-07-28, Value Encoding: what a header cannot hold as it is goes in base64 between marks.
-fn header_value(text: &str) -> HeaderValue {
-    let plain = text.bytes().all(|b| (0x20..0x7f).contains(&b))
-        && text.trim() == text
-        && !(text.starts_with("=?base64?") && text.ends_with("?="));
-    let encoded = || format!("=?base64?{}?=", base64::engine::general_purpose::STANDARD.encode(text));
-    let value = if plain { HeaderValue::from_str(text) } else { HeaderValue::from_str(&encoded()) };
-    // Both forms are printable ASCII.
-    value.unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn header_values_are_encoded_as_in_the_specification() {
-        for (text, value) in [
-            ("us-west1", "us-west1"),
-            ("Hello, 世界", "=?base64?SGVsbG8sIOS4lueVjA==?="),
-            (" padded ", "=?base64?IHBhZGRlZCA=?="),
-            ("line1\nline2", "=?base64?bGluZTEKbGluZTI=?="),
-            ("=?base64?literal?=", "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?="),
-        ] {
-            assert_eq!(header_value(text), value, "{text}");
-        }
-    }
 }

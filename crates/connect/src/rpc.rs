@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use countersign_gate::upstream::{DispatchError, ToolResult};
+use countersign_gate::upstream::{AskKind, DispatchError, Exchange, ToolResult};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -15,21 +15,68 @@ pub(crate) const LEGACY: &[&str] = &["2025-11-25", "2025-06-18", "2025-03-26", "
 pub(crate) const HEADER_MISMATCH: i64 = -32020;
 pub(crate) const MISSING_CAPABILITY: i64 = -32021;
 pub(crate) const UNSUPPORTED_VERSION: i64 = -32022;
+/// JSON-RPC 2.0, 5.1.
+pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
+pub(crate) const INTERNAL_ERROR: i64 = -32603;
 
-/// `_meta` of every request in the modern era. We declare no capabilities: what an upstream might ask for (sampling,
-/// elicitation, roots) is thereby denied.
-pub(crate) const META: &str = concat!(
-    r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"countersign","version":""#,
-    env!("CARGO_PKG_VERSION"),
-    r#""},"io.modelcontextprotocol/clientCapabilities":{}}"#
-);
+/// Why a question on a shared channel is refused.
+pub(crate) const NOT_ATTRIBUTABLE: &str = "exactly one call must be in flight, so that it is known whom to ask";
 
-/// `params` of `initialize`, offering the newest revision of its era.
-pub(crate) const INITIALIZE: &str = concat!(
-    r#""protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"countersign","version":""#,
-    env!("CARGO_PKG_VERSION"),
-    r#""}"#
-);
+const CLIENT_INFO: &str = concat!(r#"{"name":"countersign","version":""#, env!("CARGO_PKG_VERSION"), r#""}"#);
+
+/// `params` of `initialize`, offering the newest revision of its era. The connection serves many callers, so it declares all
+/// that any of them might answer; what a caller does not answer, and what policy refuses, is answered with an error.
+pub(crate) fn initialize() -> String {
+    format!(
+        r#""protocolVersion":"2025-11-25","capabilities":{{"elicitation":{{"form":{{}},"url":{{}}}},"sampling":{{}},"roots":{{}}}},"clientInfo":{CLIENT_INFO}"#
+    )
+}
+
+/// The `_meta` of a request, if it has one. In the modern era it declares what this call's caller answers, and nothing else.
+pub(crate) fn meta(id: u64, era: Era, exchange: &dyn Exchange) -> Option<String> {
+    let progress = exchange.wants_progress().then(|| format!("\"progressToken\":{id}"));
+    let traced = Some(crate::traced::meta()).filter(|traced| !traced.is_empty());
+    match era {
+        Era::Legacy(_) => {
+            let parts: Vec<String> = progress.into_iter().chain(traced.map(Into::into)).collect();
+            (!parts.is_empty()).then(|| format!("{{{}}}", parts.join(",")))
+        }
+        Era::Modern => {
+            let mut meta = format!(
+                r#"{{"io.modelcontextprotocol/protocolVersion":"{MODERN}","io.modelcontextprotocol/clientInfo":{CLIENT_INFO},"io.modelcontextprotocol/clientCapabilities":{}"#,
+                capabilities(exchange)
+            );
+            if let Some(level) = exchange.log_level() {
+                meta.push_str(",\"io.modelcontextprotocol/logLevel\":");
+                meta.push_str(&quote(level));
+            }
+            for part in progress.into_iter().chain(traced.map(Into::into)) {
+                meta.push(',');
+                meta.push_str(&part);
+            }
+            meta.push('}');
+            Some(meta)
+        }
+    }
+}
+
+fn capabilities(exchange: &dyn Exchange) -> String {
+    let modes: Vec<&str> = [(AskKind::ElicitForm, "\"form\":{}"), (AskKind::ElicitUrl, "\"url\":{}")]
+        .into_iter()
+        .filter_map(|(kind, text)| exchange.answers(kind).then_some(text))
+        .collect();
+    let mut declared = Vec::new();
+    if !modes.is_empty() {
+        declared.push(format!("\"elicitation\":{{{}}}", modes.join(",")));
+    }
+    if exchange.answers(AskKind::Sample) {
+        declared.push("\"sampling\":{}".to_owned());
+    }
+    if exchange.answers(AskKind::ListRoots) {
+        declared.push("\"roots\":{}".to_owned());
+    }
+    format!("{{{}}}", declared.join(","))
+}
 
 /// How an upstream is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,24 +97,15 @@ impl Era {
 }
 
 /// A request as one line without a line feed. `members` are those of `params`, without braces.
-pub(crate) fn request(id: u64, method: &str, members: &str, era: Era) -> Vec<u8> {
+pub(crate) fn request(id: u64, method: &str, members: &str, meta: Option<&str>) -> Vec<u8> {
     let separator = if members.is_empty() { "" } else { "," };
-    let traced = crate::traced::meta();
-    let text = match era {
-        Era::Modern => {
-            let meta = META.strip_suffix('}').unwrap_or(META);
-            let comma = if traced.is_empty() { "" } else { "," };
+    let text = match meta {
+        Some(meta) => {
             format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{separator}"_meta":{meta}{comma}{traced}}}}}}}"#
+                r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{separator}"_meta":{meta}}}}}"#
             )
         }
-        // Members with a `_meta` of their own, or with that word anywhere, go as they are: a name twice would be refused.
-        Era::Legacy(_) if !traced.is_empty() && !members.contains("\"_meta\"") => {
-            format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}{separator}"_meta":{{{traced}}}}}}}"#
-            )
-        }
-        Era::Legacy(_) => format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}}}}}"#),
+        None => format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{{{members}}}}}"#),
     };
     let mut bytes = text.into_bytes();
     // Inside JSON strings line breaks are escaped; where they stand between tokens a space says the same.
@@ -80,13 +118,24 @@ pub(crate) fn notification(method: &str, members: &str) -> Vec<u8> {
     format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{{members}}}}}"#).into_bytes()
 }
 
-/// The answer to what an upstream asks of us: a `ping` is answered, everything else was never offered.
+/// The answer to what an upstream asks outside of any call: a `ping` is answered, everything else is refused.
 pub(crate) fn refusal(id: &RawValue, method: &str) -> Vec<u8> {
-    let answer = match method {
-        "ping" => r#""result":{}"#,
-        _ => r#""error":{"code":-32601,"message":"Method not found"}"#,
-    };
-    format!(r#"{{"jsonrpc":"2.0","id":{},{answer}}}"#, id.get()).into_bytes()
+    match method {
+        "ping" => response(id, "\"result\":{}"),
+        _ => error_response(id, METHOD_NOT_FOUND, "Method not found"),
+    }
+}
+
+/// A response with this member.
+pub(crate) fn response(id: &RawValue, member: &str) -> Vec<u8> {
+    let mut bytes = format!(r#"{{"jsonrpc":"2.0","id":{},{member}}}"#, id.get()).into_bytes();
+    bytes.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
+    bytes
+}
+
+/// A response that says no.
+pub(crate) fn error_response(id: &RawValue, code: i64, message: &str) -> Vec<u8> {
+    response(id, &format!("\"error\":{{\"code\":{code},\"message\":{}}}", quote(message)))
 }
 
 /// A JSON string.
@@ -110,10 +159,10 @@ pub(crate) enum Incoming<'a> {
     Response(u64, Answer),
     /// An error that answers no request in particular.
     Unrelated(&'a RawValue),
-    /// The upstream asks us.
-    Request(&'a RawValue, Cow<'a, str>),
-    /// The upstream tells us.
-    Notification(Cow<'a, str>),
+    /// The upstream asks us: id, method, `params`.
+    Request(&'a RawValue, Cow<'a, str>, Option<&'a RawValue>),
+    /// The upstream tells us: method, `params`.
+    Notification(Cow<'a, str>, Option<&'a RawValue>),
 }
 
 #[derive(Deserialize)]
@@ -123,6 +172,8 @@ struct Message<'a> {
     id: Option<&'a RawValue>,
     #[serde(borrow, default)]
     method: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
     #[serde(borrow, default)]
     result: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -140,8 +191,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Incoming<'_>, String> {
     }
     if let Some(method) = message.method {
         return Ok(match message.id {
-            Some(id) => Incoming::Request(id, method),
-            None => Incoming::Notification(method),
+            Some(id) => Incoming::Request(id, method, message.params),
+            None => Incoming::Notification(method, message.params),
         });
     }
     let answer = match (message.result, message.error) {
@@ -158,6 +209,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Incoming<'_>, String> {
         (None, Answer::Error(_)) => message.error.map(Incoming::Unrelated).ok_or_else(String::new),
         (None, Answer::Result(_)) => Err("a result without an id".to_owned()),
     }
+}
+
+/// The result that says nothing but that all went well (2026-07-28, Result).
+pub(crate) fn complete() -> Result<Answer, DispatchError> {
+    let raw = RawValue::from_string(r#"{"resultType":"complete"}"#.to_owned());
+    raw.map(Answer::Result).map_err(|e| DispatchError::Protocol(e.to_string()))
 }
 
 #[derive(Deserialize)]
@@ -185,33 +242,38 @@ pub(crate) fn result_of(answer: Answer) -> Result<Box<RawValue>, DispatchError> 
 }
 
 #[derive(Deserialize)]
-struct ToolResultHead<'a> {
+struct ResultHead<'a> {
     #[serde(rename = "isError", default)]
     is_error: Option<bool>,
     #[serde(rename = "resultType", borrow, default)]
     result_type: Option<Cow<'a, str>>,
 }
 
-/// A `CallToolResult`, looked at and left as it is.
-pub(crate) fn tool_result(answer: Answer) -> Result<ToolResult, DispatchError> {
+/// What a call's answer is.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The operation's result, as it was sent.
+    Done(ToolResult),
+    /// An `InputRequiredResult`: the call has to be made again with answers to what it asks.
+    Input(Box<RawValue>),
+}
+
+/// A result, looked at and left as it is.
+pub(crate) fn outcome(answer: Answer) -> Result<Outcome, DispatchError> {
     let raw = result_of(answer)?;
     if !raw.get().starts_with('{') {
         return Err(DispatchError::Protocol("its result is not an object".into()));
     }
-    let head: ToolResultHead<'_> = serde_json::from_str(raw.get())
-        .map_err(|e| DispatchError::Protocol(format!("its result is not a tool's: {e}")))?;
+    let head: ResultHead<'_> = serde_json::from_str(raw.get())
+        .map_err(|e| DispatchError::Protocol(format!("its result cannot be read: {e}")))?;
     match head.result_type.as_deref() {
-        // Absent in the handshake era: complete (2026-07-28, ResultType).
-        None | Some("complete") => {}
-        Some("input_required") => {
-            return Err(DispatchError::Protocol(
-                "it asked for input, which this node does not offer to upstreams".into(),
-            ));
+        // Absent in the handshake era: complete (2026-07-28, ResultType). The handle of a task is passed on as it is.
+        None | Some("complete" | "task") => {
+            Ok(Outcome::Done(ToolResult { is_error: head.is_error.unwrap_or(false), raw }))
         }
-        Some(other) => return Err(DispatchError::Protocol(format!("unknown result type {:?}", shorten(other, 40)))),
+        Some("input_required") => Ok(Outcome::Input(raw)),
+        Some(other) => Err(DispatchError::Protocol(format!("unknown result type {:?}", shorten(other, 40)))),
     }
-    let is_error = head.is_error.unwrap_or(false);
-    Ok(ToolResult { raw, is_error })
 }
 
 /// At most `most` characters, with hidden ones made visible.
@@ -222,17 +284,23 @@ pub(crate) fn shorten(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use countersign_gate::upstream::Mute;
+
     use super::*;
 
     #[test]
     fn requests_are_one_line_and_keep_what_they_carry() {
-        let line =
-            request(7, "tools/call", "\"name\":\"x\",\"arguments\":{\n \"a\" : 1.0 , \"b\":\"\\n\"}", Era::Modern);
+        let line = request(
+            7,
+            "tools/call",
+            "\"name\":\"x\",\"arguments\":{\n \"a\" : 1.0 , \"b\":\"\\n\"}",
+            meta(7, Era::Modern, &Mute).as_deref(),
+        );
         let text = String::from_utf8(line).expect("UTF-8");
         assert!(!text.contains('\n') && text.contains(r#"{  "a" : 1.0 , "b":"\n"}"#), "{text}");
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"], MODERN);
-        let legacy = request(8, "tools/list", "", Era::Legacy(LEGACY[0]));
+        let legacy = request(8, "tools/list", "", meta(8, Era::Legacy(LEGACY[0]), &Mute).as_deref());
         assert_eq!(legacy, br#"{"jsonrpc":"2.0","id":8,"method":"tools/list","params":{}}"#);
     }
 
@@ -242,8 +310,8 @@ mod tests {
             Ok(Incoming::Response(id, Answer::Result(raw))) => format!("{id} {}", raw.get()),
             Ok(Incoming::Response(id, Answer::Error(raw))) => format!("{id} error {}", raw.get()),
             Ok(Incoming::Unrelated(_)) => "unrelated".into(),
-            Ok(Incoming::Request(id, method)) => format!("{method} asked as {}", id.get()),
-            Ok(Incoming::Notification(method)) => method.into_owned(),
+            Ok(Incoming::Request(id, method, _)) => format!("{method} asked as {}", id.get()),
+            Ok(Incoming::Notification(method, _)) => method.into_owned(),
             Err(_) => "refused".into(),
         };
         for (text, expected) in [
@@ -264,15 +332,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_result_comes_back_as_it_was_sent() {
+    fn a_result_comes_back_as_it_was_sent() {
         let raw = |text: &str| Answer::Result(RawValue::from_string(text.to_owned()).expect("JSON"));
-        let text = r#"{"content":[],"isError":true,"x-unknown":{"n":1.0},"resultType":"complete"}"#;
-        let result = tool_result(raw(text)).expect("a result");
-        assert_eq!((result.raw.get(), result.is_error), (text, true));
-        for wrong in
-            ["[]", "3", r#"{"isError":"no"}"#, r#"{"resultType":"input_required"}"#, r#"{"resultType":"task"}"#]
-        {
-            assert!(matches!(tool_result(raw(wrong)), Err(DispatchError::Protocol(_))), "{wrong}");
+        for (text, is_error) in [
+            (r#"{"content":[],"isError":true,"x-unknown":{"n":1.0},"resultType":"complete"}"#, true),
+            (r#"{"resultType":"task","task":{"taskId":"7","ttl":1}}"#, false),
+        ] {
+            let Ok(Outcome::Done(result)) = outcome(raw(text)) else { panic!("no result: {text}") };
+            assert_eq!((result.raw.get(), result.is_error), (text, is_error));
+        }
+        assert!(matches!(outcome(raw(r#"{"resultType":"input_required"}"#)), Ok(Outcome::Input(_))));
+        for wrong in ["[]", "3", r#"{"isError":"no"}"#, r#"{"resultType":"surprise"}"#] {
+            assert!(matches!(outcome(raw(wrong)), Err(DispatchError::Protocol(_))), "{wrong}");
         }
     }
 }

@@ -1,4 +1,10 @@
-//! Server-sent events, as much of them as MCP uses: the `data` of each event (WHATWG HTML, 9.2).
+//! Server-sent events, as much of them as MCP uses: the `data` of each event, the last event's id and the time after which to
+//! connect again (WHATWG HTML, 9.2).
+
+use std::time::Duration;
+
+/// Longest id of an event that is kept.
+const MAX_ID: usize = 1_024;
 
 /// Takes bytes as they come and gives events, with a bound on what it holds.
 #[derive(Debug)]
@@ -9,6 +15,8 @@ pub(crate) struct Parser {
     has_data: bool,
     after_cr: bool,
     started: bool,
+    id: Option<String>,
+    retry: Option<Duration>,
 }
 
 /// An event or a line is over the bound.
@@ -18,7 +26,31 @@ pub(crate) struct TooLong;
 impl Parser {
     /// At most `limit` bytes for one event.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, line: Vec::new(), data: Vec::new(), has_data: false, after_cr: false, started: false }
+        Self {
+            limit,
+            line: Vec::new(),
+            data: Vec::new(),
+            has_data: false,
+            after_cr: false,
+            started: false,
+            id: None,
+            retry: None,
+        }
+    }
+
+    /// The id of the last event that had one.
+    pub(crate) fn last_id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// How long to wait before connecting again, if the server said so.
+    pub(crate) fn retry(&self) -> Option<Duration> {
+        self.retry
+    }
+
+    /// A new stream that goes on where this one ended.
+    pub(crate) fn resumed(self) -> Self {
+        Self { id: self.id, retry: self.retry, ..Self::new(self.limit) }
     }
 
     /// The data of the events that these bytes complete.
@@ -58,19 +90,28 @@ impl Parser {
             if std::mem::take(&mut self.has_data) {
                 events.push(std::mem::take(&mut self.data));
             }
-        } else if let Some(value) = line.strip_prefix(b"data") {
-            let value = match value {
-                [] => Some(value),
-                [b':', b' ', rest @ ..] | [b':', rest @ ..] => Some(rest),
-                _ => None,
-            };
-            if let Some(value) = value {
-                if std::mem::replace(&mut self.has_data, true) {
-                    self.data.push(b'\n');
-                }
-                self.data.extend_from_slice(value);
+        } else if let Some(value) = field(&line, b"data") {
+            if std::mem::replace(&mut self.has_data, true) {
+                self.data.push(b'\n');
             }
+            self.data.extend_from_slice(value);
+        } else if let Some(id) = field(&line, b"id") {
+            if id.len() <= MAX_ID && !id.contains(&0) {
+                self.id = std::str::from_utf8(id).ok().filter(|id| !id.is_empty()).map(str::to_owned);
+            }
+        } else if let Some(retry) = field(&line, b"retry") {
+            let millis = std::str::from_utf8(retry).ok().and_then(|text| text.parse().ok());
+            self.retry = millis.map(Duration::from_millis).or(self.retry);
         }
+    }
+}
+
+/// The value of a line with this field's name.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(name)? {
+        [] => Some(&[]),
+        [b':', b' ', rest @ ..] | [b':', rest @ ..] => Some(rest),
+        _ => None,
     }
 }
 
@@ -91,6 +132,14 @@ mod tests {
         for piece in [1, 2, 3, 7, 1_000] {
             assert_eq!(events(stream, piece), ["{\"a\":1}", "x\ny", "", "z"], "{piece}");
         }
+    }
+
+    #[test]
+    fn the_last_id_and_the_time_to_wait_are_kept() {
+        let mut parser = Parser::new(1_000);
+        parser.feed(b"id: 7\nretry: 250\ndata:\n\nid: a\0b\nretry: soon\n\n").expect("short");
+        assert_eq!((parser.last_id(), parser.retry()), (Some("7"), Some(Duration::from_millis(250))));
+        assert_eq!(parser.resumed().last_id(), Some("7"));
     }
 
     #[test]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use countersign_catalog::manifest::{Protocol, SELF_COMMAND, StdioTransport};
-use countersign_gate::upstream::DispatchError;
+use countersign_gate::upstream::{DispatchError, Mute};
 
-use crate::link::{Board, Link, Probe, judge_initialize, judge_probe};
-use crate::rpc::{Answer, Era, INITIALIZE, LEGACY, notification};
+use crate::link::{Board, Facts, Link, Probe, Question, judge_initialize, judge_probe};
+use crate::rpc::{self, Answer, Era, LEGACY, notification, quote};
 use crate::upstream::{ConnectError, Settings};
 use connection::Connection;
 use process::Command;
@@ -114,6 +114,7 @@ impl StdioLink {
                 if self.incarnations.fetch_add(1, Ordering::Relaxed) > 0 {
                     self.board.changed();
                 }
+                self.watch_again(&connection);
                 Ok(connection)
             }
             Err(error) => {
@@ -144,15 +145,11 @@ impl StdioLink {
         let agreed = tokio::time::timeout_at(deadline.into(), agreed).await;
         let outcome = agreed.unwrap_or_else(|_| Err(format!("it was not ready after {:?}", self.start_timeout)));
         match outcome {
-            Ok((era, list_changed)) => {
-                connection.ready(era);
+            Ok((era, facts)) => {
+                connection.ready(era, facts);
                 self.board.ready(era.revision());
-                if list_changed && era == Era::Modern {
-                    connection.tell_request(
-                        "subscriptions/listen",
-                        "\"notifications\":{\"toolsListChanged\":true}",
-                        era,
-                    );
+                if facts.tells() && era == Era::Modern {
+                    connection.listen();
                 }
                 Ok(connection)
             }
@@ -165,21 +162,48 @@ impl StdioLink {
     }
 }
 
+impl StdioLink {
+    /// A new process of the session era knows nothing of what the one before watched; a modern one was told when it was
+    /// asked to tell of changes.
+    fn watch_again(&self, connection: &Connection) {
+        if connection.facts().subscriptions && connection.era() != Era::Modern {
+            for uri in self.board.watched() {
+                connection.tell_request("resources/subscribe", &format!("\"uri\":{}", quote(&uri)));
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Link for StdioLink {
-    async fn ask(
-        &self,
-        method: &str,
-        _: Option<&str>,
-        members: &str,
-        deadline: Instant,
-    ) -> Result<Answer, DispatchError> {
-        let connection = self.connection(deadline).await?;
-        let answer = connection.ask(method, members, connection.era(), deadline).await;
+    async fn facts(&self, deadline: Instant) -> Result<Facts, DispatchError> {
+        Ok(self.connection(deadline).await?.facts())
+    }
+
+    async fn ask(&self, question: &Question<'_>) -> Result<Answer, DispatchError> {
+        let connection = self.connection(question.deadline).await?;
+        let answer = connection.ask(question, connection.era()).await;
         if answer.is_err() && connection.is_closed() {
             self.board.trouble("backing-off", &connection.obituary().unwrap_or_default());
         }
         answer
+    }
+
+    async fn subscribe(&self, uri: &str, deadline: Instant) -> Result<Answer, DispatchError> {
+        let connection = self.connection(deadline).await?;
+        if !connection.facts().subscriptions {
+            return Err(DispatchError::NotSent("it does not tell of changed resources".into()));
+        }
+        let count = self.board.watch(uri)?;
+        if connection.era() == Era::Modern {
+            connection.listen();
+            self.board.acknowledged(count, deadline).await?;
+            return rpc::complete();
+        }
+        let members = format!("\"uri\":{}", quote(uri));
+        let question =
+            Question { method: "resources/subscribe", members: &members, ..Question::plain(&Mute, deadline) };
+        connection.ask(&question, connection.era()).await
     }
 
     async fn close(&self) {
@@ -206,11 +230,12 @@ impl Failures {
 }
 
 /// Finds the era: 2026-07-28, stdio, Backward Compatibility.
-async fn agree(connection: &Connection, protocol: Protocol, deadline: Instant) -> Result<(Era, bool), String> {
+async fn agree(connection: &Connection, protocol: Protocol, deadline: Instant) -> Result<(Era, Facts), String> {
     if protocol == Protocol::V2025_11_25 {
         return initialize(connection, deadline).await;
     }
-    let discover = connection.ask("server/discover", "", Era::Modern, deadline);
+    let question = Question { method: "server/discover", ..Question::plain(&Mute, deadline) };
+    let discover = connection.ask(&question, Era::Modern);
     tokio::pin!(discover);
     let answer = match tokio::time::timeout(PROBE_WAIT, &mut discover).await {
         Ok(answer) => answer,
@@ -222,18 +247,21 @@ async fn agree(connection: &Connection, protocol: Protocol, deadline: Instant) -
         },
     };
     match judge_probe(&answer.map_err(|e| e.to_string())?) {
-        Probe::Modern { list_changed } => Ok((Era::Modern, list_changed)),
+        Probe::Modern(facts) => Ok((Era::Modern, facts)),
+        Probe::Again => Err("it refuses a revision that it says it speaks".to_owned()),
         Probe::Legacy if protocol == Protocol::V2026_07_28 => Err("it does not speak 2026-07-28".to_owned()),
         Probe::Legacy => initialize(connection, deadline).await,
         Probe::Incompatible(why) => Err(why),
     }
 }
 
-async fn initialize(connection: &Connection, deadline: Instant) -> Result<(Era, bool), String> {
-    let answer = connection.ask("initialize", INITIALIZE, Era::Legacy(LEGACY[0]), deadline).await;
-    let (revision, list_changed) = judge_initialize(answer.map_err(|e| e.to_string())?)?;
+async fn initialize(connection: &Connection, deadline: Instant) -> Result<(Era, Facts), String> {
+    let members = rpc::initialize();
+    let question = Question { method: "initialize", members: &members, ..Question::plain(&Mute, deadline) };
+    let answer = connection.ask(&question, Era::Legacy(LEGACY[0])).await;
+    let (revision, facts) = judge_initialize(answer.map_err(|e| e.to_string())?)?;
     connection.tell(notification("notifications/initialized", ""));
-    Ok((Era::Legacy(revision), list_changed))
+    Ok((Era::Legacy(revision), facts))
 }
 
 fn command(transport: &StdioTransport, settings: &Settings) -> Result<Command, ConnectError> {

@@ -1,6 +1,7 @@
 //! An MCP server as the gate sees it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -9,14 +10,18 @@ use countersign_domain::UpstreamName;
 use countersign_egress::{Egress, EgressError};
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
-    DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
+    DiscoverError, Discovered, DispatchError, Exchange, Mute, ToolResult, Upstream, UpstreamStatus,
 };
-use tokio::sync::{Semaphore, watch};
+use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, broadcast, watch};
 
+use crate::call::call;
+use crate::discover::{discover, list_tools};
+use crate::headers::{ParamHeader, marked, mirror};
 use crate::http::HttpLink;
-use crate::link::{Board, Link, list_tools};
+use crate::link::{Board, Link, Question};
 use crate::rest::RestUpstream;
-use crate::rpc::{quote, tool_result};
+use crate::rpc::quote;
 use crate::stdio::StdioLink;
 
 /// Why an upstream cannot be set up from its manifest.
@@ -58,7 +63,90 @@ pub struct McpUpstream {
     settings: Settings,
     board: Arc<Board>,
     link: Arc<dyn Link>,
+    mirror: Mirror,
     slots: Semaphore,
+}
+
+/// What calls need to know of earlier answers: which arguments go into headers, and which log level was asked for.
+#[derive(Default)]
+pub(crate) struct Mirror {
+    /// By tool; `None` until the tools were listed.
+    marks: Mutex<Option<HashMap<String, Arc<[ParamHeader]>>>>,
+    level: tokio::sync::Mutex<Option<usize>>,
+}
+
+/// RFC 5424, least severe first.
+const LEVELS: &[&str] = &["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+impl Mirror {
+    /// Takes the marks of these tools, and gives the tools without those whose marks are invalid (2026-07-28: the client must
+    /// leave them out).
+    fn learn(&self, upstream: &UpstreamName, tools: Vec<Box<RawValue>>) -> Vec<Box<RawValue>> {
+        let mut all = HashMap::new();
+        let kept = tools.into_iter().filter(|tool| match (tool_name(tool), marked(tool.get())) {
+            (Some(name), Ok(marks)) => {
+                all.insert(name, marks.into());
+                true
+            }
+            (None, Ok(_)) => true,
+            (name, Err(why)) => {
+                let name = crate::rpc::shorten(&name.unwrap_or_default(), 128);
+                tracing::warn!(%upstream, tool = %name, %why, "the tool is left out: its header annotations are invalid");
+                false
+            }
+        });
+        let kept = kept.collect();
+        *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        kept
+    }
+
+    /// Sets the headers that the tool's arguments ask for, as far as the tools were listed: an upstream that wants others
+    /// says so, and the tools are listed again.
+    pub(crate) fn headers(&self, tool: &str, arguments: &str, question: &mut Question<'_>) {
+        let marks = {
+            let all = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+            all.as_ref().and_then(|all| all.get(tool).cloned())
+        };
+        question.headers.clear();
+        if let Some(marks) = marks {
+            mirror(&marks, arguments, &mut question.headers);
+        }
+    }
+
+    /// Lists the tools again, for their marks.
+    pub(crate) async fn renew(&self, link: &dyn Link, deadline: Instant) -> Result<(), DispatchError> {
+        let tools = list_tools(link, deadline).await.map_err(|e| DispatchError::NotSent(e.0))?;
+        let mut all = HashMap::new();
+        for tool in tools {
+            if let (Some(name), Ok(marks)) = (tool_name(&tool), marked(tool.get())) {
+                all.insert(name, marks.into());
+            }
+        }
+        *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        Ok(())
+    }
+
+    /// Session era: asks for messages of this level on, if no lower one was asked for. The session is shared, so that levels
+    /// only go down; whoever wants less gets less from the gate. A server that refuses keeps its own level.
+    pub(crate) async fn log_level(&self, link: &dyn Link, level: &str, deadline: Instant) {
+        let Some(rank) = LEVELS.iter().position(|known| *known == level) else { return };
+        let mut asked = self.level.lock().await;
+        if asked.is_some_and(|asked| asked <= rank) {
+            return;
+        }
+        *asked = Some(rank);
+        let members = format!("\"level\":{}", quote(level));
+        let question = Question { method: "logging/setLevel", members: &members, ..Question::plain(&Mute, deadline) };
+        let _ = link.ask(&question).await;
+    }
+}
+
+fn tool_name(tool: &RawValue) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: String,
+    }
+    serde_json::from_str::<Named>(tool.get()).ok().map(|named| named.name)
 }
 
 impl McpUpstream {
@@ -84,7 +172,7 @@ impl McpUpstream {
             }
         };
         let slots = Semaphore::new(settings.max_concurrency);
-        Ok(Arc::new(Self { settings, board, link, slots }))
+        Ok(Arc::new(Self { settings, board, link, mirror: Mirror::default(), slots }))
     }
 }
 
@@ -105,26 +193,41 @@ impl Upstream for McpUpstream {
         &self.settings.name
     }
 
-    async fn dispatch(&self, permit: Permit, _exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
-        let deadline = permit.deadline();
-        let slot = tokio::time::timeout_at(deadline.into(), self.slots.acquire()).await;
+    async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
+        let slot = tokio::time::timeout_at(permit.deadline().into(), self.slots.acquire());
+        let slot = tokio::select! {
+            slot = slot => slot,
+            () = exchange.cancelled() => return Err(DispatchError::NotSent("cancelled before it was sent".into())),
+        };
         let _slot = match slot {
             Ok(Ok(slot)) => slot,
             Ok(Err(_)) => return Err(DispatchError::NotSent("the upstream is shut down".into())),
             Err(_) => return Err(DispatchError::NotSent("it was busy with other calls until the deadline".into())),
         };
-        let tool = &permit.tool().tool;
-        let members = format!("\"name\":{},\"arguments\":{}", quote(tool), permit.arguments().get());
-        tool_result(self.link.ask("tools/call", Some(tool), &members, deadline).await?)
+        // Dropping the call tells the upstream, in the way of its era and transport.
+        tokio::select! {
+            biased;
+            result = call(&*self.link, &self.mirror, &permit, exchange) => result,
+            () = exchange.cancelled() => Err(DispatchError::Cancelled),
+        }
     }
 
     async fn discover(&self) -> Result<Discovered, DiscoverError> {
-        let tools = list_tools(&*self.link, Instant::now() + self.settings.discover_timeout).await?;
-        Ok(Discovered { tools, ..Discovered::default() })
+        let deadline = Instant::now() + self.settings.discover_timeout;
+        let mut found = discover(&*self.link, deadline).await?;
+        let facts = self.link.facts(deadline).await.map_err(|e| DiscoverError(e.to_string()))?;
+        if facts.mirrors {
+            found.tools = self.mirror.learn(&self.settings.name, found.tools);
+        }
+        Ok(found)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.board.changes()
+    }
+
+    fn updates(&self) -> broadcast::Receiver<String> {
+        self.board.updates()
     }
 
     fn status(&self) -> UpstreamStatus {

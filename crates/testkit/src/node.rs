@@ -218,11 +218,17 @@ fn accept(operator: &mut Client, reports: &[Value]) -> Result<Vec<String>> {
         let (name, Some(pin)) = (text(report, "name"), report.get("proposed").and_then(Value::as_str)) else {
             continue;
         };
-        let answer = operator.post(&format!("/admin/tools/{name}/accept"), &json!({"pin": pin}))?;
+        let answer = operator.post(&format!("/admin/tools/{}/accept", escaped(name)), &json!({"pin": pin}))?;
         ensure!(answer.status < 300, "accepting {name}: {:?}", answer.json());
         accepted.push(name.to_owned());
     }
     Ok(accepted)
+}
+
+/// A name as one part of a path: prompts and resources have slashes in theirs.
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
+    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {

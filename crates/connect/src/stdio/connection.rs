@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use countersign_domain::UpstreamName;
-use countersign_gate::upstream::DispatchError;
+use countersign_gate::upstream::{DispatchError, Mute};
+use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::process::{Command, Process};
-use crate::link::{Board, MAX_MESSAGE};
+use crate::link::{Board, Facts, MAX_MESSAGE, Question};
 use crate::rpc::{self, Answer, Era, Incoming};
+use crate::talk::{self, Aside, Floor, Talk};
 
 /// Messages that wait for the child to read them.
 const QUEUE: usize = 1_024;
@@ -45,8 +47,11 @@ pub(crate) struct Connection {
     pub(crate) started: Instant,
     upstream: UpstreamName,
     board: Arc<Board>,
-    era: OnceLock<Era>,
+    era: OnceLock<(Era, Facts)>,
     next_id: AtomicU64,
+    floor: Arc<Floor>,
+    /// The subscription in force, and the count of what is watched that it covers.
+    listening: Mutex<Option<(u64, u64)>>,
     state: Mutex<State>,
     outbox: mpsc::Sender<Outgoing>,
     last_words: Mutex<String>,
@@ -79,6 +84,8 @@ impl Connection {
             board,
             era: OnceLock::new(),
             next_id: AtomicU64::new(1),
+            floor: Arc::default(),
+            listening: Mutex::default(),
             state: Mutex::default(),
             outbox,
             last_words: Mutex::default(),
@@ -94,12 +101,16 @@ impl Connection {
     }
 
     /// The handshake is over.
-    pub(crate) fn ready(&self, era: Era) {
-        let _ = self.era.set(era);
+    pub(crate) fn ready(&self, era: Era, facts: Facts) {
+        let _ = self.era.set((era, facts));
     }
 
     pub(crate) fn era(&self) -> Era {
-        self.era.get().copied().unwrap_or(Era::Modern)
+        self.era.get().map_or(Era::Modern, |(era, _)| *era)
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        self.era.get().map(|(_, facts)| *facts).unwrap_or_default()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -121,17 +132,13 @@ impl Connection {
         let _ = self.gone.clone().wait_for(|gone| *gone).await;
     }
 
-    /// Asks, and waits for the answer until the deadline.
-    pub(crate) async fn ask(
-        &self,
-        method: &str,
-        members: &str,
-        era: Era,
-        deadline: Instant,
-    ) -> Result<Answer, DispatchError> {
+    /// Asks, and waits for the answer until the deadline; what is said and asked meanwhile goes through the exchange.
+    pub(crate) async fn ask(&self, question: &Question<'_>, era: Era) -> Result<Answer, DispatchError> {
+        let deadline = question.deadline;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let bytes = rpc::request(id, method, members, era);
-        let (reply, answer) = oneshot::channel();
+        let meta = rpc::meta(id, era, question.exchange);
+        let bytes = rpc::request(id, question.method, question.members, meta.as_deref());
+        let (reply, mut answer) = oneshot::channel();
         {
             let mut state = self.state();
             if let Some(obituary) = &state.obituary {
@@ -139,6 +146,8 @@ impl Connection {
             }
             state.pending.insert(id, reply);
         }
+        let mut place = question.is_call().then(|| self.floor.enter(id));
+        let mut talk = Talk::new(question.exchange);
         let progress = Arc::new(AtomicU8::new(QUEUED));
         let mut asked = Asked { connection: self, id, progress: Arc::clone(&progress), open: true };
         let queued = self.outbox.send(Outgoing { bytes, progress });
@@ -147,7 +156,14 @@ impl Connection {
             Ok(Err(_)) => return Err(asked.settle(DispatchError::NotSent("its input is closed".into()))),
             Err(_) => return Err(asked.settle(DispatchError::NotSent("it did not read its input".into()))),
         }
-        match tokio::time::timeout_at(deadline.into(), answer).await {
+        let answered = loop {
+            tokio::select! {
+                answered = tokio::time::timeout_at(deadline.into(), &mut answer) => break answered,
+                aside = talk::next(&mut place) => self.answer(talk.hear(aside)),
+                reply = talk.reply() => self.answer(Some(reply)),
+            }
+        };
+        match answered {
             Ok(Ok(Err(error))) => Err(asked.settle(error)),
             Ok(Ok(Ok(answer))) => {
                 asked.open = false;
@@ -160,15 +176,35 @@ impl Connection {
         }
     }
 
+    fn answer(&self, reply: Option<Vec<u8>>) {
+        if let Some(reply) = reply {
+            self.tell(reply);
+        }
+    }
+
     /// Sends something that is not answered; dropped where the queue is full.
     pub(crate) fn tell(&self, bytes: Vec<u8>) {
         let _ = self.outbox.try_send(Outgoing { bytes, progress: Arc::new(AtomicU8::new(QUEUED)) });
     }
 
-    /// Sends a request whose answer nobody waits for.
-    pub(crate) fn tell_request(&self, method: &str, members: &str, era: Era) {
+    /// Sends a request whose answer nobody waits for, and gives its number.
+    pub(crate) fn tell_request(&self, method: &str, members: &str) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.tell(rpc::request(id, method, members, era));
+        let meta = rpc::meta(id, self.era(), &Mute);
+        self.tell(rpc::request(id, method, members, meta.as_deref()));
+        id
+    }
+
+    /// Modern era: subscribes to all that the upstream can tell, in place of an earlier subscription.
+    pub(crate) fn listen(&self) {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = *self.board.wanted().borrow();
+        let before = listening.take();
+        let id = self.tell_request("subscriptions/listen", &self.board.filter(&self.facts()));
+        *listening = Some((id, count));
+        if let Some((before, _)) = before {
+            self.tell(rpc::notification("notifications/cancelled", &format!("\"requestId\":{before}")));
+        }
     }
 
     /// Ends the connection and every call in flight; the process follows.
@@ -203,20 +239,43 @@ impl Connection {
                     let _ = reply.send(Ok(answer));
                 }
             }
-            Ok(Incoming::Request(id, method)) => {
+            Ok(Incoming::Request(id, method, params)) => {
                 tracing::debug!(upstream = %self.upstream, method = %rpc::shorten(&method, 80), "the upstream asks");
                 // Modern servers may not ask, and modern clients may not answer.
-                if self.era.get() != Some(&Era::Modern) {
-                    self.tell(rpc::refusal(id, &method));
+                if self.era.get().is_none_or(|(era, _)| *era != Era::Modern) {
+                    self.asked(id, &method, params);
                 }
             }
-            Ok(Incoming::Notification(method)) if method == "notifications/tools/list_changed" => self.board.changed(),
-            Ok(Incoming::Notification(_)) => {}
+            Ok(Incoming::Notification(method, params)) => self.told(&method, params),
             Ok(Incoming::Unrelated(error)) => {
                 let error = rpc::shorten(error.get(), 200);
                 tracing::warn!(upstream = %self.upstream, %error, "the upstream reports an error");
             }
             Err(why) => self.garbage(line, &why),
+        }
+    }
+
+    fn asked(&self, id: &RawValue, method: &str, params: Option<&RawValue>) {
+        let Some(ask) = talk::question(method, None, params) else { return self.tell(rpc::refusal(id, method)) };
+        if self.floor.hand(None, Aside::Question(id.to_owned(), ask)).is_err() {
+            self.tell(rpc::error_response(id, rpc::INTERNAL_ERROR, rpc::NOT_ATTRIBUTABLE));
+        }
+    }
+
+    fn told(&self, method: &str, params: Option<&RawValue>) {
+        if method == "notifications/subscriptions/acknowledged" {
+            let listening = *self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((id, count)) = listening
+                && params.and_then(talk::subscription_of) == Some(id)
+            {
+                self.board.acknowledge(count);
+            }
+            return;
+        }
+        match talk::notice(method, params) {
+            // What no call waits for is dropped.
+            Some((call, notice)) => drop(self.floor.hand(call, Aside::Notice(notice))),
+            None => self.board.told(method, params),
         }
     }
 

@@ -10,32 +10,32 @@ use super::*;
 
 /// A request as the server saw it. Header names are lower case.
 #[derive(Debug, Clone, Default)]
-struct Seen {
-    method: String,
+pub(super) struct Seen {
+    pub(super) method: String,
     headers: HashMap<String, String>,
     body: String,
 }
 
 impl Seen {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
-    fn rpc(&self) -> String {
+    pub(super) fn rpc(&self) -> String {
         self.json()["method"].as_str().unwrap_or_default().to_owned()
     }
-    fn header(&self, name: &str) -> &str {
+    pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 }
 
-struct Server {
+pub(super) struct Server {
     url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Server {
     /// Answers each request with the bytes that `answer` gives; `None` closes the connection.
-    async fn start(answer: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static) -> Self {
+    pub(super) async fn start(answer: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}/mcp", listener.local_addr().expect("an address"));
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -48,11 +48,11 @@ impl Server {
         Self { url, seen }
     }
 
-    fn upstream(&self, rest: &str) -> Arc<McpUpstream> {
+    pub(super) fn upstream(&self, rest: &str) -> Arc<McpUpstream> {
         connect(&format!("{{ type: http, url: {:?}, headers: {{ X-Key: secret }} }}", self.url), rest)
     }
 
-    fn seen(&self, rpc: &str) -> Vec<Seen> {
+    pub(super) fn seen(&self, rpc: &str) -> Vec<Seen> {
         self.seen.lock().expect("not poisoned").iter().filter(|s| s.rpc() == rpc).cloned().collect()
     }
 }
@@ -93,18 +93,18 @@ async fn serve(mut socket: TcpStream, record: Arc<Mutex<Vec<Seen>>>, answer: Arc
     }
 }
 
-const HANG: &str = "hang";
+pub(super) const HANG: &str = "hang";
 
-fn reply(status: &str, content_type: &str, extra: &str, body: &str) -> Option<String> {
+pub(super) fn reply(status: &str, content_type: &str, extra: &str, body: &str) -> Option<String> {
     let length = body.len();
     Some(format!("HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n{extra}\r\n{body}"))
 }
 
-fn result(seen: &Seen, result: &str) -> String {
+pub(super) fn result(seen: &Seen, result: &str) -> String {
     format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, seen.json()["id"])
 }
 
-fn json_result(seen: &Seen, text: &str) -> Option<String> {
+pub(super) fn json_result(seen: &Seen, text: &str) -> Option<String> {
     reply("200 OK", "application/json", "", &result(seen, text))
 }
 
@@ -112,7 +112,7 @@ const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-
 const RESULT: &str = r#"{ "content":[], "x-unknown":{"n":1.0}, "resultType":"complete" }"#;
 
 /// A modern server that answers calls in its own way.
-async fn modern(answer: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static) -> Server {
+pub(super) async fn modern(answer: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static) -> Server {
     Server::start(move |seen| match seen.rpc().as_str() {
         "server/discover" => json_result(seen, DISCOVERED),
         _ => answer(seen),
@@ -121,7 +121,7 @@ async fn modern(answer: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static
 }
 
 /// A server of the session era that answers calls in its own way.
-async fn legacy(answer: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static) -> Server {
+pub(super) async fn legacy(answer: impl Fn(&Seen) -> Option<String> + Send + Sync + 'static) -> Server {
     let session = std::sync::atomic::AtomicU64::new(0);
     Server::start(move |seen| match (seen.method.as_str(), seen.rpc().as_str()) {
         ("POST", "server/discover") => {

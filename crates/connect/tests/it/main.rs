@@ -1,5 +1,6 @@
 //! Upstreams as the gate sees them, against real processes and real sockets.
 
+mod conversation;
 mod http;
 mod rest;
 mod stdio;

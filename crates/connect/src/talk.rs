@@ -1,0 +1,264 @@
+//! What an upstream says and asks while a call runs, and how it finds the call that it belongs to.
+//!
+//! Over HTTP a call has a stream of its own. Over standard streams, and on the GET stream of the session era, everything
+//! shares one channel: progress is told apart by its token, while a log message or a question belongs to a call only if exactly
+//! one call is in flight there. Otherwise the message is dropped and the question is refused: whom it is meant for would be a guess.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Exchange, Notice};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use crate::rpc::{self, INTERNAL_ERROR, METHOD_NOT_FOUND};
+
+/// Notices of one call that are passed on; further ones are dropped.
+const MAX_NOTICES: u32 = 10_000;
+/// Questions of one call; further ones are refused.
+const MAX_ASKS: u32 = 32;
+/// Questions of one call that wait for an answer at a time; further ones are refused.
+const MAX_ASKS_AT_ONCE: usize = 8;
+/// Messages that wait for a call to look at them.
+const QUEUE: usize = 64;
+
+/// MCP 2025-11-25, Sampling, Error Handling: what a client says for its person.
+const REFUSED: i64 = -1;
+
+/// A message that belongs to a running call.
+#[derive(Debug)]
+pub(crate) enum Aside {
+    Notice(Notice),
+    /// A request of the upstream: its id, and what it asks.
+    Question(Box<RawValue>, Ask),
+}
+
+/// A notification that belongs to the call of this number, or to whichever call it comes with.
+pub(crate) fn notice(method: &str, params: Option<&RawValue>) -> Option<(Option<u64>, Notice)> {
+    #[derive(Deserialize)]
+    struct Progress {
+        #[serde(rename = "progressToken")]
+        token: u64,
+    }
+    let params = params?;
+    match method {
+        "notifications/progress" => {
+            let progress: Progress = serde_json::from_str(params.get()).ok()?;
+            Some((Some(progress.token), Notice::Progress(params.to_owned())))
+        }
+        "notifications/message" => Some((None, Notice::Log(params.to_owned()))),
+        _ => None,
+    }
+}
+
+/// What a request of an upstream asks, if it is one of those that callers may answer.
+pub(crate) fn question(method: &str, key: Option<String>, params: Option<&RawValue>) -> Option<Ask> {
+    #[derive(Deserialize)]
+    struct Mode {
+        #[serde(default)]
+        mode: Option<String>,
+    }
+    let params = params.map_or_else(|| RawValue::from_string("{}".to_owned()).ok(), |p| Some(p.to_owned()))?;
+    let kind = match method {
+        "elicitation/create" => match serde_json::from_str::<Mode>(params.get()).ok()?.mode.as_deref() {
+            None | Some("form") => AskKind::ElicitForm,
+            Some("url") => AskKind::ElicitUrl,
+            Some(_) => return None,
+        },
+        "sampling/createMessage" => AskKind::Sample,
+        "roots/list" => AskKind::ListRoots,
+        _ => return None,
+    };
+    Some(Ask { kind, key, params })
+}
+
+/// The subscription that a message belongs to.
+pub(crate) fn subscription_of(params: &RawValue) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Params {
+        #[serde(rename = "_meta")]
+        meta: Meta,
+    }
+    #[derive(Deserialize)]
+    struct Meta {
+        #[serde(rename = "io.modelcontextprotocol/subscriptionId")]
+        id: u64,
+    }
+    serde_json::from_str::<Params>(params.get()).ok().map(|params| params.meta.id)
+}
+
+type Reply<'a> = Pin<Box<dyn Future<Output = (Box<RawValue>, Answers)> + Send + 'a>>;
+
+/// A running call's side of the conversation.
+pub(crate) struct Talk<'a> {
+    exchange: &'a dyn Exchange,
+    notices: u32,
+    asked: u32,
+    waiting: FuturesUnordered<Reply<'a>>,
+}
+
+impl<'a> Talk<'a> {
+    pub(crate) fn new(exchange: &'a dyn Exchange) -> Self {
+        Self { exchange, notices: 0, asked: 0, waiting: FuturesUnordered::new() }
+    }
+
+    /// Takes a message. The answer that it gives at once is to be sent; what the caller's side answers comes by [`Talk::reply`].
+    pub(crate) fn hear(&mut self, aside: Aside) -> Option<Vec<u8>> {
+        match aside {
+            Aside::Notice(notice) => {
+                if self.notices < MAX_NOTICES {
+                    self.notices += 1;
+                    self.exchange.notify(notice);
+                }
+                None
+            }
+            Aside::Question(id, _) if self.asked >= MAX_ASKS || self.waiting.len() >= MAX_ASKS_AT_ONCE => {
+                Some(rpc::error_response(&id, INTERNAL_ERROR, "too many requests during one call"))
+            }
+            Aside::Question(id, ask) => {
+                self.asked += 1;
+                let exchange = self.exchange;
+                self.waiting.push(Box::pin(async move { (id, exchange.ask(vec![ask]).await) }));
+                // What is refused at once is said at once, even if the call's answer comes next.
+                self.reply().now_or_never()
+            }
+        }
+    }
+
+    /// The next answer of the caller's side, as a message for the upstream. Never, if it was asked nothing.
+    pub(crate) async fn reply(&mut self) -> Vec<u8> {
+        match self.waiting.next().await {
+            Some((id, mut answers)) => response(&id, answers.pop().unwrap_or(Err(AskError::Gone))),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn response(id: &RawValue, answer: Result<Box<RawValue>, AskError>) -> Vec<u8> {
+    match answer {
+        Ok(result) => rpc::response(id, &format!("\"result\":{}", result.get())),
+        Err(error) => {
+            let code = match &error {
+                AskError::Unsupported => METHOD_NOT_FOUND,
+                AskError::Refused(_) => REFUSED,
+                AskError::Rpc { code, .. } => *code,
+                AskError::Gone => INTERNAL_ERROR,
+            };
+            rpc::error_response(id, code, &error.to_string())
+        }
+    }
+}
+
+/// The calls in flight on one channel.
+#[derive(Debug, Default)]
+pub(crate) struct Floor(Mutex<HashMap<u64, mpsc::Sender<Aside>>>);
+
+/// A call's place on the floor, for as long as it is kept.
+#[derive(Debug)]
+pub(crate) struct Place {
+    floor: Arc<Floor>,
+    id: u64,
+    inbox: mpsc::Receiver<Aside>,
+}
+
+impl Floor {
+    /// A call begins.
+    pub(crate) fn enter(self: &Arc<Self>, id: u64) -> Place {
+        let (sender, inbox) = mpsc::channel(QUEUE);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        Place { floor: Arc::clone(self), id, inbox }
+    }
+
+    /// Hands a message to the call that it belongs to: the one of this number, or the only one. Gives it back where there is
+    /// none, or where the call doesn't keep up.
+    pub(crate) fn hand(&self, call: Option<u64>, aside: Aside) -> Result<(), Aside> {
+        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = match call {
+            Some(id) => calls.get(&id),
+            None if calls.len() == 1 => calls.values().next(),
+            None => None,
+        };
+        let Some(sender) = sender else { return Err(aside) };
+        sender.try_send(aside).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(aside) | mpsc::error::TrySendError::Closed(aside) => aside,
+        })
+    }
+}
+
+/// The next message for this call. Never, if it has no place.
+pub(crate) async fn next(place: &mut Option<Place>) -> Aside {
+    match place {
+        Some(place) => match place.inbox.recv().await {
+            Some(aside) => aside,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.floor.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_gate::upstream::Mute;
+
+    use super::*;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).expect("JSON")
+    }
+
+    #[test]
+    fn what_is_meant_for_nobody_in_particular_goes_to_the_only_call() {
+        let floor = Arc::new(Floor::default());
+        let log = || Aside::Notice(Notice::Log(raw("{}")));
+        assert!(floor.hand(None, log()).is_err(), "nobody is there");
+        let one = floor.enter(1);
+        assert!(floor.hand(None, log()).is_ok() && floor.hand(Some(2), log()).is_err());
+        let two = floor.enter(2);
+        assert!(floor.hand(None, log()).is_err(), "it would be a guess");
+        assert!(floor.hand(Some(2), log()).is_ok());
+        drop(one);
+        assert!(floor.hand(None, log()).is_ok());
+        drop(two);
+        assert!(floor.hand(Some(2), log()).is_err());
+    }
+
+    #[test]
+    fn a_call_that_does_not_keep_up_is_not_waited_for() {
+        let floor = Arc::new(Floor::default());
+        let _place = floor.enter(1);
+        let handed = (0..QUEUE + 5).filter(|_| floor.hand(None, Aside::Notice(Notice::Log(raw("{}")))).is_ok()).count();
+        assert_eq!(handed, QUEUE);
+    }
+
+    #[test]
+    fn a_flood_of_questions_is_refused() {
+        let mut talk = Talk::new(&Mute);
+        let ask = || question("roots/list", None, None).expect("a question");
+        let replies = (0..100).filter_map(|_| talk.hear(Aside::Question(raw("\"q\""), ask())));
+        let codes: Vec<_> = replies.map(|r| serde_json::from_slice::<serde_json::Value>(&r).expect("JSON")).collect();
+        assert_eq!((codes.len(), &codes[0]["id"]), (100, &"q".into()));
+        assert_eq!(codes.iter().filter(|r| r["error"]["code"] == METHOD_NOT_FOUND).count(), MAX_ASKS as usize);
+        assert!(codes[99]["error"]["message"].as_str().is_some_and(|m| m.contains("too many")));
+    }
+
+    #[test]
+    fn questions_are_told_apart() {
+        let kind = |method: &str, params: &str| question(method, None, Some(&raw(params))).map(|ask| ask.kind);
+        assert_eq!(kind("elicitation/create", "{\"message\":\"\"}"), Some(AskKind::ElicitForm));
+        assert_eq!(kind("elicitation/create", "{\"mode\":\"url\"}"), Some(AskKind::ElicitUrl));
+        assert_eq!(kind("elicitation/create", "{\"mode\":\"mail\"}"), None);
+        assert_eq!(kind("sampling/createMessage", "{}"), Some(AskKind::Sample));
+        assert_eq!(kind("tools/call", "{}"), None);
+    }
+}
