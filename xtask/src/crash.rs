@@ -4,6 +4,8 @@
 //! clients' (what they were told), and the log (receipts, verified offline). The writers behave as good clients: a call
 //! whose answer was lost is repeated with the same Idempotency-Key, and one whose outcome is unknown is left to a person.
 
+pub mod nodes;
+mod proxy;
 mod writers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +58,10 @@ struct Findings {
     unknown_bound: usize,
 }
 
+/// Limits that stand in nobody's way.
+const LIMITS: &str =
+    "[limits]\nper_principal = { calls = 1000000, per = \"1s\" }\nper_tool = { calls = 1000000, per = \"1s\" }\n";
+
 /// Runs the plan; the last line printed says what was found, and the answer whether it is as it must be.
 ///
 /// # Errors
@@ -94,9 +100,7 @@ pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
 fn home(directory: &Path, forgets: bool) -> Result<Home> {
     // What the node wants to be durable, in one directory for the layer that forgets.
     let places = "data_dir = \"durable/data\"\nhead_file = \"durable/state/head\"\n";
-    let limits =
-        "[limits]\nper_principal = { calls = 1000000, per = \"1s\" }\nper_tool = { calls = 1000000, per = \"1s\" }\n";
-    let config = format!("{}{limits}", if forgets { places } else { "" });
+    let config = format!("{}{LIMITS}", if forgets { places } else { "" });
     let home = Home::create(&directory.join("home"), &config)?;
     home.manifest("ads", &ads_manifest(&upstream(directory))?)?;
     Ok(home)
@@ -138,8 +142,9 @@ fn write_and_kill(launch: &Launch, node: Node, plan: &Plan, ledger: &Ledger) -> 
     let (in_flight, bound) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let token = home.agent("writer", &["writer"]);
     let outcome = thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..WRITERS).map(|_| scope.spawn(|| writers::write(home.address(), &token, ledger, &in_flight))).collect();
+        let threads: Vec<_> = (0..WRITERS)
+            .map(|_| scope.spawn(|| writers::write(&[home.address()], &token, ledger, &in_flight)))
+            .collect();
         let killed = kill_at(launch, node, plan, ledger, &points, &mut random, &in_flight, &bound);
         if killed.is_err() {
             ledger.abandon();
@@ -202,10 +207,13 @@ fn kill_at(
 
 /// Sets what the clients were told against what the upstream did and what the log proves.
 fn compare(node: &Node, ledger: &Ledger, directory: &Path) -> Result<Findings> {
-    let executions = executions(&upstream(directory))?;
+    judge_all(node, std::slice::from_ref(ledger), &executions(&upstream(directory))?)
+}
+
+fn judge_all(node: &Node, ledgers: &[Ledger], executions: &BTreeMap<String, usize>) -> Result<Findings> {
     let mut findings = Findings::default();
-    let acknowledged = ledger.acknowledged();
-    let unknown_to_clients = ledger.unknown();
+    let acknowledged: Vec<Acknowledged> = ledgers.iter().flat_map(Ledger::acknowledged).collect();
+    let unknown_to_clients: BTreeSet<String> = ledgers.iter().flat_map(Ledger::unknown).collect();
     let shown = unknown_calls(node)?;
     findings.acknowledged = acknowledged.len();
     findings.unknown = shown.len();

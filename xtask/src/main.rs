@@ -39,6 +39,8 @@ cargo xtask COMMAND
   evidence                 restored backups fork nothing, erased events cannot be guessed
   crash --db sqlite [--writes N] [--kills K] [--seed S]
                            writers, kill -9, and what is true afterwards
+  crash --db postgres [--nodes N] [--writes N] [--kills K] [--seed S]
+                           the same on several nodes that share a log, with cut networks and an old database
   power-cut [--writes N] [--kills K] [--seed S]
                            the same on a layer that forgets what was not synced
   strace                   a system-call trace: no answer leaves before its sync
@@ -76,8 +78,15 @@ fn run(arguments: &[String]) -> Result<bool> {
         "setup" => setup::everything().map(|()| true),
         "peers" => peers::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "crash" => {
-            let (plan, binary) = crash_plan(rest, "crash", 10_000, 20)?;
-            crash::run(&binary, &plan)
+            let options = Options::parse(rest, &["db", "nodes", "writes", "kills", "seed", "binary"])?;
+            match options.text("db").unwrap_or("sqlite") {
+                "postgres" => crash::nodes::run(&binary(&options)?, &nodes_plan(&options)?),
+                "sqlite" => {
+                    let (plan, binary) = crash_plan(rest, "crash", 10_000, 20)?;
+                    crash::run(&binary, &plan)
+                }
+                other => bail!("--db {other}: there are sqlite and postgres"),
+            }
         }
         "power-cut" => {
             let (plan, binary) = crash_plan(rest, "power-cut", 1_000, 8)?;
@@ -109,7 +118,7 @@ fn run(arguments: &[String]) -> Result<bool> {
 fn crash_plan(arguments: &[String], name: &'static str, writes: usize, kills: usize) -> Result<(crash::Plan, PathBuf)> {
     let options = Options::parse(arguments, &["db", "writes", "kills", "seed", "binary"])?;
     let database = options.text("db").unwrap_or("sqlite");
-    ensure!(database == "sqlite", "--db {database}: there is only sqlite so far");
+    ensure!(database == "sqlite", "--db {database}: {name} has only sqlite");
     let plan = crash::Plan {
         writes: options.value("writes", writes)?,
         kills: options.value("kills", kills)?,
@@ -128,6 +137,19 @@ fn conformance(arguments: &[String]) -> Result<bool> {
     let needs_product = plan.only.as_deref() != Some("upstream");
     let binary = if needs_product { paths::product(options.text("binary"))? } else { PathBuf::new() };
     conformance::run(&binary, &plan)
+}
+
+fn nodes_plan(options: &Options) -> Result<crash::nodes::Plan> {
+    setup::programs(&["psql"])?;
+    let plan = crash::nodes::Plan {
+        writes: options.value("writes", 10_000)?,
+        kills: options.value("kills", 20)?,
+        nodes: options.value("nodes", 2)?,
+        seed: options.value("seed", Random::seed_from_clock())?,
+        name: "crash-postgres",
+    };
+    ensure!(plan.writes > 0, "--writes must not be zero");
+    Ok(plan)
 }
 
 fn bench(arguments: &[String]) -> Result<bool> {

@@ -40,6 +40,10 @@ const STAGES: &[Stage] = &[
     ("peers", |binary| one(peers::run(binary))),
     ("hostile", |binary| one(hostile::run(binary))),
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),
+    ("crash, two nodes", |binary| {
+        let (writes, kills, seed) = (1_000, 4, Random::seed_from_clock());
+        one(crash::nodes::run(binary, &crash::nodes::Plan { writes, kills, nodes: 2, seed, name: "crash-postgres" }))
+    }),
     ("power cut", |binary| one(power::run(binary, plan("power-cut", 500, 5)))),
     ("system calls", |binary| one(strace::run(binary))),
     ("evidence", |binary| one(evidence::run(binary))),

@@ -456,7 +456,7 @@ impl Gate {
     async fn execute(self: &Arc<Self>, cleared: Cleared, keys: Arc<WorkspaceKeys>) -> Result<Answer, Refusal> {
         let gate = Arc::clone(self);
         let run = tokio::spawn(trace::scope(trace::current(), async move {
-            let _counted = gate.enter();
+            let _counted = gate.enter(cleared.limited.resolved().facts.call);
             gate.run(cleared, &keys).await
         }));
         run.await.unwrap_or_else(|e| {
@@ -673,8 +673,13 @@ impl Gate {
 
     /// At the start and from time to time: an open intent of a process that died. Its outcome is unknown.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<(), Refusal> {
-        let intents = self.read(|r| r.abandoned()).await?;
-        for intent in intents {
+        let intents = {
+            let running = self.running();
+            self.read(move |r| r.abandoned(&running)).await?
+        };
+        // A call that began since is running now; one that ended since has closed its intent, which is no conflict here.
+        let running = self.running();
+        for intent in intents.into_iter().filter(|intent| !running.contains(&intent.call)) {
             let facts = Facts {
                 call: intent.call,
                 workspace: intent.workspace.clone(),
@@ -690,7 +695,11 @@ impl Gate {
             let draft = facts.draft(EventType::CallUnknown, self.now(), Some(intent.event)).with("outcome", outcome);
             let entry = facts.entry(draft, None)?;
             let append = Append { events: vec![entry], ops: vec![StateOp::IntentUnknown { call: intent.call }] };
-            self.append(append).await.map_err(AppendFailure::unexpected)?;
+            match self.append(append).await {
+                Ok(_) => {}
+                Err(AppendFailure::Conflict(Conflict::NotFound)) => continue,
+                Err(failure) => return Err(failure.unexpected()),
+            }
             tracing::warn!(call = %intent.call, tool = %intent.tool, "a write of unknown outcome waits for a person: `countersign unknown list`");
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! The gate's parts, put together, and what it does in the background.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,6 +12,7 @@ use countersign_ledger::state::StateOp;
 use countersign_ledger::{Append, AppendError, Appended, Ledger};
 use countersign_proof::canonical::Limits;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::api::VisibleTool;
 use crate::budgets::Budget;
@@ -67,6 +68,8 @@ pub struct Gate {
     pub(crate) used_keys: std::sync::Mutex<std::collections::HashMap<String, (WorkspaceName, Millis)>>,
     unauthenticated: std::sync::Mutex<std::collections::BTreeMap<(&'static str, String), u64>>,
     in_flight: AtomicU64,
+    /// Calls between intent and outcome.
+    running: std::sync::Mutex<std::collections::HashSet<Uuid>>,
 }
 
 /// The most different names in one minute's account of refusals before authentication.
@@ -103,6 +106,7 @@ impl Gate {
             used_keys: std::sync::Mutex::default(),
             unauthenticated: std::sync::Mutex::default(),
             in_flight: AtomicU64::new(0),
+            running: std::sync::Mutex::default(),
         });
         gate.recover().await?;
         gate.reload_freezes().await?;
@@ -149,9 +153,15 @@ impl Gate {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
+    pub(crate) fn enter(self: &Arc<Self>, call: Uuid) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight(Arc::clone(self))
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(call);
+        InFlight(Arc::clone(self), call)
+    }
+
+    /// The calls that may have an open intent: none of them is abandoned.
+    pub(crate) fn running(&self) -> Vec<Uuid> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     /// The tools that this caller may see and call, sorted by name.
@@ -315,10 +325,11 @@ impl Gate {
 }
 
 /// Counts a call as in flight until it is dropped.
-pub(crate) struct InFlight(Arc<Gate>);
+pub(crate) struct InFlight(Arc<Gate>, Uuid);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }

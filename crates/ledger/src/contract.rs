@@ -328,8 +328,9 @@ pub trait Reader: Send + Sync {
     fn idempotency(&self, scope: &Fingerprint) -> Result<Option<IdempotencyRow>, StoreError>;
     /// Intents that are open or unknown, oldest first, at most 10,000.
     fn intents(&self) -> Result<Vec<IntentRow>, StoreError>;
-    /// Open intents that no living process will close, oldest first, at most 10,000.
-    fn abandoned(&self) -> Result<Vec<IntentRow>, StoreError>;
+    /// Open intents that no living process will close, oldest first, at most 1000: those of dead processes, and of this one
+    /// those whose calls do not run any more, because their outcome could not be recorded.
+    fn abandoned(&self, running: &[Uuid]) -> Result<Vec<IntentRow>, StoreError>;
     /// What other nodes changed since; `None` to begin.
     fn changes(&self, since: Option<u64>) -> Result<Changes, StoreError> {
         Ok(Changes { next: since.unwrap_or(0), ..Changes::default() })

@@ -27,6 +27,7 @@ pub struct Acknowledged {
 
 /// Everything that the clients were told.
 pub struct Ledger {
+    first: usize,
     writes: usize,
     next: AtomicUsize,
     ended: AtomicUsize,
@@ -38,7 +39,13 @@ pub struct Ledger {
 impl Ledger {
     /// For so many writes.
     pub fn new(writes: usize) -> Self {
+        Self::starting_at(0, writes)
+    }
+
+    /// For so many writes whose numbers begin there.
+    pub fn starting_at(first: usize, writes: usize) -> Self {
         Self {
+            first,
             writes,
             next: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
@@ -46,6 +53,11 @@ impl Ledger {
             acknowledged: Mutex::default(),
             unknown: Mutex::default(),
         }
+    }
+
+    /// How many writes there are.
+    pub fn writes(&self) -> usize {
+        self.writes
     }
 
     /// How many writes are acknowledged or known to be unknown.
@@ -91,26 +103,28 @@ enum End {
 ///
 /// # Errors
 /// If the node answers something that it must not, or a write does not end in time.
-pub fn write(address: SocketAddr, token: &str, ledger: &Ledger, in_flight: &AtomicUsize) -> Result<()> {
-    let mut http = Client::new(address).bearer(token).timeout(Duration::from_secs(20));
+pub fn write(addresses: &[SocketAddr], token: &str, ledger: &Ledger, in_flight: &AtomicUsize) -> Result<()> {
+    let client = |address: &SocketAddr| Client::new(*address).bearer(token).timeout(Duration::from_secs(20));
+    let mut nodes: Vec<Client> = addresses.iter().map(client).collect();
     loop {
         let number = ledger.next.fetch_add(1, Ordering::SeqCst);
         if number >= ledger.writes || ledger.abandoned.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let name = format!("campaign-{number}");
-        let end = until_it_ends(&mut http, &name, ledger, in_flight)?;
+        let name = format!("campaign-{}", ledger.first + number);
+        let end = until_it_ends(&mut nodes, &name, ledger, in_flight)?;
         ledger.end(name, end);
     }
 }
 
-/// A good client: the same key for the same call until there is an answer.
-fn until_it_ends(http: &mut Client, name: &str, ledger: &Ledger, in_flight: &AtomicUsize) -> Result<End> {
+/// A good client: the same key for the same call until there is an answer, at another node if one does not do.
+fn until_it_ends(nodes: &mut [Client], name: &str, ledger: &Ledger, in_flight: &AtomicUsize) -> Result<End> {
     let body = json!({"name": name, "budget": 100, "startDate": "2026-12-01"}).to_string();
     let patience = Instant::now() + PATIENCE;
     loop {
         in_flight.fetch_add(1, Ordering::SeqCst);
         let headers = [("idempotency-key", name)];
+        let Some(http) = nodes.first_mut() else { bail!("no node") };
         let answer = http.send("POST", "/tools/ads:createCampaign/invoke", &headers, Some(body.as_bytes()));
         in_flight.fetch_sub(1, Ordering::SeqCst);
         if let Ok(answer) = &answer
@@ -120,6 +134,7 @@ fn until_it_ends(http: &mut Client, name: &str, ledger: &Ledger, in_flight: &Ato
         }
         ensure!(Instant::now() < patience, "{name} did not end in {PATIENCE:?}; last: {answer:?}");
         ensure!(!ledger.abandoned.load(Ordering::SeqCst), "abandoned");
+        nodes.rotate_left(1);
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -139,7 +154,7 @@ fn judge(answer: &Response) -> Result<Option<End>> {
     match problem.as_str() {
         "outcome-unknown" => Ok(Some(End::Unknown)),
         // A new process, or the first attempt is still at work.
-        "idempotency-in-flight" | "unavailable" | "upstream-unavailable" | "rate-limited" => Ok(None),
+        "idempotency-in-flight" | "ledger-unavailable" | "upstream-unavailable" | "rate-limited" => Ok(None),
         _ => bail!("HTTP {}: {}", answer.status, answer.json().unwrap_or(Value::Null)),
     }
 }

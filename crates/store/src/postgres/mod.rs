@@ -91,7 +91,8 @@ impl PostgresStore {
             upkeep = Some(upkeep::start(&io, address.clone(), Arc::clone(&entered))?);
             presence = Some(entered);
         }
-        let readers = Arc::new(ReadPool::new(Arc::clone(&io), address.clone(), options.readers));
+        let own = presence.as_ref().map(|p| p.id);
+        let readers = Arc::new(ReadPool::new(Arc::clone(&io), address.clone(), options.readers, own));
         let retry = Retry { at: Instant::now(), pause: FIRST_BACKOFF };
         Ok(Self { io, address, writer: Some(session), retry, readers, presence, upkeep })
     }

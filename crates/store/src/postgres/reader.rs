@@ -35,12 +35,14 @@ pub(super) struct ReadPool {
     returned: Condvar,
     /// Whoever follows the other nodes must not wait for readers.
     follower: Mutex<Option<Session>>,
+    /// This process's row in `node`, if it serves.
+    own: Option<Uuid>,
 }
 
 impl ReadPool {
-    pub(super) fn new(io: Arc<Io>, address: Address, connections: usize) -> Self {
+    pub(super) fn new(io: Arc<Io>, address: Address, connections: usize, own: Option<Uuid>) -> Self {
         let idle = (0..connections.max(1)).map(|_| None).collect();
-        Self { io, address, idle: Mutex::new(idle), returned: Condvar::new(), follower: Mutex::new(None) }
+        Self { io, address, idle: Mutex::new(idle), returned: Condvar::new(), follower: Mutex::new(None), own }
     }
 
     /// Runs one statement on an idle connection. One that turns out to be lost is replaced once: reading twice does no harm.
@@ -255,14 +257,14 @@ impl Reader for ReadPool {
         self.all(sql, &[], rows::intent)
     }
 
-    fn abandoned(&self) -> Result<Vec<IntentRow>> {
+    fn abandoned(&self, running: &[Uuid]) -> Result<Vec<IntentRow>> {
         let sql = concat!(
             "SELECT call, workspace, principal, tool, pin, effect, fingerprint, event, state, at, idempotency FROM intent i ",
-            "WHERE state = 'open' AND NOT EXISTS (SELECT 1 FROM node n WHERE n.id = i.owner AND n.seen > ",
+            "WHERE state = 'open' AND (NOT EXISTS (SELECT 1 FROM node n WHERE n.id = i.owner AND n.seen > ",
             now_sql!(),
-            " - $1) ORDER BY at, call LIMIT 1000"
+            " - $1) OR owner = $2 AND call <> ALL ($3)) ORDER BY at, call LIMIT 1000"
         );
-        self.all(sql, &[&LEASE], rows::intent)
+        self.all(sql, &[&LEASE, &self.own, &running], rows::intent)
     }
 
     fn freezes(&self) -> Result<Vec<FreezeRow>> {

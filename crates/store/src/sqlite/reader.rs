@@ -23,17 +23,12 @@ pub(super) struct ReadPool {
     idle: Mutex<Vec<Connection>>,
     returned: Condvar,
     clock: fn() -> Millis,
-    /// Writes that were open when the database was opened: the only process that could close them is gone.
-    orphans: HashSet<Uuid>,
 }
 
 impl ReadPool {
     pub(super) fn open(path: &Path, connections: usize, clock: fn() -> Millis) -> Result<Self, StoreError> {
         let idle = (0..connections).map(|_| connect(path)).collect::<Result<_, _>>()?;
-        let mut pool = Self { idle: Mutex::new(idle), returned: Condvar::new(), clock, orphans: HashSet::new() };
-        pool.orphans =
-            pool.intents()?.into_iter().filter(|row| row.state == IntentState::Open).map(|row| row.call).collect();
-        Ok(pool)
+        Ok(Self { idle: Mutex::new(idle), returned: Condvar::new(), clock })
     }
 
     /// Runs a read on an idle connection; waits for one if all are busy.
@@ -213,9 +208,12 @@ impl Reader for ReadPool {
         self.with(|c| c.prepare_cached(&sql)?.query_map([], rows::intent)?.collect())
     }
 
-    fn abandoned(&self) -> Result<Vec<IntentRow>, StoreError> {
+    fn abandoned(&self, running: &[Uuid]) -> Result<Vec<IntentRow>, StoreError> {
+        // There is no other process.
+        let running: HashSet<&Uuid> = running.iter().collect();
         let mut rows = self.intents()?;
-        rows.retain(|row| row.state == IntentState::Open && self.orphans.contains(&row.call));
+        rows.retain(|row| row.state == IntentState::Open && !running.contains(&row.call));
+        rows.truncate(1000);
         Ok(rows)
     }
 

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Effect, Principal};
-use countersign_ledger::contract::Reader;
 use countersign_ledger::state::{Conflict, FreezeRow, FreezeTarget, IntentRow, IntentState, StateOp};
 use countersign_ledger::{
     Append, AppendError, FsckOptions, Ledger, LedgerOptions, OpenError, OpenReason, Store, StoreError, fsck,
@@ -252,13 +251,15 @@ fn only_the_writes_of_dead_processes_are_abandoned() {
         running.append(with_ops(entry("w"), vec![StateOp::IntentOpen { row: Box::new(row.clone()) }])).unwrap();
     }
     let reader = second.ledger.reader();
-    assert!(reader.abandoned().unwrap().is_empty(), "both live");
+    let running = [of_b.call];
+    assert!(reader.abandoned(&running).unwrap().is_empty(), "both live");
+    assert_eq!(reader.abandoned(&[]).unwrap(), [of_b.clone()], "its own, whose call has ended without an outcome");
     // The next process of the same replica says that the one before is dead; nobody waits for a lease.
     drop(a.store());
-    assert_eq!(reader.abandoned().unwrap(), [of_a]);
+    assert_eq!(reader.abandoned(&running).unwrap(), [of_a]);
     // The lease of a node that nobody restarts runs out.
     query(&url, "UPDATE node SET seen = seen - 60000 WHERE replica = 'b'").unwrap();
-    assert_eq!(reader.abandoned().unwrap().len(), 2);
+    assert_eq!(reader.abandoned(&running).unwrap().len(), 2);
 }
 
 #[test]

@@ -1,0 +1,287 @@
+//! `cargo xtask crash --db postgres`: several nodes on one Postgres, writers that go from one to the other, nodes that are
+//! killed, a network that is cut between a node and the database, and at last an old database in the place of the newer.
+//!
+//! Judged like the run on SQLite: by the upstreams' own journals, by what clients were told, and by the log.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use countersign_testkit::node::Launch;
+use countersign_testkit::postgres::{Postgres, query};
+use countersign_testkit::random::Random;
+use countersign_testkit::{Home, Node};
+use serde_json::json;
+
+use super::proxy::Proxy;
+use super::writers::{self, Ledger, WRITERS};
+use super::{Findings, LIMITS, ads_manifest, allow_writers, executions, fsck, judge_all, report};
+
+/// How long the network is cut.
+const PARTITION: Duration = Duration::from_secs(3);
+/// Writes before, and after, the old database stands there.
+const AROUND: usize = 100;
+/// How long nodes are tried on the old database.
+const TRIES: Duration = Duration::from_secs(4);
+
+/// What to do.
+pub struct Plan {
+    /// How many different writes.
+    pub writes: usize,
+    /// How many times a node is killed.
+    pub kills: usize,
+    /// How many nodes.
+    pub nodes: usize,
+    /// Repeats a run's moments of death, as far as the machine's own timing allows.
+    pub seed: u64,
+    /// For the run's directory.
+    pub name: &'static str,
+}
+
+/// Nodes, their homes, and the network between each and the database.
+struct Stage {
+    launch: Launch,
+    homes: Vec<Home>,
+    proxies: Vec<Proxy>,
+    nodes: Vec<Node>,
+}
+
+/// Runs the plan; the last line printed says what was found, and the answer whether it is as it must be.
+///
+/// # Errors
+/// If the test itself cannot be run.
+pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
+    ensure!((2..=8).contains(&plan.nodes), "--nodes must be 2 to 8");
+    let directory = crate::paths::run_directory(plan.name)?;
+    // Where whoever runs the server can reach it, which may not be so below the workspace.
+    let place = std::env::temp_dir().join(format!("countersign-crash-{}", std::process::id()));
+    let mut server = Postgres::create(&place)?;
+    println!(
+        "{} writes, {} kills, {} nodes, {WRITERS} writers, seed {}, in {} and {}",
+        plan.writes,
+        plan.kills,
+        plan.nodes,
+        plan.seed,
+        directory.display(),
+        place.display()
+    );
+    let start = Instant::now();
+    let mut stage = Stage::set(binary, &directory, &server, plan.nodes)?;
+    let mut bound = 0;
+    let ledger = Ledger::new(plan.writes);
+    stage.while_writing(&ledger, |stage, in_flight| stage.kill_and_cut(plan, &ledger, in_flight, &mut bound))?;
+    println!("  written in {:.1} s; now an old database", start.elapsed().as_secs_f64());
+    let mut ledgers = vec![ledger];
+    let stale = old_database(&mut stage, &mut server, plan.writes, &mut ledgers, &mut bound)?;
+    println!("  written in {:.1} s; now everything is compared", start.elapsed().as_secs_f64());
+    let mut findings = compare(&stage, &ledgers, &directory)?;
+    findings.unknown_bound = bound;
+    findings.unexplained.extend(stale);
+    let homes = stage.homes.clone();
+    stage.nodes.into_iter().try_for_each(|node| node.stop().map(drop))?;
+    findings.fsck = homes.iter().map(|home| fsck(binary, home)).collect::<Result<Vec<_>>>()?.into_iter().all(|ok| ok);
+    drop(server);
+    std::fs::remove_dir_all(&place)?;
+    Ok(report(&findings))
+}
+
+impl Stage {
+    fn set(binary: &Path, directory: &Path, server: &Postgres, count: usize) -> Result<Self> {
+        let mut stage = Self { launch: Launch::new(binary), homes: Vec::new(), proxies: Vec::new(), nodes: Vec::new() };
+        for n in 0..count {
+            let proxy = Proxy::start(server.port())?;
+            let url = format!("postgres://countersign@127.0.0.1:{}/postgres", proxy.port());
+            let keys = directory.join("keys").display().to_string();
+            let config = format!("database_url = {url:?}\nkeys_dir = {keys:?}\njoin = {}\n{LIMITS}", n > 0);
+            let home = Home::create(&directory.join(format!("home-{n}")), &config)?;
+            home.manifest("ads", &ads_manifest(&journal(directory, n))?)?;
+            let node = stage.launch.start(&home)?;
+            if n == 0 {
+                node.accept_all_tools(&["ads"])?;
+            }
+            allow_writers(&home, &node)?;
+            stage.homes.push(home);
+            stage.proxies.push(proxy);
+            stage.nodes.push(node);
+        }
+        Ok(stage)
+    }
+
+    /// Lets the writers write everything while something happens to the nodes.
+    fn while_writing(
+        &mut self,
+        ledger: &Ledger,
+        happens: impl FnOnce(&mut Self, &AtomicUsize) -> Result<()>,
+    ) -> Result<()> {
+        let in_flight = AtomicUsize::new(0);
+        let addresses: Vec<SocketAddr> = self.homes.iter().map(Home::address).collect();
+        let token = self.homes[0].agent("writer", &["writer"]);
+        thread::scope(|scope| {
+            let write = |n: usize| {
+                let mut addresses = addresses.clone();
+                let turn = n % addresses.len();
+                addresses.rotate_left(turn);
+                let (token, in_flight) = (&token, &in_flight);
+                scope.spawn(move || writers::write(&addresses, token, ledger, in_flight))
+            };
+            let threads: Vec<_> = (0..WRITERS).map(write).collect();
+            let happened = happens(self, &in_flight).and_then(|()| self.wait_for(ledger, ledger.writes()));
+            if happened.is_err() {
+                ledger.abandon();
+            }
+            let results: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
+            // What went wrong with a writer explains why the others waited in vain.
+            for result in results {
+                result.map_err(|_| anyhow::anyhow!("a writer panicked"))??;
+            }
+            happened
+        })
+    }
+
+    fn wait_for(&mut self, ledger: &Ledger, point: usize) -> Result<()> {
+        let patience = Instant::now() + Duration::from_secs(180);
+        while ledger.ended() < point {
+            ensure!(Instant::now() < patience, "no progress beyond {} of {point}:\n{}", ledger.ended(), self.logs());
+            for node in &mut self.nodes {
+                ensure!(node.is_running(), "a node ended by itself:\n{}", node.log_tail());
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
+        Ok(())
+    }
+
+    fn kill_and_cut(&mut self, plan: &Plan, ledger: &Ledger, in_flight: &AtomicUsize, bound: &mut usize) -> Result<()> {
+        let mut random = Random::new(plan.seed);
+        let mut points: Vec<(usize, Option<bool>)> =
+            (0..plan.kills).map(|_| (random.below(plan.writes as u64) as usize, None)).collect();
+        // One network that says nothing, and one that says no.
+        points.extend([(plan.writes / 3, Some(true)), (plan.writes * 2 / 3, Some(false))]);
+        points.sort_unstable();
+        for (point, cut) in points {
+            self.wait_for(ledger, point)?;
+            thread::sleep(Duration::from_micros(random.below(20_000)));
+            let n = random.below(self.nodes.len() as u64) as usize;
+            let before = in_flight.load(Ordering::SeqCst);
+            match cut {
+                None => {
+                    let node = self.nodes.remove(n);
+                    node.kill()?;
+                    let flying = before.max(in_flight.load(Ordering::SeqCst));
+                    *bound += flying;
+                    println!("  node {n} killed after {:>6} writes, {flying} in flight", ledger.ended());
+                    self.nodes.insert(n, self.launch.start(&self.homes[n])?);
+                }
+                Some(silent) => {
+                    if silent {
+                        self.proxies[n].halt()
+                    } else {
+                        self.proxies[n].cut()
+                    }
+                    let how = if silent { "silently" } else { "loudly" };
+                    println!("  node {n} cut off {how} after {:>6} writes, {before} in flight", ledger.ended());
+                    thread::sleep(PARTITION);
+                    self.proxies[n].open();
+                    *bound += before.max(in_flight.load(Ordering::SeqCst));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn logs(&self) -> String {
+        self.nodes.iter().map(Node::log_tail).collect::<Vec<_>>().join("\n--\n")
+    }
+}
+
+/// A database that lacks what was signed stands at the address of the newer one: nobody may sign on it, and everything goes
+/// on when the newer one is back. Returns what was not as it must be.
+fn old_database(
+    stage: &mut Stage,
+    server: &mut Postgres,
+    from: usize,
+    ledgers: &mut Vec<Ledger>,
+    bound: &mut usize,
+) -> Result<Vec<String>> {
+    server.stop_in_order()?;
+    let old = server.copy("old")?;
+    server.start()?;
+    let after_copy = Ledger::starting_at(from, AROUND);
+    stage.while_writing(&after_copy, |_, _| Ok(()))?;
+    let newer = server.data().to_owned();
+    server.stop_at_once()?;
+    server.replace_data(old);
+    server.start()?;
+    let old_head = query(&server.url(), "SELECT shard, size, root FROM head")?;
+    let mut wrong = try_all(stage, &ledgers_token(stage), TRIES)?;
+    if query(&server.url(), "SELECT shard, size, root FROM head")? != old_head {
+        wrong.push("the old database was signed on".to_owned());
+    }
+    for (n, node) in stage.nodes.iter().enumerate() {
+        let log = std::fs::read_to_string(node.home().directory().join("node.log")).unwrap_or_default();
+        if !log.contains("behind what was signed") {
+            wrong.push(format!("node {n} does not say why it refuses"));
+        }
+    }
+    println!("  old database: {} nodes refused to sign on it, as they must: {}", stage.nodes.len(), wrong.is_empty());
+    server.stop_at_once()?;
+    server.replace_data(newer);
+    server.start()?;
+    let after = Ledger::starting_at(from + AROUND, AROUND);
+    stage.while_writing(&after, |_, _| Ok(()))?;
+    // The server ended under calls that were in flight.
+    *bound += 3 * WRITERS;
+    ledgers.extend([after_copy, after]);
+    Ok(wrong)
+}
+
+fn ledgers_token(stage: &Stage) -> String {
+    stage.homes[0].agent("writer", &["writer"])
+}
+
+/// Calls every node for a while; each must refuse each call for want of a ledger.
+fn try_all(stage: &Stage, token: &str, time: Duration) -> Result<Vec<String>> {
+    let wrong = Mutex::new(Vec::new());
+    let end = Instant::now() + time;
+    thread::scope(|scope| {
+        for (n, node) in stage.nodes.iter().enumerate() {
+            let wrong = &wrong;
+            scope.spawn(move || {
+                let mut http = node.client(token).timeout(Duration::from_secs(20));
+                let body = json!({"name": format!("never-{n}"), "budget": 1, "startDate": "2026-12-01"}).to_string();
+                while Instant::now() < end {
+                    let answer = http.send("POST", "/tools/ads:createCampaign/invoke", &[], Some(body.as_bytes()));
+                    let refused = answer
+                        .as_ref()
+                        .is_ok_and(|a| a.status == 503 && a.problem().as_deref() == Some("ledger-unavailable"));
+                    if !refused {
+                        let text = format!("node {n} on an old database answered {answer:?}");
+                        wrong.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                    }
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+    });
+    Ok(wrong.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn journal(directory: &Path, n: usize) -> PathBuf {
+    directory.join(format!("upstream-{n}"))
+}
+
+fn compare(stage: &Stage, ledgers: &[Ledger], directory: &Path) -> Result<Findings> {
+    let mut all = BTreeMap::new();
+    for n in 0..stage.nodes.len() {
+        for (name, count) in executions(&journal(directory, n))? {
+            *all.entry(name).or_insert(0) += count;
+        }
+    }
+    let node = stage.nodes.first().context("no node")?;
+    judge_all(node, ledgers, &all)
+}
