@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::http::guard::HostGuard;
+use crate::http::resource::Resource;
 use crate::mcp::catalog::Listings;
 use crate::telemetry::Telemetry;
+use crate::tls::Tls;
 
 /// The product's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -23,6 +25,8 @@ pub(crate) struct App {
     pub ledger: Ledger,
     pub config: Config,
     pub guard: HostGuard,
+    pub resource: Resource,
+    pub tls: Option<Arc<Tls>>,
     pub upstreams: BTreeSet<UpstreamName>,
     pub listings: Listings,
     pub started: Instant,

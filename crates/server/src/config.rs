@@ -8,12 +8,16 @@ mod file;
 mod issuers;
 mod limits;
 mod operations;
+mod reach;
 mod starter;
+mod tls;
 
 pub use database::DatabaseUrl;
 pub use issuers::{IssuerSettings, JwksSource};
 pub use operations::{DrainSettings, LogFormat, LogSettings, TelemetrySettings};
+pub use reach::{ForwardedHeader, ProxySettings, unsettled};
 pub use starter::{starter_files, write_starter};
+pub use tls::{ClientAuth, ClientRule, SubjectName, TlsSettings};
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -150,6 +154,14 @@ pub struct Config {
     pub issuers: Vec<IssuerSettings>,
     /// Whether a workspace has to be registered before anyone can act in it.
     pub workspaces: WorkspaceMode,
+    /// The proxies whose word about a request's origin counts.
+    pub proxies: ProxySettings,
+    /// The listener's TLS; plain HTTP without.
+    pub tls: Option<TlsSettings>,
+    /// Scopes that clients may ask for (RFC 9728 `scopes_supported`).
+    pub scopes_supported: Vec<String>,
+    /// Scopes without which no credential is good for anything.
+    pub required_scopes: Vec<String>,
     /// Bounds.
     pub limits: LimitSettings,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
@@ -185,7 +197,8 @@ impl Config {
 
     /// The node's base URL, without a trailing slash: the public one, or the address that it listens on.
     pub fn url(&self) -> String {
-        self.public_url.clone().unwrap_or_else(|| format!("http://{}", self.listen))
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        self.public_url.clone().unwrap_or_else(|| format!("{scheme}://{}", self.listen))
     }
 }
 
@@ -345,6 +358,10 @@ fn build(
         log: operations::log(file.log, env)?,
         telemetry: operations::telemetry(file.telemetry, source, env)?,
         drain: operations::drain(file.drain, source)?,
+        proxies: reach::proxies(file.trusted_proxies, file.forwarded_header, source)?,
+        tls: file.tls.map(|section| tls::settings(section, source, &places.base)).transpose()?,
+        scopes_supported: reach::scopes(file.scopes_supported, source)?,
+        required_scopes: reach::scopes(file.required_scopes, source)?,
         allowed_hosts: file.allowed_hosts,
         manifests: below(file.manifests, "manifests"),
         policies: below(file.policies, "policies"),
@@ -478,9 +495,24 @@ mod tests {
     #[test]
     fn mistakes_name_file_line_and_remedy() {
         let idp = |line: &str| format!("[[issuers]]\nissuer = \"https://idp\"\njwks_file = \"jwks.json\"\n{line}\n");
+        let tls = |line: &str| format!("[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n{line}\n");
         let cases: &[(&str, &str)] = &[
             ("listen = \"127.0.0.1:8000\"\nlisten_on = 1\n", "countersign.toml:2: unknown field `listen_on`"),
             ("\nlisten = \"localhost\"\n", "countersign.toml:2: \"localhost\" is not an address and port"),
+            ("trusted_proxies = [\"10.0.0.0/40\"]\n", "countersign.toml:1: \"10.0.0.0/40\" is not a network"),
+            (
+                "forwarded_header = \"x-real-ip\"\n",
+                "countersign.toml:1: forwarded_header is x-forwarded-for or forwarded",
+            ),
+            ("required_scopes = [\"a b\"]\n", "countersign.toml:1: \"a b\" is not a scope"),
+            (&tls("client_auth = \"maybe\""), "countersign.toml:4: client_auth is none, optional or required"),
+            (&tls("client_auth = \"required\""), "countersign.toml:4: client_ca must name the authorities"),
+            (&tls("clients = [{ uri = \"*\" }]"), "a name that fits anything is no name"),
+            (&tls("clients = [{ uri = \"a:*b\" }]"), "a name that fits anything is no name"),
+            (&tls("clients = [{ uri = \"a:*\", principal = \"x\" }]"), "several certificates would be one principal"),
+            (&tls("clients = [{ dns = \"x\", kind = \"person\" }]"), "a certificate is no person"),
+            (&tls("clients = [{ dns = \"x\", workspace = \"_node\" }]"), "_node is the node's own"),
+            (&tls("clients = [{ principal = \"x\" }]"), "give one of uri and dns"),
             ("workspaces = \"all\"\n", "countersign.toml:1: workspaces is \"open\" or \"registered\""),
             ("log_domain = \"https://x\"\n", "countersign.toml:1: log_domain \"https://x\" is not a bare hostname"),
             ("[limits]\nper_tool = { calls = 0, per = \"1m\" }\n", "countersign.toml:2: calls must be at least 1"),

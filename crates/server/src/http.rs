@@ -1,6 +1,7 @@
 //! The HTTP surface: wire to domain value, one call of the gate or the ledger, and back. Decides nothing.
 //!
 //! - [`serve`]: connections, their bounds and their end.
+//! - [`peer`], [`resource`]: where a request comes from; how clients learn to be let in.
 //! - [`problem`]: the one place where a refusal becomes RFC 9457 problem details.
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
 //! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`: the handlers; `openapi`: their description.
@@ -12,8 +13,10 @@ pub(crate) mod guard;
 mod log;
 mod members;
 mod openapi;
+pub(crate) mod peer;
 pub(crate) mod problem;
 pub(crate) mod request;
+pub(crate) mod resource;
 pub mod serve;
 pub(crate) mod tools;
 
@@ -55,6 +58,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/logs", get(log::shards))
         .route("/logs/{origin}/checkpoint", get(log::checkpoint_of))
         .route("/logs/{origin}/tile/{*path}", get(log::tile_of))
+        .route("/.well-known/oauth-protected-resource", get(resource::node))
+        .route("/.well-known/oauth-protected-resource/mcp", get(resource::mcp))
+        .route("/.well-known/oauth-protected-resource/mcp/{upstream}", get(resource::upstream))
         .route("/mcp", post(mcp::http::all))
         .route("/mcp/{upstream}", post(mcp::http::one))
         .merge(admin::routes())

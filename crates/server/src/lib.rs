@@ -5,6 +5,7 @@
 //! - [`config`]: `countersign.toml`, environment and flags, checked whole before anything is opened.
 //! - [`node`]: the parts put together, on a listener that is handed in.
 //! - `http`, [`mcp`]: requests in, answers out.
+//! - `tls`: the listener's certificate, and whom client certificates name.
 //! - [`keys`], [`dev_issuer`]: key files of the data directory.
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod node;
 mod rawjson;
 mod telemetry;
 mod time;
+mod tls;
 
 pub use app::VERSION;
 pub use config::{Config, ConfigError, Overrides};

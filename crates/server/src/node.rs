@@ -38,9 +38,11 @@ use tokio::task::JoinHandle;
 use crate::app::{App, VERSION};
 use crate::config::{Config, RateLimit};
 use crate::http::guard::HostGuard;
+use crate::http::resource::Resource;
 use crate::http::serve::serve;
 use crate::keys::{KeyFileError, create_private_dir};
 use crate::mcp::catalog::Listings;
+use crate::tls::Tls;
 
 pub(crate) use storage::{backup, export, fsck};
 
@@ -167,6 +169,9 @@ impl Node {
     async fn assemble(mut config: Config, lock: File, listener: TcpListener) -> Result<Self, StartError> {
         let listening = |error| StartError::Listen { address: config.listen, error };
         config.listen = listener.local_addr().map_err(listening)?;
+        settled(&config)?;
+        let tls =
+            config.tls.clone().map(Tls::open).transpose().map_err(|why| StartError::Setup(format!("tls: {why}")))?;
         let keys = config.keys_dir.clone();
         let store = storage::connect(&config).await?;
         let (root, seed) = storage::keys(&config, &*store).await?;
@@ -183,7 +188,7 @@ impl Node {
         if ledger.is_shared() {
             storage::try_root(&ledger, &keyring).await?;
         }
-        let authenticator = Authenticator::new(issuers::all(&config, &keys, &egress)?);
+        let authenticator = Authenticator::new(issuers::all(&config, &keys, &egress)?).for_resource(Some(config.url()));
         let telemetry = reporting::telemetry(&config, &egress)?;
         let gate = Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config));
         let gate = gate.await.map_err(StartError::Gate)?;
@@ -192,6 +197,8 @@ impl Node {
         let url = reachable_url(&config);
         let app = Arc::new(App {
             guard: HostGuard::new(&config),
+            resource: Resource::new(&config),
+            tls,
             gate,
             ledger,
             config,
@@ -205,6 +212,7 @@ impl Node {
         let mut background = app.gate.run_background();
         background.extend(watch::policies(Arc::clone(&app.gate), app.config.policies.clone()));
         background.extend(reporting::metrics(&app).await?);
+        background.extend(app.tls.clone().map(|tls| tokio::spawn(tls.follow())));
         write_node_file(&app.config.data_dir, &url)?;
         let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
         tracing::info!(%url, version = VERSION, "the node is up");
@@ -337,7 +345,24 @@ fn reachable_url(config: &Config) -> String {
             if address.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
-    format!("http://{address}")
+    match (&config.tls, &config.public_url) {
+        // The certificate is for the public name.
+        (Some(_), Some(url)) => url.clone(),
+        (Some(_), None) => format!("https://{address}"),
+        (None, _) => format!("http://{address}"),
+    }
+}
+
+/// What others will rely on is settled before the first leaf is written: the log would carry it for ever.
+fn settled(config: &Config) -> Result<(), StartError> {
+    let open = crate::config::unsettled(config);
+    let is_first = !config.data_dir.join(storage::DATABASE).exists() && !config.head_file.exists();
+    if open.is_empty() || !is_first {
+        open.iter().for_each(|what| tracing::warn!("{what}"));
+        return Ok(());
+    }
+    let listen = config.listen;
+    Err(StartError::Setup(format!("no log is opened for {listen} before this is settled: {}", open.join("; "))))
 }
 
 fn write_node_file(data_dir: &Path, url: &str) -> Result<(), StartError> {

@@ -95,6 +95,7 @@ fn row(finding: &Finding) -> Vec<String> {
 
 async fn look(global: &Global, config: &Config) -> Vec<Finding> {
     let mut findings = vec![identities(config), head_place(config)];
+    findings.extend(reach(config));
     findings.extend(permissions(config));
     findings.extend(database(config).await);
     findings.extend(disk::findings(&config.data_dir));
@@ -152,6 +153,16 @@ fn identities(config: &Config) -> Finding {
         }
         (false, _, issuers) => ok("identities", format!("{issuers} issuers")),
     }
+}
+
+/// What others will rely on, off loopback.
+fn reach(config: &Config) -> Vec<Finding> {
+    let open = countersign_server::config::unsettled(config);
+    let fix = "settle it before the first start: docs/identity.md, \"What is settled before the first leaf\"";
+    if open.is_empty() {
+        return vec![ok("reach", format!("{} as {}", config.url(), config.log_domain))];
+    }
+    open.into_iter().map(|what| fail("reach", what, fix)).collect()
 }
 
 /// Next to the database, the head would be restored together with it.

@@ -47,7 +47,11 @@ impl Gate {
         Ok(Arc::new(principal))
     }
 
-    fn admit(&self, principal: Arc<Principal>) -> Result<Arc<Principal>, Refusal> {
+    /// Somebody whom a connection's certificate named, or a token or key: with what was granted, if its workspace is there.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Forbidden`].
+    pub fn admit(&self, principal: Arc<Principal>) -> Result<Arc<Principal>, Refusal> {
         let known = self.directory.load();
         let granted = known.roles_of(&principal);
         let principal = match granted {

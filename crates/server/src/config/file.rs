@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::operations::{FileDrain, FileLog, FileTelemetry};
 
 use super::issuers::FileIssuer;
+use super::tls::FileTls;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +20,11 @@ pub(super) struct File {
     pub allowed_hosts: Vec<String>,
     pub audience: Option<String>,
     pub workspaces: Option<Spanned<String>>,
+    pub trusted_proxies: Option<Spanned<Vec<String>>>,
+    pub forwarded_header: Option<Spanned<String>>,
+    pub scopes_supported: Option<Spanned<Vec<String>>>,
+    pub required_scopes: Option<Spanned<Vec<String>>>,
+    pub tls: Option<FileTls>,
     pub manifests: Option<PathBuf>,
     pub policies: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,

@@ -409,6 +409,10 @@ fn administration() -> Vec<(String, Value)> {
 
 fn node() -> Vec<(String, Value)> {
     let operation = |id: &str, summary: &str| Operation::new("node", id, summary).public();
+    let resource = |id: &str, of: &str| {
+        let summary = format!("How a client gets a token for {of} (RFC 9728)");
+        operation(id, &summary).answers("200", "The metadata of the protected resource.", any_object())
+    };
     let schema = operation("getManifestSchema", "The JSON Schema of upstream manifests").answers_as(
         "200",
         "The schema.",
@@ -457,6 +461,12 @@ fn node() -> Vec<(String, Value)> {
             vec![("get", operation("getOpenapi", "This document").answers("200", "This document.", any_object()))],
         ),
         item("/schemas/manifest.json", vec![("get", schema)]),
+        item("/.well-known/oauth-protected-resource", vec![("get", resource("getResource", "the node"))]),
+        item("/.well-known/oauth-protected-resource/mcp", vec![("get", resource("getMcpResource", "/mcp"))]),
+        item(
+            "/.well-known/oauth-protected-resource/mcp/{upstream}",
+            vec![("get", resource("getUpstreamResource", "/mcp/{upstream}").path("upstream", "The upstream's name."))],
+        ),
     ]
 }
 

@@ -54,8 +54,15 @@ pub(crate) fn members(refusal: &Refusal, correlation: &str, instance: Option<&st
     members
 }
 
-/// The response that carries a refusal. `allow` is the `Allow` header that the router worked out for a 405.
-pub(crate) fn render(refusal: &Refusal, correlation: &str, instance: &str, allow: Option<HeaderValue>) -> Response {
+/// The response that carries a refusal. `allow` is the `Allow` header that the router worked out for a 405, `challenge` what
+/// [`super::resource`] makes of a 401 or of missing scopes.
+pub(crate) fn render(
+    refusal: &Refusal,
+    correlation: &str,
+    instance: &str,
+    allow: Option<HeaderValue>,
+    challenge: Option<HeaderValue>,
+) -> Response {
     let body = Value::Object(members(refusal, correlation, Some(instance))).to_string();
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status_of(refusal.kind);
@@ -67,21 +74,10 @@ pub(crate) fn render(refusal: &Refusal, correlation: &str, instance: &str, allow
     if let Some(seconds) = refusal.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if refusal.kind == RefusalKind::Unauthenticated {
-        headers.insert(WWW_AUTHENTICATE, challenge(refusal));
+    if let Some(challenge) = challenge {
+        headers.insert(WWW_AUTHENTICATE, challenge);
     }
     response
-}
-
-/// RFC 6750, section 3: no error code if no credential was given.
-fn challenge(refusal: &Refusal) -> HeaderValue {
-    if refusal.extra.get("cause").and_then(Value::as_str) == Some(super::request::NO_CREDENTIAL) {
-        return HeaderValue::from_static("Bearer realm=\"countersign\"");
-    }
-    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\') || c == ' ';
-    let description: String = refusal.detail.chars().filter(|c| plain(*c)).take(200).collect();
-    let text = format!("Bearer realm=\"countersign\", error=\"invalid_token\", error_description=\"{description}\"");
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("Bearer error=\"invalid_token\""))
 }
 
 fn status_of(kind: RefusalKind) -> StatusCode {
@@ -106,16 +102,5 @@ mod tests {
             "event": event.to_string(), "limit": "per-principal",
         });
         assert_eq!(members, expected);
-    }
-
-    #[test]
-    fn a_challenge_names_an_error_only_if_a_token_was_given() {
-        let none = Refusal::new(RefusalKind::Unauthenticated, "x").with("cause", super::super::request::NO_CREDENTIAL);
-        assert_eq!(challenge(&none), "Bearer realm=\"countersign\"");
-        let bad = Refusal::new(RefusalKind::Unauthenticated, "the \"token\"\r\nexpired");
-        assert_eq!(
-            challenge(&bad),
-            "Bearer realm=\"countersign\", error=\"invalid_token\", error_description=\"the tokenexpired\""
-        );
     }
 }

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName};
 use http_body_util::BodyExt as _;
 use uuid::Uuid;
 
+use super::peer::Peer;
 use super::problem::Refused;
 use crate::app::App;
 
@@ -52,26 +53,40 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Checks the bearer token.
+    /// Checks what the request presents: a bearer token, an API key, or else the certificate of its connection.
     ///
     /// # Errors
-    /// [`RefusalKind::Unauthenticated`]; counted, since there is no event before authentication.
-    pub async fn authenticate(
-        app: &App,
-        headers: &HeaderMap,
-        surface: &'static str,
-    ) -> Result<Arc<Principal>, Refusal> {
-        let Some(token) = credential(headers)? else {
-            app.gate.note_refusal(surface, NO_CREDENTIAL);
-            let advice = "send Authorization: Bearer <token>; for development, countersign token mint makes one";
-            return Err(Refusal::new(RefusalKind::Unauthenticated, advice).with("cause", NO_CREDENTIAL));
-        };
-        let presented = Presented { bearer: token, ..Presented::default() };
-        let principal = app.gate.authenticate(&presented).await.inspect_err(|refusal| {
+    /// [`RefusalKind::Unauthenticated`], or [`RefusalKind::Forbidden`] if scopes are missing; counted, since there is no event
+    /// before authentication.
+    pub async fn authenticate(app: &App, parts: &Parts, surface: &'static str) -> Result<Arc<Principal>, Refusal> {
+        let principal = Self::recognise(app, parts).await.inspect_err(|refusal| {
             let cause = refusal.extra.get("cause").and_then(serde_json::Value::as_str);
             app.gate.note_refusal(surface, cause.unwrap_or("other"));
         })?;
         crate::telemetry::exchange::caller(&principal);
+        Ok(principal)
+    }
+
+    async fn recognise(app: &App, parts: &Parts) -> Result<Arc<Principal>, Refusal> {
+        let peer = parts.extensions.get::<Peer>();
+        let certificate = peer.and_then(|peer| peer.certificate.as_ref());
+        let principal = match (credential(&parts.headers)?, certificate.and_then(|known| known.principal.as_ref())) {
+            (Some(bearer), _) => {
+                let presented = Presented {
+                    bearer,
+                    certificate: certificate.map(|known| known.thumbprint),
+                    client: peer.map(|peer| app.config.proxies.client(peer.address, &parts.headers)),
+                    resource: parts.uri.path(),
+                };
+                app.gate.authenticate(&presented).await?
+            }
+            (None, Some(named)) => app.gate.admit(Arc::clone(named))?,
+            (None, None) => {
+                let advice = "send Authorization: Bearer <token>; for development, countersign token mint makes one";
+                return Err(Refusal::new(RefusalKind::Unauthenticated, advice).with("cause", NO_CREDENTIAL));
+            }
+        };
+        app.resource.check_scopes(&principal)?;
         Ok(principal)
     }
 }
@@ -110,7 +125,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refused> {
-        let principal = Self::authenticate(app, &parts.headers, "http").await?;
+        let principal = Self::authenticate(app, parts, "http").await?;
         let correlation =
             parts.extensions.get::<Correlation>().cloned().unwrap_or_else(|| Correlation::of(&parts.headers));
         Ok(Self { principal, correlation: correlation.0 })

@@ -3,6 +3,7 @@
 //! Every request passes [`respond`]: names checked, panics caught, refusals rendered.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,11 +19,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tower::Service as _;
 
+use super::peer::Peer;
 use super::problem::{self, Carried};
 use super::request::{CORRELATION, Correlation};
 use crate::app::App;
@@ -48,8 +51,9 @@ pub(crate) async fn serve(app: Arc<App>, listener: TcpListener, stop: watch::Rec
             stream = accept(&listener, &free) => stream,
             Some(_) = open.join_next(), if !open.is_empty() => continue,
         };
-        if let Some((stream, place)) = stream {
-            let connection = connection(Arc::clone(&app), router.clone(), stream, stopped(stop.clone(), delay));
+        if let Some((stream, address, place)) = stream {
+            let stopped = stopped(stop.clone(), delay);
+            let connection = connection(Arc::clone(&app), router.clone(), stream, address, stopped);
             let app = Arc::clone(&app);
             open.spawn(async move {
                 app.telemetry.http.connections.fetch_add(1, Ordering::Relaxed);
@@ -77,10 +81,10 @@ async fn stopped(mut stop: watch::Receiver<bool>, delay: Duration) {
 async fn accept(
     listener: &TcpListener,
     free: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, IpAddr, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(free).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+        Ok((stream, address)) => Some((stream, address.ip(), place)),
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -89,15 +93,49 @@ async fn accept(
     }
 }
 
-async fn connection(app: Arc<App>, router: Router, stream: TcpStream, stopped: impl Future<Output = ()>) {
+/// A connection, with TLS if the listener has it.
+async fn connection(
+    app: Arc<App>,
+    router: Router,
+    stream: TcpStream,
+    address: IpAddr,
+    stopped: impl Future<Output = ()>,
+) {
     // Answers are small and complete: waiting for more to send would only delay them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let mut stopped = std::pin::pin!(stopped);
+    let Some(tls) = app.tls.clone() else {
+        return converse(app, router, stream, Peer { address, certificate: None }, stopped).await;
+    };
+    let handshake = tokio::time::timeout(app.config.limits.header_timeout, tls.acceptor().accept(stream));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = stopped.as_mut() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let presented = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let certificate = presented.map(|certificate| tls.client(certificate));
+            converse(app, router, stream, Peer { address, certificate }, stopped).await;
+        }
+        Ok(Err(error)) => {
+            app.gate.note_refusal("http", "tls");
+            tracing::debug!(%error, %address, "no TLS connection");
+        }
+        Err(_) => app.gate.note_refusal("http", "tls-timeout"),
+    }
+}
+
+async fn converse<S>(app: Arc<App>, router: Router, stream: S, peer: Peer, stopped: impl Future<Output = ()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let header_timeout = app.config.limits.header_timeout;
     let service = service_fn(move |request: Request<Incoming>| {
-        let (app, router) = (Arc::clone(&app), router.clone());
-        async move { Ok::<_, Infallible>(respond(&app, router, request).await) }
+        let (app, router, peer) = (Arc::clone(&app), router.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(respond(&app, router, request, peer).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -119,7 +157,7 @@ async fn connection(app: Arc<App>, router: Router, stream: TcpStream, stopped: i
 }
 
 /// One request to one response.
-async fn respond(app: &Arc<App>, mut router: Router, request: Request<Incoming>) -> Response {
+async fn respond(app: &Arc<App>, mut router: Router, request: Request<Incoming>, peer: Peer) -> Response {
     let mut request = request.map(Body::new);
     let correlation = Correlation::of(request.headers());
     let instance = request.uri().path().to_owned();
@@ -131,6 +169,7 @@ async fn respond(app: &Arc<App>, mut router: Router, request: Request<Incoming>)
         }
         Ok(()) => {
             request.extensions_mut().insert(correlation.clone());
+            request.extensions_mut().insert(peer);
             // A panic must cost one request, not the connection's neighbours or the answer's form.
             let handler = async { router.call(request).await.unwrap_or_else(|never| match never {}) };
             AssertUnwindSafe(exchange.run(handler)).catch_unwind().await
@@ -145,7 +184,8 @@ async fn respond(app: &Arc<App>, mut router: Router, request: Request<Incoming>)
             tracing::error!(path = %instance, correlation = %correlation.0, detail = %refusal.detail, "internal error");
         }
         let allow = response.headers_mut().remove(http::header::ALLOW);
-        response = problem::render(&refusal, &correlation.0, &instance, allow);
+        let challenge = app.resource.challenge(&refusal, &instance);
+        response = problem::render(&refusal, &correlation.0, &instance, allow, challenge);
     }
     if let Ok(value) = HeaderValue::from_str(&correlation.0) {
         response.headers_mut().insert(CORRELATION, value);

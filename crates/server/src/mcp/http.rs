@@ -55,7 +55,7 @@ pub(crate) async fn one(State(app): State<Arc<App>>, Path(name): Path<String>, r
 
 async fn post(app: Arc<App>, scope: Scope, request: Request) -> Answered {
     let (parts, body) = request.into_parts();
-    let principal = Caller::authenticate(&app, &parts.headers, "mcp").await?;
+    let principal = Caller::authenticate(&app, &parts, "mcp").await?;
     let correlation = parts.extensions.get::<Correlation>().cloned().unwrap_or_else(|| Correlation::of(&parts.headers));
     let body = match read_body(&app, &parts.headers, body).await {
         Ok(body) => body,

@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::keys::{SeedKind, create_private_dir, read_or_create_seed};
 
-const DATABASE: &str = "countersign.db";
+pub(super) const DATABASE: &str = "countersign.db";
 const REPLICA: &str = "replica.id";
 
 /// Opens the database: the data directory's, or the one that several nodes share.

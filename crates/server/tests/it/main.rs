@@ -1,7 +1,9 @@
 //! A real node on a loopback socket, with the sample upstream as a child process, driven over raw HTTP.
 
 mod http;
+mod identity;
 mod log;
 mod mcp;
 mod operations;
 mod support;
+mod tls;

@@ -91,23 +91,29 @@ impl World {
         let flags = Overrides { home: Some(home.path().to_owned()), ..Overrides::default() };
         let config = Config::load_with(&flags, &|_| None).expect("a valid configuration");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let world = Self::around(config, listener, home).await;
+        world.accept_all_of("ads").await;
+        world
+    }
+
+    /// A node on a home that is there, with nothing accepted yet.
+    pub async fn around(config: Config, listener: TcpListener, home: tempfile::TempDir) -> Self {
         let address = listener.local_addr().expect("an address").to_string();
         let node = Node::start_on(config.clone(), listener).await.unwrap_or_else(|e| panic!("{e}"));
         let issuer = DevIssuer::open(&config.data_dir.join("keys")).expect("the node made it");
-        let world = Self { node, config, address, issuer, home };
-        world.accept_all().await;
-        world
+        Self { node, config, address, issuer, home }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    async fn accept_all(&self) {
+    pub async fn accept_all_of(&self, upstream: &str) {
         let operator = self.person("olga", &["operator", "auditor"]);
-        let refreshed = self.post("/admin/upstreams/ads/refresh", &operator, "{}").await;
+        let refreshed = self.post(&format!("/admin/upstreams/{upstream}/refresh"), &operator, "{}").await;
         assert_eq!(refreshed.status, 200, "{refreshed:?}");
-        for tool in self.get("/admin/tools", &operator).await.json().as_array().expect("tools") {
+        let tools = self.get("/admin/tools", &operator).await.json();
+        for tool in tools.as_array().expect("tools").iter().filter(|tool| !tool["proposed"].is_null()) {
             let path = format!("/admin/tools/{}/accept", tool["name"].as_str().expect("a name"));
             let accepted = self.post(&path, &operator, &json!({ "pin": tool["proposed"] }).to_string()).await;
             assert_eq!(accepted.status, 200, "{accepted:?}");
