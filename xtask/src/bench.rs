@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::home::free_address;
 use countersign_testkit::node::Launch;
+use countersign_testkit::postgres::Postgres;
 use countersign_testkit::{Home, Node, receipts};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -309,11 +310,25 @@ fn appends(directory: &Path) -> Result<Value> {
         return Ok(Value::Null);
     }
     paths::build(&["build", "--release", "--quiet", "--package", "countersign-store", "--example", "append_bench"])?;
+    setup::programs(&["psql"])?;
+    let sqlite = append_bench(directory, "SQLite", &[])?;
+    let mut rows = Map::from_iter([("sqlite".to_owned(), sqlite)]);
+    // Where whoever runs the server can reach it; its file system is printed by its own fsync being what it is.
+    let place = std::env::temp_dir().join(format!("countersign-bench-{}", std::process::id()));
+    for (name, nodes) in [("postgres", "1"), ("postgres_two_nodes", "2")] {
+        let server = Postgres::create(&place)?;
+        rows.insert(name.to_owned(), append_bench(directory, name, &[&server.url(), nodes])?);
+    }
+    fs::remove_dir_all(&place)?;
+    Ok(Value::Object(rows))
+}
+
+fn append_bench(directory: &Path, what: &str, more: &[&str]) -> Result<Value> {
     let program = paths::target().join("release/examples/append_bench");
-    let output = Command::new(program).arg(directory).arg("3").output()?;
+    let output = Command::new(program).arg(directory).arg("3").args(more).output()?;
     ensure!(output.status.success(), "append_bench: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    println!("{}", text.trim());
+    println!("appends to {what}:\n{}", text.trim());
     // Rows begin with the number of writers, then appends a second.
     let rows = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();

@@ -1,5 +1,6 @@
 //! Durable appends a second through the whole ledger, with 1, 64 and 256 writers, beside the latency of `fdatasync` in the
-//! same directory. Usage: `append_bench [DIRECTORY] [SECONDS]`. Refuses tmpfs, where nothing is durable.
+//! same directory. Usage: `append_bench [DIRECTORY] [SECONDS] [URL NODES]`. Refuses tmpfs, where nothing is durable. With the URL
+//! of an empty Postgres database, which must be elsewhere durable, so many nodes in this process share it and the writers.
 #![allow(clippy::unwrap_used, reason = "a benchmark may stop where it stands")]
 
 use std::io::Write;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use countersign_domain::{EventDraft, EventType};
 use countersign_ledger::{Append, Entry, Ledger, LedgerOptions};
-use countersign_store::SqliteStore;
+use countersign_store::{PostgresOptions, PostgresStore, SqliteStore};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -23,22 +24,38 @@ fn main() {
     let dir = Path::new(&base).join(format!("append-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     println!("fdatasync after 4 KiB: median {} us", fdatasync(&dir));
+    let shared = args.next().map(|url| (url, args.next().map_or(1, |n| n.parse().unwrap())));
     println!("writers  appends/s  per group   p50 us   p99 us  writer us/event  process us/event");
     for writers in [1, 64, 256] {
-        run(&dir, writers, Duration::from_secs(seconds));
+        run(&dir, writers, Duration::from_secs(seconds), shared.as_ref());
     }
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
-fn run(dir: &Path, writers: usize, time: Duration) {
+fn open(dir: &Path, writers: usize, shared: Option<&(String, usize)>) -> Vec<Ledger> {
+    let options = |n: usize| LedgerOptions::new("bench.example", [7; 32], dir.join(format!("{writers}-{n}.head")));
+    let Some((url, nodes)) = shared else {
+        let store = SqliteStore::open(dir.join(format!("{writers}.db"))).unwrap();
+        return vec![Ledger::open(store, options(0)).unwrap().0];
+    };
+    let node = |n| {
+        let replica = Some(format!("bench-{n}"));
+        let store = PostgresStore::open(PostgresOptions { replica, ..PostgresOptions::new(url) }).unwrap();
+        Ledger::open(store, LedgerOptions { join: true, ..options(n) }).unwrap().0
+    };
+    (0..*nodes).map(node).collect()
+}
+
+fn run(dir: &Path, writers: usize, time: Duration, shared: Option<&(String, usize)>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let store = SqliteStore::open(dir.join(format!("{writers}.db"))).unwrap();
-    let options = LedgerOptions::new("bench.example", [7; 32], dir.join(format!("{writers}.head")));
-    let (ledger, _) = Ledger::open(store, options).unwrap();
-    let (before, process, writer) = (ledger.stats(), cpu_of("self"), writer_cpu());
+    let ledgers = open(dir, writers, shared);
+    let stats = || ledgers.iter().map(Ledger::stats).fold((0, 0), |sum, s| (sum.0 + s.groups, sum.1 + s.events));
+    let (before, process, writer) = (stats(), cpu_of("self"), writer_cpu());
     let started = Instant::now();
     let mut latencies = runtime.block_on(async {
-        let tasks: Vec<_> = (0..writers).map(|n| tokio::spawn(one_writer(ledger.clone(), n, started, time))).collect();
+        let tasks: Vec<_> = (0..writers)
+            .map(|n| tokio::spawn(one_writer(ledgers[n % ledgers.len()].clone(), n, started, time)))
+            .collect();
         let mut all = Vec::new();
         for task in tasks {
             all.extend(task.await.unwrap());
@@ -48,7 +65,8 @@ fn run(dir: &Path, writers: usize, time: Duration) {
     let elapsed = started.elapsed().as_secs_f64();
     latencies.sort_unstable();
     let at = |q: f64| latencies[((latencies.len() - 1) as f64 * q) as usize].as_micros();
-    let (groups, events) = (ledger.stats().groups - before.groups, ledger.stats().events - before.events);
+    let after = stats();
+    let (groups, events) = (after.0 - before.0, after.1 - before.1);
     println!(
         "{writers:>7} {:>10.0} {:>10.1} {:>8} {:>8} {:>16.1} {:>17.1}",
         events as f64 / elapsed,
@@ -58,7 +76,7 @@ fn run(dir: &Path, writers: usize, time: Duration) {
         (writer_cpu() - writer) as f64 / events as f64,
         (cpu_of("self") - process) as f64 / events as f64,
     );
-    runtime.block_on(ledger.shutdown());
+    ledgers.iter().for_each(|ledger| runtime.block_on(ledger.shutdown()));
 }
 
 async fn one_writer(ledger: Ledger, n: usize, started: Instant, time: Duration) -> Vec<Duration> {
