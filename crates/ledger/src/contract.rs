@@ -262,6 +262,12 @@ pub trait Group {
         let _ = workspaces;
         Ok(())
     }
+    /// The leaves from one index up to another, each as its workspace's tail at that leaf, if the group has them at hand; the
+    /// reader has them in any case.
+    fn news(&mut self, shard: u32, from: u64, to: u64) -> Result<Option<Vec<(WorkspaceName, Tail)>>, StoreError> {
+        let _ = (shard, from, to);
+        Ok(None)
+    }
     /// Says that the head does not speak against what this process signed. Where the log is shared: `Unsettled` while other
     /// nodes have not yet said the same since the database was started, `Stale` if one contests it. Commit the group
     /// nevertheless, so that the others hear of it.

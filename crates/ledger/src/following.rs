@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use countersign_domain::WorkspaceName;
 use countersign_proof::checkpoint::Checkpoint;
 use countersign_proof::commitment::event_entry;
 use countersign_proof::merkle::leaf_hash;
 use countersign_proof::note::NoteSigner;
 
-use crate::contract::{Group, Head, Reader, StoreError};
+use crate::contract::{Group, Head, Reader, StoreError, Tail};
 use crate::tree::Snapshot;
 
 /// Why what the database has is not taken over.
@@ -28,20 +29,28 @@ impl From<StoreError> for Refused {
     }
 }
 
-/// A group on the newest state, with the snapshot to go on from if others wrote since `current`. Whether the database is
+/// What others wrote.
+pub(crate) struct Adopted {
+    /// The snapshot to go on from.
+    pub(crate) snapshot: Snapshot,
+    /// The tails of the workspaces that they wrote to, in the order of writing; `None` if they are not at hand.
+    pub(crate) tails: Option<Vec<(WorkspaceName, Tail)>>,
+}
+
+/// A group on the newest state, with what others wrote since `current`. Whether the database is
 /// known to be the newest is part of it: nothing may be written in the group otherwise.
 pub(crate) fn newest<'g>(
     mut group: Box<dyn Group + 'g>,
     current: &Snapshot,
     reader: &dyn Reader,
     signer: &NoteSigner,
-) -> Result<(Box<dyn Group + 'g>, Option<Snapshot>), StoreError> {
+) -> Result<(Box<dyn Group + 'g>, Option<Adopted>), StoreError> {
     let head = group.head()?;
     let adopted = if head.as_ref() == Some(&*current.head) {
         None
     } else {
-        match adopt(current, head, reader, signer) {
-            Ok(snapshot) => Some(snapshot),
+        match adopt(current, head, &mut *group, reader, signer) {
+            Ok(adopted) => Some(adopted),
             Err(Refused::Store(error)) => return Err(error),
             Err(Refused::Behind(why)) => return Err(contest(group, &current.head, &why)),
         }
@@ -76,9 +85,10 @@ fn line(head: &Head) -> &str {
 fn adopt(
     current: &Snapshot,
     head: Option<Head>,
+    group: &mut dyn Group,
     reader: &dyn Reader,
     signer: &NoteSigner,
-) -> Result<Snapshot, Refused> {
+) -> Result<Adopted, Refused> {
     let behind = |why: &str| Err(Refused::Behind(why.to_owned()));
     let ours = &current.head;
     let Some(head) = head else { return behind("it has no log") };
@@ -98,6 +108,11 @@ fn adopt(
     }
     let mut tree = (*current.tree).clone();
     let mut full = Vec::new();
+    let tails = group.news(head.shard, tree.size(), head.size)?;
+    for (_, tail) in tails.iter().flatten() {
+        tree.append(leaf_hash(&event_entry(&tail.commitment)), &mut full);
+    }
+    full.clear();
     while tree.size() < head.size {
         let page = reader.commitments(head.shard, tree.size(), head.size)?;
         if page.is_empty() {
@@ -109,5 +124,5 @@ fn adopt(
     if tree.root() != head.root || tree.frontier().hashes() != head.frontier {
         return behind("its tree does not go on from the one that was signed");
     }
-    Ok(Snapshot { head: Arc::new(head), tree: Arc::new(tree) })
+    Ok(Adopted { snapshot: Snapshot { head: Arc::new(head), tree: Arc::new(tree) }, tails })
 }

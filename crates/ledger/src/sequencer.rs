@@ -211,8 +211,8 @@ impl<S: Store> Sequencer<S> {
         let (mut group, adopted) = newest(self.store.begin()?, &self.current, &*reader, &self.signer)?;
         self.counters.stale.store(false, Ordering::Relaxed);
         if let Some(adopted) = adopted {
-            (self.current, self.ahead) = (adopted, true);
-            self.tails.clear();
+            (self.current, self.ahead) = (adopted.snapshot, true);
+            go_on(&mut self.tails, adopted.tails);
         }
         let events = jobs.iter().flat_map(|(append, _)| &append.events);
         let unknown: HashSet<&WorkspaceName> =
@@ -276,8 +276,8 @@ impl<S: Store> Sequencer<S> {
             let (group, adopted) = newest(self.store.begin()?, &self.current, &*reader, &self.signer)?;
             group.commit()?;
             if let Some(adopted) = adopted {
-                (self.current, self.ahead) = (adopted, true);
-                self.tails.clear();
+                (self.current, self.ahead) = (adopted.snapshot, true);
+                go_on(&mut self.tails, adopted.tails);
             }
         }
         self.counters.stale.store(false, Ordering::Relaxed);
@@ -454,6 +454,14 @@ pub(crate) fn head_of(shard: u32, origin: &str, tree: &Tree, signer: &NoteSigner
     let checkpoint = Checkpoint::new(origin, size, root).sign(signer);
     let checkpoint = checkpoint.map_err(|e| StoreError::Corrupt(format!("the head cannot be signed: {e}")))?;
     Ok(Head { shard, origin: origin.to_owned(), size, root, frontier: tree.frontier().hashes().to_vec(), checkpoint })
+}
+
+/// Tails that others moved on; all are forgotten where it is not known which.
+fn go_on(tails: &mut Tails, moved: Option<Vec<(WorkspaceName, Tail)>>) {
+    match moved {
+        Some(moved) if tails.len() <= MAX_TAILS => tails.extend(moved),
+        Some(_) | None => tails.clear(),
+    }
 }
 
 fn place(snapshot: &Snapshot) -> (u32, u64) {

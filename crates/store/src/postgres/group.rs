@@ -6,7 +6,8 @@ use countersign_domain::{Millis, WorkspaceName};
 use countersign_ledger::contract::{EventRow, Group, Head, ShardRow, StoreError, Tail};
 use countersign_ledger::state::{Conflict, StateOp};
 use countersign_proof::merkle::Hash;
-use futures_util::future::{join3, try_join_all};
+use futures_util::future::{join4, try_join_all};
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -19,6 +20,9 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 const LOCK: &str =
     "SELECT shard, origin, size, root, frontier, checkpoint, contested FROM head WHERE one = 1 FOR UPDATE";
 const NOW: &str = concat!("SELECT ", rows::now_sql!());
+/// What others wrote since this session last looked: so that it need not be asked for when it is needed.
+const NEWS: &str =
+    "SELECT position, workspace, seq, commitment FROM event WHERE position >= $1 ORDER BY position LIMIT 4096";
 const TAILS: &str = "SELECT w.name, t.seq, t.commitment FROM unnest($1::text[]) w (name), LATERAL \
     (SELECT seq, commitment FROM event WHERE workspace = w.name ORDER BY position DESC LIMIT 1) t";
 const INSERT: &str = "INSERT INTO event (position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, \
@@ -36,7 +40,7 @@ const ACCEPT: &str = "UPDATE head SET contested = NULL WHERE one = 1";
 
 /// What a session needs before its first group.
 pub(super) const STATEMENTS: &[&str] =
-    &[LOCK, NOW, TAILS, INSERT, TILE, SET_HEAD, OPEN_SHARD, CLOSE_SHARD, CONTEST, ACCEPT];
+    &[LOCK, NOW, NEWS, TAILS, INSERT, TILE, SET_HEAD, OPEN_SHARD, CLOSE_SHARD, CONTEST, ACCEPT];
 
 /// A group: rolled back when it is dropped.
 pub(super) struct PostgresGroup<'a> {
@@ -46,6 +50,7 @@ pub(super) struct PostgresGroup<'a> {
     head: Option<Head>,
     contested: Option<String>,
     tails: HashMap<WorkspaceName, Option<Tail>>,
+    news: Vec<(i64, WorkspaceName, Tail)>,
     events: Vec<EventRow>,
     tiles: Vec<(u32, u8, u64, Vec<u8>)>,
     open: bool,
@@ -56,24 +61,36 @@ impl<'a> PostgresGroup<'a> {
     pub(super) fn begin(session: &'a Session, replica: Option<(Uuid, String)>) -> Result<Self> {
         let begun = session.wait(async {
             let (lock, now) = (session.statement(LOCK).await?, session.statement(NOW).await?);
+            let news = session.statement(NEWS).await?;
             let client = session.client();
             // The time is asked for in a statement of its own, which runs when the lock is held.
-            let (begun, head, now) =
-                join3(client.batch_execute(BEGIN), client.query_one(&lock, &[]), client.query_one(&now, &[])).await;
+            let seen = session.seen();
+            let (begun, head, now, news) = join4(
+                client.batch_execute(BEGIN),
+                client.query_one(&lock, &[]),
+                client.query_one(&now, &[]),
+                client.query(&news, &[&seen]),
+            )
+            .await;
             begun.map_err(error)?;
             let (head, now) = (head.map_err(error)?, now.map_err(error)?);
-            Ok((rows::head(&head)?, get::<Option<String>>(&head, 6)?, rows::unsigned(&now, 0)?))
+            let read = |row: &Row| Ok((get(row, 0)?, rows::parsed(row, 1)?, rows::tail(row, 2)?));
+            let news = news.map_err(error)?.iter().map(read).collect::<Result<Vec<_>>>()?;
+            Ok((rows::head(&head)?, get::<Option<String>>(&head, 6)?, rows::unsigned(&now, 0)?, news))
         });
-        let (head, contested, now) = match begun {
+        let (head, contested, now, news) = match begun {
             Ok(begun) => begun,
             Err(failed) => {
                 roll_back(session);
                 return Err(failed);
             }
         };
+        let next = head.as_ref().map_or(i64::MAX, |head| position(head.shard, head.size));
+        session.set_seen(next);
         Ok(Self {
             session,
             replica,
+            news,
             now,
             head,
             contested,
@@ -176,6 +193,14 @@ impl Group for PostgresGroup<'_> {
         Ok(())
     }
 
+    fn news(&mut self, shard: u32, from: u64, to: u64) -> Result<Option<Vec<(WorkspaceName, Tail)>>> {
+        let wanted = position(shard, from)..position(shard, to);
+        let news = std::mem::take(&mut self.news);
+        let found: Vec<_> = news.into_iter().skip_while(|(at, ..)| *at < wanted.start).collect();
+        let whole = found.first().is_some_and(|(at, ..)| *at == wanted.start) && found.len() as u64 == to - from;
+        Ok(whole.then(|| found.into_iter().map(|(_, workspace, tail)| (workspace, tail)).collect()))
+    }
+
     fn tail(&mut self, workspace: &WorkspaceName) -> Result<Option<Tail>> {
         self.expect(&[workspace])?;
         Ok(self.tails.get(workspace).copied().flatten())
@@ -230,6 +255,7 @@ impl Group for PostgresGroup<'_> {
 
     fn set_head(&mut self, head: &Head) -> Result<()> {
         self.session.wait(self.write_head(head))?;
+        self.session.set_seen(position(head.shard, head.size));
         self.head = Some(head.clone());
         Ok(())
     }

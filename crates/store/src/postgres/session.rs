@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -89,6 +89,8 @@ pub(super) struct Session {
     client: Client,
     statements: Mutex<HashMap<String, Statement>>,
     broken: AtomicBool,
+    /// Position of the next leaf after those that were last seen here.
+    seen: AtomicI64,
     /// Whether every node that could speak against this incarnation has spoken.
     settled: AtomicBool,
     /// Which start of which server this is.
@@ -118,6 +120,15 @@ impl Session {
     /// Whether it can still be used.
     pub(super) fn is_usable(&self) -> bool {
         !self.client.is_closed() && !self.broken.load(Ordering::Relaxed)
+    }
+
+    /// From which position on leaves are news.
+    pub(super) fn seen(&self) -> i64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_seen(&self, position: i64) {
+        self.seen.store(position, Ordering::Relaxed);
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -173,7 +184,14 @@ async fn connect(address: &Address, read_only: bool) -> Result<Session, StoreErr
     let incarnation = tokio::time::timeout(CONNECT, check)
         .await
         .map_err(|_| StoreError::Database("the database does not answer".into()))??;
-    Ok(Session { client, statements: Mutex::default(), broken: false.into(), settled: false.into(), incarnation })
+    Ok(Session {
+        client,
+        statements: Mutex::default(),
+        broken: false.into(),
+        settled: false.into(),
+        seen: i64::MAX.into(),
+        incarnation,
+    })
 }
 
 /// Refuses a server that forgets commits, and makes this session's durable whatever the defaults become later.
