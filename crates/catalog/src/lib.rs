@@ -4,6 +4,7 @@
 //! - [`definition`]: a tool's definition as the upstream sent it, and its pin (SHA-256 over RFC 8785).
 //! - [`diff`]: what changed between two definitions, legibly.
 //! - [`openapi`]: OpenAPI documents into manifests.
+//! - [`uri_template`]: which resources a resource template stands for.
 //! - [`names`]: tool names on MCP, and names that look alike.
 //! - [`visible`]: text from strangers, with everything hidden made visible.
 //!
@@ -15,10 +16,14 @@ pub mod diff;
 pub mod manifest;
 pub mod names;
 pub mod openapi;
+pub mod uri_template;
 pub mod visible;
 
-pub use definition::{Definition, PinError, pin};
+pub use definition::{Definition, Kind, PinError, pin};
 pub use diff::{Change, ChangeKind, Diff, diff};
-pub use manifest::{Manifest, ManifestError, RateLimit, ToolSettings, Transport, Workspaces};
+pub use manifest::{
+    Elicitation, Listings, Manifest, ManifestError, RateLimit, Review, ToolSettings, Transport, Workspaces,
+};
 pub use names::{NameMap, confusable_key, mcp_names, name_problem, own_names};
+pub use uri_template::UriTemplate;
 pub use visible::{visible, visible_line};

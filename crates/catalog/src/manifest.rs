@@ -12,10 +12,12 @@ mod transport;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use countersign_domain::{Effect, UpstreamName, WorkspaceName};
+use countersign_domain::{Effect, Operation, UpstreamName, WorkspaceName};
 use countersign_proof::digest::Digest;
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use crate::definition::Kind;
 
 pub use duration::{DurationError, parse_duration};
 pub use load::{ManifestError, load_dir};
@@ -75,9 +77,62 @@ pub struct Manifest {
     #[serde(default, deserialize_with = "load::default_effect")]
     #[schemars(schema_with = "schema::default_effect")]
     pub effects: Effect,
-    /// What we know about each tool, by the upstream's own name for it.
+    /// How its resources and resource templates are reviewed and read.
+    #[serde(default)]
+    pub resources: Listings,
+    /// How its prompts are reviewed.
+    #[serde(default)]
+    pub prompts: Listings,
+    /// What it may ask people for. Policies decide whether it may at all.
+    #[serde(default)]
+    pub elicitation: Elicitation,
+    /// What we know about each tool, by the upstream's own name for it; of other operations by theirs (`prompts/NAME`,
+    /// `resources/read`, `resources/URI`).
     #[serde(default, deserialize_with = "load::tools")]
     pub tools: BTreeMap<String, ToolEntry>,
+}
+
+/// How the definitions of one list are reviewed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listings {
+    /// Who looks at new and changed definitions.
+    #[serde(default)]
+    pub review: Review,
+    /// Whether resources may be read that the upstream does not list and no template covers. Of no meaning for prompts.
+    #[serde(default)]
+    pub unlisted: bool,
+}
+
+/// Who looks at new and changed definitions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Review {
+    /// A person, at each of them.
+    #[default]
+    Each,
+    /// The checks alone; a person only at those with findings.
+    Scanned,
+}
+
+/// What an upstream may ask people for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Elicitation {
+    /// The hosts to whose pages it may send people: `pay.example.com`, or `*.example.com` for all below. Empty: any host.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+impl Elicitation {
+    /// Whether people may be sent to this host.
+    pub fn allows(&self, host: &str) -> bool {
+        let fits = |allowed: &String| match allowed.strip_prefix("*.") {
+            Some(parent) => host.strip_suffix(parent).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            None => host == allowed,
+        };
+        self.hosts.is_empty() || self.hosts.iter().any(fits)
+    }
 }
 
 /// What a manifest says about one tool.
@@ -201,7 +256,7 @@ impl Manifest {
         let listed = self.tools.get(name);
         let entry = listed.cloned().unwrap_or_default();
         ToolSettings {
-            effect: entry.effect.unwrap_or(self.effects),
+            effect: entry.effect.unwrap_or(self.default_effect(name)),
             description: entry.description,
             pin: entry.pin,
             execute_on_approval: entry.execute_on_approval,
@@ -219,6 +274,38 @@ impl Manifest {
         match self.transport {
             Transport::Rest(_) => true,
             Transport::Stdio(_) | Transport::Http(_) => false,
+        }
+    }
+
+    /// Tools count as writes unless the manifest says otherwise; the protocol's other operations only look at things.
+    fn default_effect(&self, name: &str) -> Effect {
+        match Operation::of(name) {
+            Operation::Tool(_) => self.effects,
+            Operation::Prompt(_)
+            | Operation::Resource(_)
+            | Operation::ReadResource
+            | Operation::Subscribe
+            | Operation::Complete
+            | Operation::Elicit
+            | Operation::Sample
+            | Operation::ListRoots => Effect::Read,
+        }
+    }
+
+    /// Whether the upstream speaks MCP, and so has the operations that every MCP server may have.
+    pub fn speaks_mcp(&self) -> bool {
+        match self.transport {
+            Transport::Stdio(_) | Transport::Http(_) => true,
+            Transport::Rest(_) => false,
+        }
+    }
+
+    /// How definitions of this kind are reviewed.
+    pub fn review(&self, kind: Kind) -> Review {
+        match kind {
+            Kind::Tool => Review::Each,
+            Kind::Prompt => self.prompts.review,
+            Kind::Resource | Kind::Template => self.resources.review,
         }
     }
 

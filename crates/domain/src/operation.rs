@@ -93,11 +93,40 @@ pub const LIST_ROOTS: &str = "roots/list";
 /// The operations that every MCP upstream has whatever it lists, so that policies can name them before it was ever reached.
 pub const FIXED: &[&str] = &[READ_RESOURCE, SUBSCRIBE, COMPLETE, ELICIT, SAMPLE, LIST_ROOTS];
 
-/// Whether a tool of this name would be taken for another operation.
+/// The group of actions that upstreams ask of callers; `UPSTREAM:asks` is that of one upstream.
+pub const ASKS: &str = "asks";
+
+/// The definition of a fixed operation, as a tool's would be: what policies may say about its input, and what its pin covers.
+/// Empty for names that are not in [`FIXED`].
+pub fn fixed_definition(name: &str) -> &'static str {
+    match name {
+        READ_RESOURCE => {
+            r#"{"name":"resources/read","description":"Reads one resource.","inputSchema":{"type":"object","required":["uri"],"additionalProperties":false,"properties":{"uri":{"type":"string","minLength":1,"maxLength":2048}}}}"#
+        }
+        SUBSCRIBE => {
+            r#"{"name":"resources/subscribe","description":"Hears of changes to one resource.","inputSchema":{"type":"object","required":["uri"],"additionalProperties":false,"properties":{"uri":{"type":"string","minLength":1,"maxLength":2048}}}}"#
+        }
+        COMPLETE => {
+            r#"{"name":"completion/complete","description":"Completes an argument of a prompt or a resource template.","inputSchema":{"type":"object","required":["ref","argument"],"additionalProperties":false,"properties":{"ref":{"type":"object","required":["type"],"properties":{"type":{"enum":["ref/prompt","ref/resource"]},"name":{"type":"string"},"uri":{"type":"string"}}},"argument":{"type":"object","required":["name","value"],"properties":{"name":{"type":"string"},"value":{"type":"string"}}},"context":{"type":"object"}}}}"#
+        }
+        ELICIT => {
+            r#"{"name":"elicitation/create","description":"Asks the person at the caller's side.","inputSchema":{"type":"object","required":["mode","message","fields"],"properties":{"mode":{"enum":["form","url"]},"message":{"type":"string"},"fields":{"type":"array","items":{"type":"string"}},"url":{"type":"string"},"scheme":{"type":"string"},"host":{"type":"string"}}}}"#
+        }
+        SAMPLE => {
+            r#"{"name":"sampling/createMessage","description":"Asks the model at the caller's side.","inputSchema":{"type":"object","required":["messages","maxTokens","tools"],"properties":{"messages":{"type":"integer"},"maxTokens":{"type":"integer"},"tools":{"type":"boolean"},"systemPrompt":{"type":"string"},"includeContext":{"type":"string"}}}}"#
+        }
+        LIST_ROOTS => {
+            r#"{"name":"roots/list","description":"Asks which directories the caller works in.","inputSchema":{"type":"object","properties":{}}}"#
+        }
+        _ => "",
+    }
+}
+
+/// Whether a tool of this name would be taken for another operation, or for the group of what is asked.
 pub fn is_reserved(tool: &str) -> bool {
     const PREFIXES: &[&str] =
         &[PROMPT_PREFIX, RESOURCE_PREFIX, "completion/", "elicitation/", "sampling/", "roots/", "tasks/", "logging/"];
-    PREFIXES.iter().any(|prefix| tool.starts_with(prefix))
+    tool == ASKS || PREFIXES.iter().any(|prefix| tool.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -114,6 +143,7 @@ mod tests {
             let operation = Operation::of(name);
             assert_eq!(operation.method(), *name);
             assert!(is_reserved(name), "{name}");
+            assert!(fixed_definition(name).starts_with(&format!("{{\"name\":\"{name}\"")), "{name}");
         }
     }
 }

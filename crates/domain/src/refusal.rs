@@ -36,6 +36,8 @@ kinds! {
     RequestTimeout = "request-timeout", 408, "The request took too long to arrive";
     /// No such tool, or none that this caller may see.
     UnknownTool = "unknown-tool", 404, "No such tool";
+    /// The upstream lists no such resource or prompt, or none that this caller may use.
+    UnlistedResource = "unlisted-resource", 404, "No such resource";
     /// No such event, request or other thing.
     NotFound = "not-found", 404, "Not found";
     /// A thing of that name is there already.
@@ -96,6 +98,8 @@ kinds! {
     UpstreamProtocol = "upstream-protocol", 502, "The upstream broke the protocol";
     /// The upstream did not answer within the deadline.
     UpstreamTimeout = "upstream-timeout", 504, "The upstream did not answer in time";
+    /// The caller cancelled the call after it was sent.
+    Cancelled = "cancelled", 499, "The caller cancelled the call";
     /// The ledger could not record: nothing may happen.
     LedgerUnavailable = "ledger-unavailable", 503, "The ledger cannot record";
     /// The node is shutting down or overloaded.

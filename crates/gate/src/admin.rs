@@ -79,7 +79,10 @@ impl Gate {
             let value = |row: Option<&PinRow>| row.and_then(|p| serde_json::from_str(&p.definition).ok());
             ToolReport {
                 name: tool.to_string(),
-                mcp_name: view.mcp_names.name(tool).map(str::to_owned),
+                kind: countersign_catalog::Kind::of(&tool.tool).as_str(),
+                protocol: self.registry.protocol(&tool.upstream),
+                input_schema: accepted.and_then(|row| crate::registry::schema_of(tool, &row.definition)),
+                mcp_name: view.mcp_name(tool).map(str::to_owned),
                 effect: self.registry.settings(tool).map_or(Effect::Write, |s| s.effect),
                 status: match (accepted, proposed) {
                     (Some(_), None) => "accepted",
@@ -158,8 +161,7 @@ impl Gate {
         if self.policies.current().is_none() {
             return Ok(());
         }
-        let definition: Value = serde_json::from_str(&row.definition).unwrap_or(Value::Null);
-        let descriptions = self.registry.view().descriptions_with(tool, effect, &definition);
+        let descriptions = self.registry.view().descriptions_with(tool, effect, &row.definition);
         let policies = Arc::clone(&self.policies);
         let checked = tokio::task::spawn_blocking(move || policies.would_load(&descriptions)).await;
         let Ok(Err(problems)) = checked else { return Ok(()) };

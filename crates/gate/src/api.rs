@@ -107,11 +107,30 @@ pub struct VisibleTool {
     pub definition: Arc<Value>,
 }
 
+/// A prompt, resource or resource template as the caller may see it.
+#[derive(Debug, Clone)]
+pub struct Offered {
+    /// The operation under whose name it was reviewed.
+    pub name: ToolRef,
+    /// Its name on `/mcp`, for prompts.
+    pub mcp_name: Option<String>,
+    /// The accepted pin.
+    pub pin: Digest,
+    /// The accepted raw definition.
+    pub definition: Arc<Value>,
+}
+
 /// A tool as the operator sees it.
 #[derive(Debug, Clone, Serialize)]
 pub struct ToolReport {
     /// `upstream:tool`.
     pub name: String,
+    /// `tool`, `prompt`, `resource` or `template`.
+    pub kind: &'static str,
+    /// What its upstream speaks: `mcp`, or `other`.
+    pub protocol: &'static str,
+    /// JSON Schema of the arguments by the accepted definition.
+    pub input_schema: Option<Value>,
     /// Its name on `/mcp`.
     pub mcp_name: Option<String>,
     /// Its effect by our manifest.

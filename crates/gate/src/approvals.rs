@@ -22,6 +22,7 @@ use crate::gate::{AppendFailure, Gate};
 use crate::keyring::WorkspaceKeys;
 use crate::record::{Facts, reason};
 use crate::stages::Limited;
+use crate::upstream::Mute;
 
 /// The longest reason that a person may give.
 const MAX_REASON_CHARS: usize = 1_000;
@@ -354,7 +355,7 @@ impl Gate {
         });
         let (gate, id) = (Arc::clone(self), row.id);
         tokio::spawn(async move {
-            let outcome = gate.redeem(&requester, Redeem::Request(id), "execute-on-approval").await;
+            let outcome = gate.redeem(&requester, Redeem::Request(id), "execute-on-approval", Arc::new(Mute)).await;
             if let Err(refusal) = outcome {
                 tracing::warn!(request = %id, %refusal, "an approved call was not executed");
             }

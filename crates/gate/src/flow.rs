@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::api::{Answer, CallOutcome, CallRequest, Redeem, WaitOutcome};
 use crate::budgets::{self, Uses};
+use crate::exchange::Way;
 use crate::frozen;
 use crate::gate::{AppendFailure, Gate};
 use crate::keyring::WorkspaceKeys;
@@ -28,12 +29,10 @@ use crate::permit::Permit;
 use crate::record::{Facts, reason};
 use crate::stages::{self, Authorised, Claim, Cleared, Denied, Limited, Redeemed};
 use crate::trace;
-use crate::upstream::{DispatchError, Mute, ToolResult};
+use crate::upstream::{Client, DispatchError, ToolResult};
 
 /// How long a second redeemer waits for the first one's answer.
 const REPLAY_WAIT: Duration = Duration::from_secs(30);
-/// Room for an upstream that overruns the permit's deadline while giving up.
-const DISPATCH_GRACE: Duration = Duration::from_secs(2);
 
 impl Gate {
     /// Makes a call: executes it, or says that people have to agree first.
@@ -74,7 +73,7 @@ impl Gate {
             return self.open_request(limited, &keys, idempotency).await;
         }
         let cleared = Cleared { limited, claim: Claim { request: None, idempotency, uses } };
-        self.execute(cleared, keys).await.map(CallOutcome::Done)
+        self.execute(cleared, keys, request.client).await.map(CallOutcome::Done)
     }
 
     /// Refuses a request that could not be read from the wire (too large, too slow, broken off, not the protocol), with its
@@ -120,16 +119,16 @@ impl Gate {
         if let Err(refusal) = self.registry.verify(&tool.upstream).await {
             return Err(Box::new((facts, refusal)));
         }
-        let found = self.registry.peek().tool(tool).cloned();
         if let Err(refusal) = self.peers.require_sight() {
             return Err(Box::new((facts, refusal)));
         }
-        let resolved = stages::resolve(principal, found, &self.frozen.load(), arguments, facts)?;
-        let validated = stages::validate(resolved, &self.settings.arguments)?;
+        let view = self.registry.peek();
+        let resolved = stages::resolve(principal, view.tool(tool).cloned(), &self.frozen.load(), arguments, facts)?;
+        let validated = stages::validate(resolved, &self.settings.arguments, &view)?;
         stages::authorise(validated, self.policies.current().as_deref(), self.now())
     }
 
-    async fn limit(&self, authorised: Authorised) -> Result<Limited, Refusal> {
+    pub(crate) async fn limit(&self, authorised: Authorised) -> Result<Limited, Refusal> {
         let resolved = &authorised.validated.resolved;
         let key = resolved.principal.key();
         let name = resolved.tool.tool.to_string();
@@ -283,13 +282,14 @@ impl Gate {
         principal: &Arc<Principal>,
         what: Redeem,
         correlation: &str,
+        client: Arc<dyn Client>,
     ) -> Result<CallOutcome, Refusal> {
         let _timed = self.meter.time(Stage::Call);
         let tool = match &what {
             Redeem::Token { tool, .. } => tool.clone(),
             Redeem::Request(_) => ToolRef { upstream: own_upstream(), tool: "await_approval".into() },
         };
-        self.counted(&tool, self.redeem_uncounted(principal, what, correlation).await)
+        self.counted(&tool, self.redeem_uncounted(principal, what, correlation, client).await)
     }
 
     async fn redeem_uncounted(
@@ -297,6 +297,7 @@ impl Gate {
         principal: &Arc<Principal>,
         what: Redeem,
         correlation: &str,
+        client: Arc<dyn Client>,
     ) -> Result<CallOutcome, Refusal> {
         let keys = self.keys(&principal.workspace).await?;
         let placeholder = match &what {
@@ -324,7 +325,7 @@ impl Gate {
             Standing::Redeemed => return Err(self.refuse(&facts, already_redeemed(&row), Some(row.event)).await),
             Standing::Over(refusal) => return Err(self.refuse(&facts, refusal, Some(row.event)).await),
         }
-        match self.redeem_met(principal, &row, facts, &keys).await {
+        match self.redeem_met(principal, &row, facts, &keys, client).await {
             // Somebody else redeemed it in between.
             Err(refusal) if refusal.kind == RefusalKind::AlreadyRedeemed && by_id => {
                 let facts = Facts::new(row.id, principal, &row.tool, correlation);
@@ -381,21 +382,21 @@ impl Gate {
         row: &RequestRow,
         facts: Facts,
         keys: &Arc<WorkspaceKeys>,
+        client: Arc<dyn Client>,
     ) -> Result<Answer, Refusal> {
         let parent = Some(row.event);
         // What people agreed to must be what the upstream offers at this moment, not a minute ago.
         if let Err(refusal) = self.registry.refresh_now(&row.tool.upstream).await {
             return Err(self.refuse(&facts, refusal, parent).await);
         }
-        let pin_now = self.registry.peek().tool(&row.tool).filter(|t| t.callable().is_ok()).and_then(|t| t.pin());
-        if pin_now != Some(row.pin) {
+        let kept = self.kept(row, keys)?;
+        if self.pin_now(&row.tool, kept.arguments.get(), principal) != Some(row.pin) {
             let refusal = Refusal::new(
                 RefusalKind::DefinitionChanged,
                 "the tool's definition changed after people agreed; once it is reviewed, invoke the tool again to ask anew",
             );
             return Err(self.refuse(&facts, refusal, parent).await);
         }
-        let kept = self.kept(row, keys)?;
         let authorised = match self
             .authorise_call(Arc::clone(principal), &row.tool, kept.arguments.get().as_bytes().to_vec(), facts)
             .await
@@ -416,7 +417,20 @@ impl Gate {
         let redeemed = Redeemed { id: row.id, event: row.event, answers };
         let idempotency = Some((request_scope(keys, row.id), row.fingerprint));
         let cleared = Cleared { limited, claim: Claim { request: Some(redeemed), idempotency, uses } };
-        self.execute(cleared, Arc::clone(keys)).await
+        self.execute(cleared, Arc::clone(keys), client).await
+    }
+
+    /// The pin by which this call would go now; `None` if it could not be made.
+    fn pin_now(
+        &self,
+        tool: &ToolRef,
+        arguments: &str,
+        principal: &Principal,
+    ) -> Option<countersign_proof::digest::Digest> {
+        let view = self.registry.peek();
+        let found = view.tool(tool).filter(|t| t.callable().is_ok())?;
+        let input: Value = serde_json::from_str(arguments).ok()?;
+        view.pin_of_call(found, &input, principal).ok().flatten()
     }
 
     /// Waits until everything owed is given, the request ends, or the time is up.
@@ -453,11 +467,16 @@ impl Gate {
     }
 
     /// Executes a cleared call on a task of its own, so that a caller who goes away can't leave it half done.
-    async fn execute(self: &Arc<Self>, cleared: Cleared, keys: Arc<WorkspaceKeys>) -> Result<Answer, Refusal> {
+    async fn execute(
+        self: &Arc<Self>,
+        cleared: Cleared,
+        keys: Arc<WorkspaceKeys>,
+        client: Arc<dyn Client>,
+    ) -> Result<Answer, Refusal> {
         let gate = Arc::clone(self);
         let run = tokio::spawn(trace::scope(trace::current(), async move {
             let _counted = gate.enter(cleared.limited.resolved().facts.call);
-            gate.run(cleared, &keys).await
+            gate.run(cleared, &keys, client).await
         }));
         run.await.unwrap_or_else(|e| {
             tracing::error!(error = %e, "a call's task ended early");
@@ -465,7 +484,12 @@ impl Gate {
         })
     }
 
-    async fn run(self: &Arc<Self>, cleared: Cleared, keys: &WorkspaceKeys) -> Result<Answer, Refusal> {
+    async fn run(
+        self: &Arc<Self>,
+        cleared: Cleared,
+        keys: &WorkspaceKeys,
+        client: Arc<dyn Client>,
+    ) -> Result<Answer, Refusal> {
         let Cleared { limited, claim } = cleared;
         let effect = limited.resolved().tool.effect;
         let needs_intent = effect.needs_intent() || claim.request.is_some() || claim.uses.needs_intent();
@@ -477,6 +501,7 @@ impl Gate {
             Err(_) => Err(DispatchError::NotSent("the arguments are not JSON".into())),
             Ok(arguments) => {
                 let deadline = stages::deadline(&resolved.tool);
+                let way = Way::new(self, &limited, client, intent);
                 let pin =
                     resolved.facts.pin.ok_or_else(|| Refusal::new(RefusalKind::Internal, "the tool has no pin"))?;
                 let permit = Permit::grant(
@@ -484,12 +509,10 @@ impl Gate {
                     resolved.tool.tool.clone(),
                     arguments,
                     pin,
-                    deadline,
+                    way.permit_deadline(deadline),
                     resolved.facts.correlation.clone(),
                 );
-                let dispatch = resolved.tool.upstream.dispatch(permit, &Mute);
-                let hard_stop = tokio::time::Instant::from_std(deadline + DISPATCH_GRACE);
-                tokio::time::timeout_at(hard_stop, dispatch).await.unwrap_or(Err(DispatchError::Timeout))
+                way.watch(resolved.tool.upstream.dispatch(permit, &way), deadline).await
             }
         };
         drop(timed);
@@ -794,7 +817,7 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
             false,
         ),
         Err(DispatchError::Cancelled) => {
-            ("cancelled", None, refusal(RefusalKind::UpstreamTimeout, "the caller cancelled the call".into()), false)
+            ("cancelled", None, refusal(RefusalKind::Cancelled, "the caller cancelled the call".into()), false)
         }
         Err(DispatchError::Lost(why)) => (
             "lost",

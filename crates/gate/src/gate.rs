@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use countersign_catalog::Kind;
 use countersign_domain::{
     EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName,
 };
@@ -14,7 +15,7 @@ use countersign_proof::canonical::Limits;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::api::VisibleTool;
+use crate::api::{Offered, VisibleTool};
 use crate::budgets::Budget;
 use crate::directory::{Known, WorkspaceMode};
 use crate::frozen::FrozenSet;
@@ -167,10 +168,44 @@ impl Gate {
     /// The tools that this caller may see and call, sorted by name.
     pub fn tools(&self, principal: &Principal) -> Vec<VisibleTool> {
         let view = self.registry.peek();
-        let mut tools: Vec<_> =
-            view.tools().filter(|t| t.visible_to(principal)).filter_map(|t| visible(&view, t)).collect();
-        tools.sort_by(|a, b| a.tool.cmp(&b.tool));
-        tools
+        view.listed(Kind::Tool, principal).into_iter().filter_map(|t| visible(&view, t)).collect()
+    }
+
+    /// The prompts, resources or resource templates that this caller may see, sorted by name.
+    pub fn offered(&self, kind: Kind, principal: &Principal) -> Vec<Offered> {
+        let view = self.registry.peek();
+        let offered = |tool: &Arc<crate::registry::Tool>| match &tool.state {
+            ToolState::Accepted(accepted) => Some(Offered {
+                name: tool.tool.clone(),
+                mcp_name: view.mcp_name(&tool.tool).map(str::to_owned),
+                pin: accepted.pin,
+                definition: Arc::clone(&accepted.definition),
+            }),
+            ToolState::Quarantined { .. } => None,
+        };
+        view.listed(kind, principal).into_iter().filter_map(offered).collect()
+    }
+
+    /// The prompt with this name on `/mcp`.
+    pub fn prompt_by_mcp_name(&self, name: &str) -> Option<ToolRef> {
+        let view = self.registry.peek();
+        let own = view.prompt_names.tool(name)?;
+        let tool = format!("{}{}", countersign_domain::operation::PROMPT_PREFIX, own.tool);
+        Some(ToolRef { upstream: own.upstream.clone(), tool })
+    }
+
+    /// Whether this caller could read this URI at this upstream, as far as reviews go.
+    pub fn has_resource(&self, upstream: &UpstreamName, uri: &str, principal: &Principal) -> bool {
+        let view = self.registry.peek();
+        view.resource(upstream, uri).is_some_and(|tool| tool.visible_to(principal))
+    }
+
+    /// Whether this caller may read resources of this upstream that nobody listed.
+    pub fn reads_unlisted(&self, upstream: &UpstreamName, principal: &Principal) -> bool {
+        let name =
+            ToolRef { upstream: upstream.clone(), tool: countersign_domain::operation::READ_RESOURCE.to_owned() };
+        let view = self.registry.peek();
+        view.tool(&name).is_some_and(|tool| tool.reads_unlisted() && tool.visible_to(principal))
     }
 
     /// Grows whenever [`Gate::tools`] may answer differently.

@@ -4,7 +4,7 @@
 //! changed, its definitions are listed again and compared; a tool whose definition differs is quarantined until a person
 //! accepts the new one. The view is swapped as a whole, so a call sees one state of the catalog from start to end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,23 +12,29 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use countersign_catalog::manifest::{Cooldown, CostRule};
 use countersign_catalog::names::Cause;
-use countersign_catalog::{Definition, Manifest, NameMap, ToolSettings, confusable_key, mcp_names, own_names};
+use countersign_catalog::{
+    Definition, Kind, Manifest, NameMap, Review, ToolSettings, UriTemplate, confusable_key, mcp_names, own_names,
+};
 use countersign_domain::{
-    Effect, EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName,
+    Effect, EventDraft, EventType, Millis, Operation, Principal, Refusal, RefusalKind, ToolRef, UpstreamName,
+    WorkspaceName,
 };
 use countersign_ledger::state::{PinRow, PinStatus, StateOp};
 use countersign_ledger::{Append, Ledger};
 use countersign_policy::ToolDescription;
 use countersign_proof::digest::Digest;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::limits::{Limiter, Rate};
+use crate::operations::{self, Template};
 use crate::record;
-use crate::upstream::Upstream;
+use crate::upstream::{Discovered, Upstream};
 
 /// How long a re-listing before a call may take.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(20);
+/// The most definitions of prompts and resources that are kept of one upstream; further ones are not looked at.
+const MAX_OFFERED: usize = 10_000;
 /// The most schema problems that a refusal names.
 const MAX_PROBLEMS: usize = 8;
 
@@ -53,6 +59,7 @@ pub struct Tool {
     /// Where it lives.
     pub upstream: Arc<dyn Upstream>,
     hidden: bool,
+    listed: bool,
     manifest: Arc<Manifest>,
 }
 
@@ -75,6 +82,8 @@ pub struct Accepted {
     pub pin: Digest,
     /// The raw definition as a value, unknown members included.
     pub definition: Arc<Value>,
+    /// JSON Schema of the arguments.
+    pub input_schema: Value,
     validator: jsonschema::Validator,
 }
 
@@ -108,6 +117,21 @@ impl Tool {
         !self.hidden && self.manifest.visible_to(&principal.workspace)
     }
 
+    /// Whether the upstream listed it when it was last asked; what was never asked about counts as listed.
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Whether resources may be read that nobody listed.
+    pub(crate) fn reads_unlisted(&self) -> bool {
+        self.manifest.resources.unlisted
+    }
+
+    /// Whether the upstream may send people to this host.
+    pub(crate) fn may_send_to(&self, host: &str) -> bool {
+        self.manifest.elicitation.allows(host)
+    }
+
     /// Whether calls can be made.
     ///
     /// # Errors
@@ -134,6 +158,10 @@ pub struct View {
     pub mcp_names: NameMap,
     /// Names on `/mcp/{upstream}`.
     pub own_names: BTreeMap<UpstreamName, NameMap>,
+    /// Names of prompts on `/mcp`.
+    pub prompt_names: NameMap,
+    /// Resource templates by upstream, in the order of their names.
+    pub(crate) templates: BTreeMap<UpstreamName, Vec<Template>>,
     /// All rows behind it, for reports.
     pub pins: Vec<PinRow>,
     /// Findings by tool.
@@ -147,44 +175,61 @@ impl View {
     pub fn tool(&self, tool: &ToolRef) -> Option<&Arc<Tool>> {
         self.tools.get(tool)
     }
-    /// All tools, in no order.
+    /// The name on `/mcp` of a tool or prompt.
+    pub fn mcp_name(&self, tool: &ToolRef) -> Option<&str> {
+        match Operation::of(&tool.tool) {
+            Operation::Prompt(own) => {
+                self.prompt_names.name(&ToolRef { upstream: tool.upstream.clone(), tool: own.to_owned() })
+            }
+            _ => self.mcp_names.name(tool),
+        }
+    }
+    /// All tools and other operations, in no order.
     pub fn tools(&self) -> impl Iterator<Item = &Arc<Tool>> {
         self.tools.values()
     }
     /// What the policies' schema is made of: the accepted definitions, sorted.
     pub fn descriptions(&self) -> Vec<ToolDescription> {
-        descriptions(self.tools.values().filter_map(|t| match &t.state {
-            ToolState::Accepted(a) => Some((t.tool.clone(), t.effect, Arc::clone(&a.definition))),
-            // A quarantined tool keeps its accepted definition in the schema: policies about it stay loadable.
-            ToolState::Quarantined { .. } => self.accepted_value(&t.tool).map(|d| (t.tool.clone(), t.effect, d)),
-        }))
+        let actions = self.tools.values().filter(|t| is_action(&t.tool));
+        let described = actions.filter_map(|t| {
+            let input_schema = match &t.state {
+                ToolState::Accepted(accepted) => accepted.input_schema.clone(),
+                // A quarantined tool keeps its accepted definition in the schema: policies about it stay loadable.
+                ToolState::Quarantined { .. } => self.accepted_schema(&t.tool)?,
+            };
+            Some(ToolDescription { tool: t.tool.clone(), effect: t.effect, input_schema })
+        });
+        let mut all: Vec<_> = described.collect();
+        all.sort_by(|a, b| a.tool.cmp(&b.tool));
+        all
     }
 
-    fn accepted_value(&self, tool: &ToolRef) -> Option<Arc<Value>> {
+    fn accepted_schema(&self, tool: &ToolRef) -> Option<Value> {
         let row = self.pins.iter().find(|p| p.tool == *tool && p.status == PinStatus::Accepted)?;
-        serde_json::from_str(&row.definition).ok().map(Arc::new)
+        schema_of(tool, &row.definition)
     }
 
     /// The same with one tool's definition replaced: what would be if it were accepted.
-    pub fn descriptions_with(&self, tool: &ToolRef, effect: Effect, definition: &Value) -> Vec<ToolDescription> {
+    pub fn descriptions_with(&self, tool: &ToolRef, effect: Effect, definition: &str) -> Vec<ToolDescription> {
         let mut all = self.descriptions();
-        all.retain(|d| d.tool != *tool);
-        let input_schema = definition.get("inputSchema").cloned().unwrap_or_else(|| json!({"type": "object"}));
-        all.push(ToolDescription { tool: tool.clone(), effect, input_schema });
-        all.sort_by(|a, b| a.tool.cmp(&b.tool));
+        if is_action(tool) {
+            all.retain(|d| d.tool != *tool);
+            let input_schema = schema_of(tool, definition).unwrap_or_else(|| json!({"type": "object"}));
+            all.push(ToolDescription { tool: tool.clone(), effect, input_schema });
+            all.sort_by(|a, b| a.tool.cmp(&b.tool));
+        }
         all
     }
 }
 
-fn descriptions(tools: impl Iterator<Item = (ToolRef, Effect, Arc<Value>)>) -> Vec<ToolDescription> {
-    let mut all: Vec<_> = tools
-        .map(|(tool, effect, definition)| {
-            let input_schema = definition.get("inputSchema").cloned().unwrap_or_else(|| json!({"type": "object"}));
-            ToolDescription { tool, effect, input_schema }
-        })
-        .collect();
-    all.sort_by(|a, b| a.tool.cmp(&b.tool));
-    all
+/// Resources are reviewed, but not acted upon by themselves.
+fn is_action(tool: &ToolRef) -> bool {
+    !matches!(Operation::of(&tool.tool), Operation::Resource(_))
+}
+
+/// The schema of a call's arguments by a stored definition.
+pub(crate) fn schema_of(tool: &ToolRef, definition: &str) -> Option<Value> {
+    Definition::read(Kind::of(&tool.tool), definition).ok().map(|d| d.input_schema)
 }
 
 struct Source {
@@ -193,6 +238,8 @@ struct Source {
     /// `changes()` value up to which the definitions were verified, plus one; 0 is never.
     verified: AtomicU64,
     refreshing: Mutex<()>,
+    /// The names of the prompts and resources that it last listed; `None` until it was asked.
+    offered: ArcSwap<Option<HashSet<String>>>,
 }
 
 /// Keeps the view true.
@@ -202,6 +249,7 @@ pub struct Registry {
     ledger: Ledger,
     clock: fn() -> Millis,
     rebuilding: Mutex<()>,
+    versions: watch::Sender<u64>,
 }
 
 /// Why a refresh failed.
@@ -231,7 +279,8 @@ impl Registry {
         let sources = upstreams.into_iter().map(|(manifest, upstream)| {
             let name = manifest.upstream.clone();
             let manifest = Arc::new(manifest);
-            (name, Source { manifest, upstream, verified: AtomicU64::new(0), refreshing: Mutex::new(()) })
+            let (verified, refreshing, offered) = (AtomicU64::new(0), Mutex::new(()), ArcSwap::default());
+            (name, Source { manifest, upstream, verified, refreshing, offered })
         });
         let registry = Self {
             sources: sources.collect(),
@@ -239,6 +288,7 @@ impl Registry {
             ledger,
             clock,
             rebuilding: Mutex::new(()),
+            versions: watch::channel(0).0,
         };
         registry.rebuild().await?;
         Ok(registry)
@@ -247,6 +297,11 @@ impl Registry {
     /// The catalog right now.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// Follows the catalog's version, for those who tell others that it changed.
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.versions.subscribe()
     }
 
     /// The catalog right now, for a short look.
@@ -307,82 +362,124 @@ impl Registry {
         let _single_flight = source.refreshing.lock().await;
         // Read before listing: a change during the listing makes the next call verify again.
         let seen = *source.upstream.changes().borrow();
-        let raw = source.upstream.discover().await.map_err(|e| RefreshError::Upstream(e.to_string()))?;
-        let listing: Vec<&str> = raw.tools.iter().map(|r| r.get()).collect();
+        let offer = source.upstream.discover().await.map_err(|e| RefreshError::Upstream(e.to_string()))?;
         let stored = self.ledger.read(|r| r.pins()).await.map_err(|e| RefreshError::Ledger(e.to_string()))?;
-        let append = self.compare(source, &listing, &stored)?;
-        if !append.ops.is_empty() {
+        let (append, names) = self.compare(source, &offer, &stored)?;
+        let is_same = source.offered.load().as_ref().as_ref() == Some(&names);
+        if !is_same {
+            source.offered.store(Arc::new(Some(names)));
+        }
+        let is_changed = !append.ops.is_empty();
+        if is_changed {
             self.ledger.append(append).await.map_err(|e| RefreshError::Ledger(e.to_string()))?;
+        }
+        if is_changed || !is_same {
             self.rebuild().await?;
         }
         source.verified.store(seen + 1, Ordering::Release);
         Ok(())
     }
 
-    fn compare(&self, source: &Source, listing: &[&str], stored: &[PinRow]) -> Result<Append, RefreshError> {
-        let now = (self.clock)();
+    /// What is new or changed, and the names of the prompts and resources in the offer.
+    fn compare(
+        &self,
+        source: &Source,
+        offer: &Discovered,
+        stored: &[PinRow],
+    ) -> Result<(Append, HashSet<String>), RefreshError> {
         let upstream = &source.manifest.upstream;
-        let row = |tool: &str, status| {
-            stored.iter().find(|p| p.tool.upstream == *upstream && p.tool.tool == tool && p.status == status)
-        };
+        let stored: HashMap<(&str, bool), Digest> = stored
+            .iter()
+            .filter(|p| p.tool.upstream == *upstream)
+            .map(|p| ((p.tool.tool.as_str(), p.status == PinStatus::Accepted), p.pin))
+            .collect();
+        let lists = [
+            (Kind::Tool, &offer.tools),
+            (Kind::Prompt, &offer.prompts),
+            (Kind::Resource, &offer.resources),
+            (Kind::Template, &offer.resource_templates),
+        ];
         let mut append = Append::default();
-        let mut seen = std::collections::HashSet::new();
-        for raw in listing {
-            let definition = match Definition::parse(raw) {
+        let (mut seen, mut names) = (HashSet::new(), HashSet::new());
+        for (kind, raw) in lists.iter().flat_map(|(kind, list)| list.iter().map(|raw| (*kind, raw.get()))) {
+            let definition = match Definition::read(kind, raw) {
                 Ok(definition) => definition,
                 Err(why) => {
-                    let name = countersign_catalog::definition::name_for_messages(raw);
-                    tracing::warn!(%upstream, tool = name, %why, "a definition can't be pinned; the tool can't be used");
+                    let (name, kind) = (countersign_catalog::definition::name_for_messages(raw), kind.as_str());
+                    tracing::warn!(%upstream, kind, name, %why, "a definition can't be pinned, so it can't be used");
                     continue;
                 }
             };
+            if kind != Kind::Tool && names.len() == MAX_OFFERED {
+                tracing::warn!(%upstream, "it offers more prompts and resources than {MAX_OFFERED}; the rest can't be used");
+                break;
+            }
             if !seen.insert(definition.name.clone()) {
-                tracing::warn!(%upstream, tool = definition.name, "listed twice; only the first counts");
+                tracing::warn!(%upstream, name = definition.name, "listed twice; only the first counts");
                 continue;
             }
-            let tool = ToolRef { upstream: upstream.clone(), tool: definition.name.clone() };
-            let settings = source.manifest.tool(&definition.name);
-            let accepted = row(&definition.name, PinStatus::Accepted).map(|p| p.pin);
-            let proposed = row(&definition.name, PinStatus::Proposed).map(|p| p.pin);
-            let pin_row = |status, by| PinRow {
-                tool: tool.clone(),
-                pin: definition.pin,
-                definition: (*raw).to_owned(),
-                status,
-                at: now,
-                by,
-            };
-            let draft = |kind| {
-                EventDraft::new(record::event_id(), WorkspaceName::node(), kind, now).by(&Principal::node()).tool(
-                    &tool,
-                    Some(&definition.pin),
-                    settings.effect,
-                )
-            };
-            if accepted == Some(definition.pin) {
-                if proposed.is_some() {
-                    append.ops.push(StateOp::PinWithdraw { tool });
-                }
-            } else if settings.pin == Some(definition.pin)
-                || (settings.pin.is_none() && accepted.is_none() && source.manifest.describes_its_tools())
-            {
-                // The manifest asserts the pin, or the definition is the manifest's own text and nothing was accepted before.
-                // A later change of that text is a change like any other: policies and people relied on the old one.
-                append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
-                append.ops.push(StateOp::PinAccept { row: pin_row(PinStatus::Accepted, Some("manifest".into())) });
-                self.push(&mut append, draft(EventType::ToolAccepted).with("by", "manifest"), &tool)?;
-            } else if proposed != Some(definition.pin) {
-                append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
-                let why = if accepted.is_some() { "changed" } else { "new" };
-                let before = accepted.map(|p| p.to_string());
-                self.push(
-                    &mut append,
-                    draft(EventType::ToolQuarantined).with("cause", why).with("accepted_pin", before),
-                    &tool,
-                )?;
+            if kind != Kind::Tool {
+                names.insert(definition.name.clone());
             }
+            let known = |accepted| stored.get(&(definition.name.as_str(), accepted)).copied();
+            let standing = (known(true), known(false));
+            self.compare_one(source, (kind, raw, &definition), standing, &mut append)?;
         }
-        Ok(append)
+        Ok((append, names))
+    }
+
+    /// One definition against what is accepted and proposed under its name.
+    fn compare_one(
+        &self,
+        source: &Source,
+        (kind, raw, definition): (Kind, &str, &Definition),
+        (accepted, proposed): (Option<Digest>, Option<Digest>),
+        append: &mut Append,
+    ) -> Result<(), RefreshError> {
+        let now = (self.clock)();
+        let tool = ToolRef { upstream: source.manifest.upstream.clone(), tool: definition.name.clone() };
+        let settings = source.manifest.tool(&definition.name);
+        let pin_row = |status, by| PinRow {
+            tool: tool.clone(),
+            pin: definition.pin,
+            definition: raw.to_owned(),
+            status,
+            at: now,
+            by,
+        };
+        let draft = |kind| {
+            EventDraft::new(record::event_id(), WorkspaceName::node(), kind, now).by(&Principal::node()).tool(
+                &tool,
+                Some(&definition.pin),
+                settings.effect,
+            )
+        };
+        // A manifest that asserts a pin leaves nothing to the checks.
+        let by_checks = settings.pin.is_none() && source.manifest.review(kind) == Review::Scanned && is_harmless(raw);
+        let accepting = match settings.pin {
+            Some(pin) if pin == definition.pin => Some("manifest"),
+            // The definition is the manifest's own text and nothing was accepted before. A later change of that text is a
+            // change like any other: policies and people relied on the old one.
+            None if accepted.is_none() && source.manifest.describes_its_tools() => Some("manifest"),
+            _ if by_checks => Some("checks"),
+            _ => None,
+        };
+        if accepted == Some(definition.pin) {
+            if proposed.is_some() {
+                append.ops.push(StateOp::PinWithdraw { tool });
+            }
+        } else if let Some(by) = accepting {
+            append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
+            append.ops.push(StateOp::PinAccept { row: pin_row(PinStatus::Accepted, Some(by.into())) });
+            self.push(append, draft(EventType::ToolAccepted).with("by", by), &tool)?;
+        } else if proposed != Some(definition.pin) {
+            append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
+            let why = if accepted.is_some() { "changed" } else { "new" };
+            let before = accepted.map(|p| p.to_string());
+            let draft = draft(EventType::ToolQuarantined).with("cause", why).with("accepted_pin", before);
+            self.push(append, draft, &tool)?;
+        }
+        Ok(())
     }
 
     fn push(&self, append: &mut Append, draft: EventDraft, tool: &ToolRef) -> Result<(), RefreshError> {
@@ -401,6 +498,7 @@ impl Registry {
         let pins = self.ledger.read(|r| r.pins()).await.map_err(|e| RefreshError::Ledger(e.to_string()))?;
         let version = self.view.load().version + 1;
         self.view.store(Arc::new(self.build(pins, version)));
+        self.versions.send_replace(version);
         Ok(())
     }
 
@@ -415,24 +513,53 @@ impl Registry {
         }
         let mut tools = HashMap::new();
         let mut findings: BTreeMap<ToolRef, Vec<String>> = BTreeMap::new();
-        let confusable = confusables(by_tool.iter().map(|(t, (a, _))| (t, a.is_some())));
+        // Alike names mislead where they are chosen by name; resources go by their URIs.
+        let by_name = by_tool.iter().filter(|(t, _)| is_action(t));
+        let confusable = confusables(by_name.map(|(t, (a, _))| (t, a.is_some())));
+        let mut templates: BTreeMap<UpstreamName, Vec<Template>> = BTreeMap::new();
         for (tool, (accepted, proposed)) in &by_tool {
             let Some(source) = self.sources.get(&tool.upstream) else { continue };
             let (state, mut found) = state_of(*accepted, *proposed, confusable.get(tool));
             if let Some(row) = proposed.or(*accepted) {
                 found.extend(hidden_findings(&row.definition));
             }
+            if Kind::of(&tool.tool) == Kind::Template {
+                let form = Operation::of(&tool.tool);
+                match form_of(form) {
+                    Some(form) => {
+                        templates.entry(tool.upstream.clone()).or_default().push(Template { name: tool.clone(), form })
+                    }
+                    None => found.push("its form cannot be matched, so nothing is read by it".to_owned()),
+                }
+            }
             if !found.is_empty() {
                 findings.insert(tool.clone(), found);
             }
             tools.insert(tool.clone(), Arc::new(make_tool(source, tool, state)));
         }
-        let mut names: Vec<ToolRef> = tools.keys().cloned().collect();
+        for source in self.sources.values().filter(|source| source.manifest.speaks_mcp()) {
+            for (tool, raw) in operations::fixed(&source.manifest.upstream) {
+                let state = match fixed_state(raw) {
+                    Ok(accepted) => ToolState::Accepted(accepted),
+                    Err(reason) => ToolState::Quarantined { accepted: None, reason },
+                };
+                let made = make_tool(source, &tool, state);
+                tools.insert(tool, Arc::new(made));
+            }
+        }
+        let is_tool = |name: &&ToolRef| matches!(Operation::of(&name.tool), Operation::Tool(_));
+        let mut names: Vec<ToolRef> = tools.keys().filter(is_tool).cloned().collect();
         names.sort();
+        let prompt = |name: &ToolRef| match Operation::of(&name.tool) {
+            Operation::Prompt(own) => Some(ToolRef { upstream: name.upstream.clone(), tool: own.to_owned() }),
+            _ => None,
+        };
+        let prompts: Vec<ToolRef> = tools.keys().filter_map(prompt).collect();
         let mut own: BTreeMap<UpstreamName, Vec<ToolRef>> = BTreeMap::new();
         for tool in &names {
             own.entry(tool.upstream.clone()).or_default().push(tool.clone());
         }
+        let prompt_names = mcp_names(&prompts);
         let mcp_names = mcp_names(&names);
         for altered in mcp_names.collisions() {
             let words = match altered.cause {
@@ -448,9 +575,19 @@ impl Registry {
             tools,
             mcp_names,
             own_names: own.into_iter().map(|(upstream, tools)| (upstream, own_names(&tools))).collect(),
+            prompt_names,
+            templates,
             pins,
             findings,
             version,
+        }
+    }
+
+    /// What the upstream speaks: `mcp` or something of its own.
+    pub fn protocol(&self, upstream: &UpstreamName) -> &'static str {
+        match self.sources.get(upstream) {
+            Some(source) if source.manifest.speaks_mcp() => "mcp",
+            Some(_) | None => "other",
         }
     }
 
@@ -515,8 +652,45 @@ fn make_tool(source: &Source, tool: &ToolRef, state: ToolState) -> Tool {
         state,
         upstream: Arc::clone(&source.upstream),
         hidden: settings.hidden,
+        listed: source
+            .offered
+            .load()
+            .as_ref()
+            .as_ref()
+            .is_none_or(|names| names.contains(&tool.tool) || !is_offered(tool)),
         manifest: Arc::clone(&source.manifest),
     }
+}
+
+/// Whether its presence in the upstream's lists says something: tools that are gone are refused by the upstream itself.
+fn is_offered(tool: &ToolRef) -> bool {
+    matches!(Operation::of(&tool.tool), Operation::Prompt(_) | Operation::Resource(_))
+}
+
+fn form_of(operation: Operation<'_>) -> Option<UriTemplate> {
+    match operation {
+        Operation::Resource(form) => UriTemplate::parse(form),
+        Operation::Tool(_)
+        | Operation::Prompt(_)
+        | Operation::ReadResource
+        | Operation::Subscribe
+        | Operation::Complete
+        | Operation::Elicit
+        | Operation::Sample
+        | Operation::ListRoots => None,
+    }
+}
+
+/// Whether the checks find nothing to object to.
+fn is_harmless(raw: &str) -> bool {
+    hidden_findings(raw).is_none()
+}
+
+/// A fixed operation's definition, which nobody reviews: it is part of this program.
+fn fixed_state(raw: &str) -> Result<Accepted, String> {
+    let definition: Value = serde_json::from_str(raw).map_err(|e| e.to_string())?;
+    let pin = countersign_catalog::pin(raw).map_err(|e| e.to_string())?;
+    usable(pin, definition.get("inputSchema").cloned().unwrap_or_default(), definition)
 }
 
 fn state_of(
@@ -545,14 +719,18 @@ fn state_of(
 }
 
 fn accept(row: &PinRow) -> Result<Accepted, String> {
-    let definition = Definition::parse(&row.definition).map_err(|e| e.to_string())?;
+    let definition = Definition::read(Kind::of(&row.tool.tool), &row.definition).map_err(|e| e.to_string())?;
     // A stored definition that no longer has its pin was changed behind our back.
     if definition.pin != row.pin {
         return Err("its stored definition does not have the accepted pin".into());
     }
-    let validator = jsonschema::validator_for(&definition.input_schema)
-        .map_err(|e| format!("its inputSchema can't be used: {e}"))?;
-    Ok(Accepted { pin: row.pin, definition: Arc::new(Value::Object(definition.members)), validator })
+    usable(row.pin, definition.input_schema, Value::Object(definition.members))
+}
+
+fn usable(pin: Digest, input_schema: Value, definition: Value) -> Result<Accepted, String> {
+    let validator =
+        jsonschema::validator_for(&input_schema).map_err(|e| format!("its inputSchema can't be used: {e}"))?;
+    Ok(Accepted { pin, definition: Arc::new(definition), input_schema, validator })
 }
 
 /// Tools of one upstream whose names look alike; the reviewed one keeps its good name, later ones point at it.

@@ -15,8 +15,9 @@ use uuid::Uuid;
 
 use crate::budgets::Uses;
 use crate::frozen::FrozenSet;
+use crate::operations;
 use crate::record::Facts;
-use crate::registry::{Tool, ToolState};
+use crate::registry::{Tool, ToolState, View};
 
 /// The tool is known, visible to the caller, reviewed, and nothing involved is frozen.
 pub struct Resolved {
@@ -85,7 +86,9 @@ pub(crate) fn resolve(
     };
     facts.effect = Some(tool.effect);
     facts.pin = tool.pin();
-    let checked = frozen.check(&principal, &facts.tool).and_then(|()| tool.callable());
+    let checked = operations::check_callable(&facts.tool)
+        .and_then(|()| frozen.check(&principal, &facts.tool))
+        .and_then(|()| tool.callable());
     match checked {
         Ok(()) => Ok(Resolved { principal, tool, raw, facts }),
         Err(refusal) => Err(Box::new((facts, refusal))),
@@ -93,9 +96,16 @@ pub(crate) fn resolve(
 }
 
 /// Validates: strict JSON, one meaning, and the tool's own schema.
-pub(crate) fn validate(mut resolved: Resolved, limits: &Limits) -> Result<Validated, Denied> {
-    match checked_input(&resolved, limits) {
-        Ok((input, canonical)) => {
+///
+/// Where the arguments name a prompt or resource, its definition is the one that counts: it has to be reviewed, too.
+pub(crate) fn validate(mut resolved: Resolved, limits: &Limits, view: &View) -> Result<Validated, Denied> {
+    let checked = checked_input(&resolved, limits).and_then(|(input, canonical)| {
+        let pin = view.pin_of_call(&resolved.tool, &input, &resolved.principal)?;
+        Ok((input, canonical, pin))
+    });
+    match checked {
+        Ok((input, canonical, pin)) => {
+            resolved.facts.pin = pin;
             let canonical: Arc<[u8]> = canonical.into();
             resolved.facts.canonical_input = Some(Arc::clone(&canonical));
             Ok(Validated { resolved, input, canonical })

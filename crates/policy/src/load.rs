@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{
-    Effect, Policy, PolicyId, PolicySet, ValidationError, ValidationMode, ValidationWarning, Validator,
+    ActionConstraint, Effect, Policy, PolicyId, PolicySet, ValidationError, ValidationMode, ValidationWarning,
+    Validator,
 };
 use cedar_policy_core::ast::Expr;
 use countersign_domain::ToolRef;
@@ -16,7 +17,7 @@ use crate::decide::{PolicyEffect, PolicyRef, ToolEntry};
 use crate::intricacy;
 use crate::problem::{PolicyProblem, Severity, position};
 use crate::references;
-use crate::schema::{CedarSchema, ToolDescription, groups};
+use crate::schema::{CedarSchema, ToolDescription, groups, is_asked};
 
 const MAX_FILES: usize = 1_000;
 const MAX_FILE_BYTES: usize = 1 << 20;
@@ -285,15 +286,18 @@ impl Loading<'_> {
         for (tool, known) in &self.schema.tools {
             let groups = groups(tool, known.effect);
             let names = [groups.clone(), vec![tool.to_string()]].concat();
-            let mut slice = |kind| self.slice(kind, &names, &mut slices);
+            let asked = is_asked(tool);
+            let mut slice = |kind| self.slice(kind, asked, &names, &mut slices);
             let (access, approval) = (slice(SetKind::Access), slice(SetKind::Approval));
             entries.insert(tool.clone(), ToolEntry::new(tool, known, &groups, access, approval)?);
         }
         Ok(entries)
     }
 
-    fn slice(&self, kind: SetKind, names: &[String], slices: &mut BTreeSet<Arc<[usize]>>) -> Arc<[usize]> {
-        let covered = |(_, p): &(usize, &LoadedPolicy)| p.kind == kind && references::covers(&p.cedar, names);
+    fn slice(&self, kind: SetKind, asked: bool, names: &[String], slices: &mut BTreeSet<Arc<[usize]>>) -> Arc<[usize]> {
+        let covered = |(_, p): &(usize, &LoadedPolicy)| {
+            p.kind == kind && references::covers(&p.cedar, names) && !(asked && is_general_permit(p))
+        };
         let members: Arc<[usize]> = self.policies.iter().enumerate().filter(covered).map(|(i, _)| i).collect();
         if let Some(known) = slices.get(&members) {
             return Arc::clone(known);
@@ -301,6 +305,13 @@ impl Loading<'_> {
         slices.insert(Arc::clone(&members));
         members
     }
+}
+
+/// A permit for whatever action there is was not written with upstreams in mind that ask people things.
+pub(crate) fn is_general_permit(policy: &LoadedPolicy) -> bool {
+    policy.kind == SetKind::Access
+        && policy.reference.effect == PolicyEffect::Permit
+        && matches!(policy.cedar.action_constraint(), ActionConstraint::Any)
 }
 
 /// Lengths go before texts, so that no two sets of files share the hashed bytes.

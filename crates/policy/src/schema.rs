@@ -7,13 +7,15 @@
 //!     input: {…the arguments…}, time: Long, hour: Long, weekday: Long } };
 //! ```
 //!
-//! The action groups are `read`, `write` and `destructive` (which is in `write`), and `<upstream>:*`.
+//! The action groups are `read`, `write` and `destructive` (which is in `write`), and `<upstream>:*`. What an upstream asks of
+//! callers is in none of them, but in `asks` and `<upstream>:asks`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use cedar_policy::{Schema, SchemaFragment};
-use countersign_domain::{Effect, ToolRef};
+use countersign_domain::operation::{ASKS, FIXED, Operation, fixed_definition};
+use countersign_domain::{Effect, ToolRef, UpstreamName};
 use serde_json::{Map, Value, json};
 
 use crate::shape::{ArgType, Omission, RecordType, input_type};
@@ -30,6 +32,20 @@ pub struct ToolDescription {
     pub effect: Effect,
     /// The JSON Schema of its arguments, out of the accepted pin.
     pub input_schema: Value,
+}
+
+impl ToolDescription {
+    /// The operations that every MCP upstream has, whatever it offers.
+    pub fn fixed(upstream: &UpstreamName) -> Vec<Self> {
+        let one = |name: &&str| {
+            // Constants of ours; what could not be read would have no arguments that policies can name.
+            let definition: Value = serde_json::from_str(fixed_definition(name)).unwrap_or_default();
+            let input_schema = definition.get("inputSchema").cloned().unwrap_or_default();
+            let tool = ToolRef { upstream: upstream.clone(), tool: (*name).to_owned() };
+            Self { tool, effect: Effect::Read, input_schema }
+        };
+        FIXED.iter().map(one).collect()
+    }
 }
 
 /// Why no schema can be made of a set of tools.
@@ -114,7 +130,9 @@ impl CedarSchema {
     /// Every action that a policy may name.
     pub(crate) fn action_names(&self) -> impl Iterator<Item = String> {
         let upstreams: BTreeSet<_> = self.tools.keys().map(|t| &t.upstream).collect();
-        let groups = EFFECTS.iter().map(|e| e.as_str().to_owned());
+        let asking: BTreeSet<_> =
+            self.tools.keys().filter(|t| is_asked(t)).map(|t| format!("{}:{ASKS}", t.upstream)).collect();
+        let groups = EFFECTS.iter().map(|e| e.as_str().to_owned()).chain([ASKS.to_owned()]).chain(asking);
         groups.chain(upstreams.into_iter().map(|u| format!("{u}:*"))).chain(self.tools.keys().map(ToString::to_string))
     }
 }
@@ -127,8 +145,16 @@ pub(crate) const PRINCIPAL_ATTRIBUTES: [&str; 7] =
 pub(crate) const TOOL_ATTRIBUTES: [&str; 2] = ["name", "effect"];
 pub(crate) const CONTEXT_ATTRIBUTES: [&str; 4] = ["input", "time", "hour", "weekday"];
 
+/// Whether the upstream asks it of callers. A permit that names no action does not cover it.
+pub(crate) fn is_asked(tool: &ToolRef) -> bool {
+    Operation::of(&tool.tool).is_asked_by_upstream()
+}
+
 /// Every group that a tool's action is in, whether directly or not.
 pub(crate) fn groups(tool: &ToolRef, effect: Effect) -> Vec<String> {
+    if is_asked(tool) {
+        return vec![ASKS.to_owned(), format!("{}:{ASKS}", tool.upstream)];
+    }
     let mut groups = vec![effect.as_str().to_owned(), format!("{}:*", tool.upstream)];
     if effect == Effect::Destructive {
         groups.push(Effect::Write.as_str().to_owned());
@@ -166,10 +192,14 @@ fn actions(tools: &BTreeMap<ToolRef, ToolType>) -> Value {
         let parents = if effect == Effect::Destructive { json!([{"id": Effect::Write.as_str()}]) } else { json!([]) };
         actions.insert(effect.as_str().to_owned(), json!({"memberOf": parents}));
     }
+    actions.insert(ASKS.to_owned(), json!({}));
     for (tool, known) in tools {
-        let group = format!("{}:*", tool.upstream);
+        let (of_all, group) = match is_asked(tool) {
+            true => (ASKS, format!("{}:{ASKS}", tool.upstream)),
+            false => (known.effect.as_str(), format!("{}:*", tool.upstream)),
+        };
         let action = json!({
-            "memberOf": [{"id": known.effect.as_str()}, {"id": group}],
+            "memberOf": [{"id": of_all}, {"id": group}],
             "appliesTo": {
                 "principalTypes": ["Principal"],
                 "resourceTypes": ["Tool"],
@@ -223,8 +253,22 @@ mod tests {
     #[test]
     fn no_tools_make_a_schema_too() {
         let schema = CedarSchema::generate(&[]).expect("schema");
-        assert_eq!(schema.action_names().collect::<Vec<_>>(), ["read", "write", "destructive"]);
+        assert_eq!(schema.action_names().collect::<Vec<_>>(), ["read", "write", "destructive", "asks"]);
         assert!(Schema::from_cedarschema_str(&schema.to_cedar_text()).is_ok());
+    }
+
+    #[test]
+    fn what_upstreams_ask_is_in_groups_of_its_own() {
+        let upstream = "ads".parse().expect("a name");
+        let schema = CedarSchema::generate(&ToolDescription::fixed(&upstream)).expect("schema");
+        assert!(schema.omitted().iter().all(|o| o.argument == "context"), "{:?}", schema.omitted());
+        let names: Vec<_> = schema.action_names().collect();
+        for name in ["asks", "ads:asks", "ads:*", "ads:resources/read", "ads:elicitation/create"] {
+            assert!(names.iter().any(|n| n == name), "{name}: {names:?}");
+        }
+        let of = |name: &str| groups(&name.parse().expect("a name"), Effect::Read);
+        assert_eq!(of("ads:roots/list"), ["asks", "ads:asks"]);
+        assert_eq!(of("ads:resources/read"), ["read", "ads:*"]);
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
+use countersign_domain::name::MAX_OPERATION;
+use countersign_domain::operation::is_reserved;
 use countersign_domain::{Effect, WorkspaceName};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{MANIFEST_VERSION, MAX_MANIFEST_BYTES, Manifest, RESERVED_UPSTREAMS, ToolEntry, Workspaces};
 use crate::names::name_problem;
-use crate::visible::visible_message;
+use crate::visible::{is_hidden, visible_message};
 
 /// Most tools that one manifest may list.
 const MAX_TOOLS: usize = 2_000;
@@ -191,7 +193,11 @@ pub(super) fn tools<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<Stri
         return Err(D::Error::custom(format!("more than {MAX_TOOLS} tools")));
     }
     for name in tools.keys() {
-        if let Some(problem) = name_problem(name) {
+        // Other operations than tools go by URIs, which are longer.
+        let is_operation = is_reserved(name)
+            && name.chars().count() <= MAX_OPERATION
+            && !name.chars().any(|c| c == ' ' || is_hidden(c));
+        if let Some(problem) = name_problem(name).filter(|_| !is_operation) {
             return Err(D::Error::custom(format!("a tool name cannot be used: {problem}")));
         }
     }

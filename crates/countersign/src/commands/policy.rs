@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use countersign_domain::{Operation, ToolRef};
 use countersign_policy::{Policies, PolicyProblem, SetKind, SourceFile, ToolDescription, cases};
 use serde_json::{Map, Value, json};
 
@@ -165,13 +166,24 @@ async fn accepted_tools(global: &Global, file: Option<&Path>) -> anyhow::Result<
         },
     };
     let accepted = reports.as_array().into_iter().flatten().filter(|report| report["accepted"].is_string());
-    accepted.map(description).collect()
+    let mut tools: Vec<ToolDescription> = accepted.map(description).collect::<anyhow::Result<_>>()?;
+    // Resources are reviewed, but no actions by themselves.
+    tools.retain(|tool| !matches!(Operation::of(&tool.tool.tool), Operation::Resource(_)));
+    let mcp = reports.as_array().into_iter().flatten().filter(|report| report["protocol"] != "other");
+    let mcp = mcp.filter_map(|report| report["name"].as_str()?.parse::<ToolRef>().ok()).map(|tool| tool.upstream);
+    let upstreams: std::collections::BTreeSet<_> = mcp.collect();
+    tools.extend(upstreams.iter().flat_map(ToolDescription::fixed));
+    Ok(tools)
 }
 
 fn description(report: &Value) -> anyhow::Result<ToolDescription> {
     let name = report["name"].as_str().unwrap_or_default();
     let effect = serde_json::from_value(report["effect"].clone()).with_context(|| format!("the effect of {name}"))?;
-    let input_schema = report.pointer("/definition/inputSchema").cloned().unwrap_or_else(|| json!({"type": "object"}));
+    let input_schema = report.get("input_schema").filter(|schema| schema.is_object());
+    let input_schema = input_schema
+        .or_else(|| report.pointer("/definition/inputSchema"))
+        .cloned()
+        .unwrap_or_else(|| json!({"type": "object"}));
     Ok(ToolDescription { tool: name.parse()?, effect, input_schema })
 }
 

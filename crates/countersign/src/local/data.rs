@@ -150,7 +150,11 @@ pub fn tools(global: &Global) -> anyhow::Result<Value> {
         let manifest = manifests.iter().find(|manifest| manifest.upstream == row.tool.upstream);
         let effect = manifest.map(|manifest| manifest.tool(&row.tool.tool).effect).unwrap_or_default();
         let definition: Value = serde_json::from_str(&row.definition)?;
-        Ok(json!({ "name": row.tool, "effect": effect, "accepted": row.pin, "definition": definition }))
+        let kind = countersign_catalog::Kind::of(&row.tool.tool);
+        let schema = countersign_catalog::Definition::read(kind, &row.definition).ok().map(|read| read.input_schema);
+        Ok(json!({
+            "name": row.tool, "effect": effect, "accepted": row.pin, "definition": definition, "input_schema": schema,
+        }))
     });
     reports.collect::<anyhow::Result<Vec<Value>>>().map(Value::from)
 }

@@ -7,7 +7,7 @@ use countersign_gate::api::{Redeem, WaitOutcome};
 use countersign_ledger::state::{FreezeTarget, RequestStatus};
 use serde_json::json;
 
-use crate::harness::{accept_all, adas_agent, berts_agent, done, pending, person, refused, robot, tool, world};
+use crate::harness::{accept_all, adas_agent, berts_agent, done, pending, person, quiet, refused, robot, tool, world};
 
 fn large() -> serde_json::Value {
     json!({"to": "bob", "amount": 5000})
@@ -26,7 +26,7 @@ async fn two_people_one_execution() {
     let world = world().await;
     let asked = pending(world.call(&robot(), "bank:pay", large()).await);
     assert_eq!(asked.owed.approvals, 1);
-    let early = pending(world.gate.redeem(&robot(), token(&asked.action_token, Some(large())), "c").await);
+    let early = pending(world.gate.redeem(&robot(), token(&asked.action_token, Some(large())), "c", quiet()).await);
     assert_eq!(early.request_id, asked.request_id);
 
     let treasurer = person("tess", &["treasurer"]);
@@ -36,12 +36,17 @@ async fn two_people_one_execution() {
     let twice = world.gate.answer(&treasurer, asked.request_id, true, None).await.expect_err("only once");
     assert_eq!(twice.kind.slug(), "not-open");
 
-    let answer = done(world.gate.redeem(&robot(), token(&asked.action_token, Some(large())), "c").await);
+    let answer = done(world.gate.redeem(&robot(), token(&asked.action_token, Some(large())), "c", quiet()).await);
     assert_eq!(world.bank.count("pay"), 1);
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "already-redeemed").await;
+    refused(
+        &world,
+        world.gate.redeem(&robot(), token(&asked.action_token, None), "c", quiet()).await,
+        "already-redeemed",
+    )
+    .await;
     assert_eq!(world.bank.count("pay"), 1);
     // By its id the requester gets the recorded answer again.
-    let again = done(world.gate.redeem(&robot(), Redeem::Request(asked.request_id), "c").await);
+    let again = done(world.gate.redeem(&robot(), Redeem::Request(asked.request_id), "c", quiet()).await);
     assert!(again.replayed);
     assert_eq!(again.event, answer.event);
     assert_eq!(world.bank.count("pay"), 1);
@@ -79,7 +84,7 @@ async fn the_person_behind_the_agent_confirms() {
     let other = person("bert", &["treasurer"]);
     assert!(world.gate.answer(&other, asked.request_id, true, None).await.is_err());
     world.gate.answer(&person("ada", &[]), asked.request_id, true, None).await.expect("her own word");
-    done(world.gate.redeem(&adas_agent(), Redeem::Request(asked.request_id), "c").await);
+    done(world.gate.redeem(&adas_agent(), Redeem::Request(asked.request_id), "c", quiet()).await);
 }
 
 #[tokio::test]
@@ -90,24 +95,25 @@ async fn tokens_and_arguments_are_bound() {
     let changed = json!({"to": "mallory", "amount": 5000});
     refused(
         &world,
-        world.gate.redeem(&robot(), token(&asked.action_token, Some(changed)), "c").await,
+        world.gate.redeem(&robot(), token(&asked.action_token, Some(changed)), "c", quiet()).await,
         "arguments-changed",
     )
     .await;
     let other_tool = Redeem::Token { tool: tool("bank:balance"), token: asked.action_token.clone(), arguments: None };
-    refused(&world, world.gate.redeem(&robot(), other_tool, "c").await, "invalid-action-token").await;
+    refused(&world, world.gate.redeem(&robot(), other_tool, "c", quiet()).await, "invalid-action-token").await;
     let mut forged = asked.action_token.clone();
     let last = if forged.ends_with('A') { "B" } else { "A" };
     forged.replace_range(forged.len() - 10..forged.len() - 9, last);
-    refused(&world, world.gate.redeem(&robot(), token(&forged, None), "c").await, "invalid-action-token").await;
+    refused(&world, world.gate.redeem(&robot(), token(&forged, None), "c", quiet()).await, "invalid-action-token")
+        .await;
     refused(
         &world,
-        world.gate.redeem(&adas_agent(), token(&asked.action_token, None), "c").await,
+        world.gate.redeem(&adas_agent(), token(&asked.action_token, None), "c", quiet()).await,
         "invalid-action-token",
     )
     .await;
     assert_eq!(world.bank.count("pay"), 0);
-    done(world.gate.redeem(&robot(), token(&asked.action_token, Some(large())), "c").await);
+    done(world.gate.redeem(&robot(), token(&asked.action_token, Some(large())), "c", quiet()).await);
 }
 
 #[tokio::test]
@@ -138,7 +144,7 @@ async fn a_no_is_sticky_and_carries_its_reason() {
     assert_eq!(view.expect("answered").status, RequestStatus::Denied);
     for outcome in [
         world.call(&robot(), "bank:pay", large()).await,
-        world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await,
+        world.gate.redeem(&robot(), token(&asked.action_token, None), "c", quiet()).await,
     ] {
         let refusal = refused(&world, outcome, "approval-denied").await;
         assert!(refusal.detail.contains("not this month"), "{refusal}");
@@ -167,7 +173,7 @@ async fn two_redeemers_get_one_execution_and_the_same_answer() {
     world.gate.answer(&person("tess", &["treasurer"]), asked.request_id, true, None).await.expect("approved");
     let redeem = || {
         let gate = Arc::clone(&world.gate);
-        tokio::spawn(async move { gate.redeem(&robot(), Redeem::Request(asked.request_id), "c").await })
+        tokio::spawn(async move { gate.redeem(&robot(), Redeem::Request(asked.request_id), "c", quiet()).await })
     };
     let (a, b, c) = (redeem(), redeem(), redeem());
     let events =
@@ -182,11 +188,19 @@ async fn a_definition_that_changed_after_the_approval_is_not_executed() {
     let asked = pending(world.call(&robot(), "bank:pay", large()).await);
     world.gate.answer(&person("tess", &["treasurer"]), asked.request_id, true, None).await.expect("approved");
     world.bank.change("pay", "Now does something else");
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "definition-changed")
-        .await;
+    refused(
+        &world,
+        world.gate.redeem(&robot(), token(&asked.action_token, None), "c", quiet()).await,
+        "definition-changed",
+    )
+    .await;
     accept_all(&world).await;
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "definition-changed")
-        .await;
+    refused(
+        &world,
+        world.gate.redeem(&robot(), token(&asked.action_token, None), "c", quiet()).await,
+        "definition-changed",
+    )
+    .await;
     assert_eq!(world.bank.count("pay"), 0);
     // The approval was not consumed, but it is for another definition: asking anew makes another request.
     let anew = pending(world.call(&robot(), "bank:pay", large()).await);
@@ -204,11 +218,11 @@ async fn a_freeze_stops_calls_and_revokes_what_waits() {
     world.gate.freeze(&operator, target.clone(), "odd behaviour").await.expect("frozen");
     let refusal = refused(&world, world.call(&robot(), "bank:balance", json!({})).await, "frozen").await;
     assert!(refusal.detail.contains("odd behaviour"));
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "frozen").await;
+    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c", quiet()).await, "frozen").await;
     done(world.call(&adas_agent(), "bank:balance", json!({})).await);
     world.gate.unfreeze(&operator, target, "explained").await.expect("lifted");
     done(world.call(&robot(), "bank:balance", json!({})).await);
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "frozen").await;
+    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c", quiet()).await, "frozen").await;
     assert_eq!(world.kinds("approval.revoked").await.len(), 1);
 }
 
@@ -221,10 +235,11 @@ async fn approvals_survive_a_reload_but_not_stricter_rules() {
     let text = std::fs::read_to_string(&file).expect("policies");
     std::fs::write(&file, text.replace("@approvals(\"1\")", "@approvals(\"2\")")).expect("written");
     world.gate.reload_policies().await;
-    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await, "policy-denied").await;
+    refused(&world, world.gate.redeem(&robot(), token(&asked.action_token, None), "c", quiet()).await, "policy-denied")
+        .await;
     std::fs::write(&file, format!("{text}\n// reworded")).expect("written");
     world.gate.reload_policies().await;
-    done(world.gate.redeem(&robot(), token(&asked.action_token, None), "c").await);
+    done(world.gate.redeem(&robot(), token(&asked.action_token, None), "c", quiet()).await);
 }
 
 #[tokio::test]
@@ -238,8 +253,13 @@ async fn one_agent_for_two_people_is_two_callers() {
     assert_ne!(berts.request_id, adas.request_id);
     assert!(!berts.confirmed);
     let stolen = Redeem::Token { tool: tool("bank:pay"), token: adas.action_token.clone(), arguments: None };
-    refused(&world, world.gate.redeem(&berts_agent(), stolen, "c").await, "invalid-action-token").await;
-    refused(&world, world.gate.redeem(&berts_agent(), Redeem::Request(adas.request_id), "c").await, "not-found").await;
+    refused(&world, world.gate.redeem(&berts_agent(), stolen, "c", quiet()).await, "invalid-action-token").await;
+    refused(
+        &world,
+        world.gate.redeem(&berts_agent(), Redeem::Request(adas.request_id), "c", quiet()).await,
+        "not-found",
+    )
+    .await;
     assert!(world.gate.wait(&berts_agent(), adas.request_id, Duration::ZERO).await.is_err());
     assert!(world.gate.approval(&berts_agent(), adas.request_id).await.is_err());
     assert!(world.gate.receipt(&berts_agent(), adas.receipt, vec![]).await.is_err());
@@ -247,6 +267,6 @@ async fn one_agent_for_two_people_is_two_callers() {
     let seen = world.gate.events(&berts_agent(), query()).await.expect("his own events");
     assert!(seen.rows.iter().all(|(_, row)| row.call != Some(adas.request_id)));
     assert!(seen.rows.iter().any(|(_, row)| row.call == Some(berts.request_id)));
-    done(world.gate.redeem(&adas_agent(), Redeem::Request(adas.request_id), "c").await);
+    done(world.gate.redeem(&adas_agent(), Redeem::Request(adas.request_id), "c", quiet()).await);
     assert_eq!(world.bank.count("pay"), 1);
 }

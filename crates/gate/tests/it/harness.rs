@@ -17,7 +17,8 @@ use countersign_gate::permit::Permit;
 use countersign_gate::policies::PolicyStore;
 use countersign_gate::registry::Registry;
 use countersign_gate::upstream::{
-    DiscoverError, Discovered, DispatchError, Exchange, Mute, ToolResult, Upstream, UpstreamStatus,
+    Answers, Ask, AskError, AskKind, Client, DiscoverError, Discovered, DispatchError, Exchange, Mute, Notice,
+    ToolResult, Upstream, UpstreamStatus,
 };
 use countersign_gate::{Gate, Settings};
 use countersign_ledger::contract::{EventQuery, EventRow};
@@ -68,6 +69,10 @@ pub enum Act {
     Lose,
     Refuse,
     Unreachable,
+    /// Asks these things one after the other, keeps the answers, and is done.
+    Ask(Vec<Ask>),
+    /// Runs until the caller cancels.
+    UntilCancelled,
 }
 
 pub struct Bank {
@@ -75,6 +80,9 @@ pub struct Bank {
     pub acts: Mutex<HashMap<String, Act>>,
     pub executed: Mutex<Vec<(String, String)>>,
     pub definitions: Mutex<Vec<Value>>,
+    /// Prompts, resources and resource templates.
+    pub offers: Mutex<[Vec<Value>; 3]>,
+    pub answers: Mutex<Vec<Result<String, AskError>>>,
     changes: watch::Sender<u64>,
 }
 
@@ -93,6 +101,8 @@ impl Bank {
             acts: Mutex::default(),
             executed: Mutex::default(),
             definitions: Mutex::new(vec![pay, balance, restart, quote]),
+            offers: Mutex::default(),
+            answers: Mutex::default(),
             changes: watch::channel(0).0,
         })
     }
@@ -117,7 +127,7 @@ impl Upstream for Bank {
     fn name(&self) -> &UpstreamName {
         &self.name
     }
-    async fn dispatch(&self, permit: Permit, _exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
+    async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
         let tool = permit.tool().tool.clone();
         let act = self.acts.lock().expect("lock").get(&tool).cloned().unwrap_or(Act::Answer("done"));
         if matches!(act, Act::Unreachable) {
@@ -143,13 +153,27 @@ impl Upstream for Bank {
                 let raw = RawValue::from_string(r#"{"code":-32000,"message":"closed"}"#.into()).expect("JSON");
                 Err(DispatchError::Rpc { code: -32000, message: "closed".into(), raw })
             }
+            Act::Ask(asks) => {
+                for ask in asks {
+                    let answers = exchange.ask(vec![ask]).await;
+                    let texts = answers.into_iter().map(|answer| answer.map(|raw| raw.get().to_owned()));
+                    self.answers.lock().expect("lock").extend(texts);
+                }
+                result("asked")
+            }
+            Act::UntilCancelled => {
+                exchange.cancelled().await;
+                Err(DispatchError::Cancelled)
+            }
             Act::Unreachable => unreachable!("handled above"),
         }
     }
     async fn discover(&self) -> Result<Discovered, DiscoverError> {
-        let all = self.definitions.lock().expect("lock");
-        let tools = all.iter().map(|d| RawValue::from_string(d.to_string()).expect("JSON")).collect();
-        Ok(Discovered { tools, ..Discovered::default() })
+        let raw = |all: &Vec<Value>| all.iter().map(|d| RawValue::from_string(d.to_string()).expect("JSON")).collect();
+        let tools = raw(&self.definitions.lock().expect("lock"));
+        let [prompts, resources, resource_templates] = &*self.offers.lock().expect("lock");
+        let (prompts, resources, resource_templates) = (raw(prompts), raw(resources), raw(resource_templates));
+        Ok(Discovered { tools, prompts, resources, resource_templates, completions: true, subscriptions: true })
     }
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -191,11 +215,23 @@ pub async fn world_with(change: impl FnOnce(&mut Settings)) -> World {
     world
 }
 
+/// A world with more in its manifest, nothing new reviewed yet.
+pub async fn world_of(manifest: &str) -> World {
+    let World { gate, bank, ledger, dir } = world().await;
+    ledger.shutdown().await;
+    drop((gate, ledger));
+    open_manifest(dir, bank, settings(), &format!("{MANIFEST}{manifest}")).await
+}
+
 pub async fn open_with(dir: TempDir, bank: Arc<Bank>, settings: Settings) -> World {
+    open_manifest(dir, bank, settings, MANIFEST).await
+}
+
+async fn open_manifest(dir: TempDir, bank: Arc<Bank>, settings: Settings, manifest: &str) -> World {
     let store = SqliteStore::open(dir.path().join("countersign.db")).expect("store");
     let options = LedgerOptions::new("example.org", [7; 32], dir.path().join("head"));
     let (ledger, _) = Ledger::open(store, options).expect("ledger");
-    let manifest = Manifest::parse(MANIFEST, "bank.yaml").expect("manifest");
+    let manifest = Manifest::parse(manifest, "bank.yaml").expect("manifest");
     let upstream: Arc<dyn Upstream> = bank.clone();
     let registry = Registry::open(vec![(manifest, upstream)], ledger.clone(), now).await.expect("registry");
     let gate = Gate::open(
@@ -221,6 +257,48 @@ pub fn settings() -> Settings {
         idempotency_ttl: Duration::from_secs(3600),
         workspaces: countersign_gate::directory::WorkspaceMode::Open,
         clock: now,
+    }
+}
+
+/// A caller that hears and answers nothing.
+pub fn quiet() -> Arc<Mute> {
+    Arc::new(Mute)
+}
+
+/// A caller at whose side somebody answers, always the same.
+#[derive(Debug)]
+pub struct Person {
+    pub answer: Result<&'static str, AskError>,
+    pub asked: Mutex<Vec<Value>>,
+    pub gone: watch::Sender<bool>,
+}
+
+impl Person {
+    pub fn who(answer: Result<&'static str, AskError>) -> Arc<Self> {
+        Arc::new(Self { answer, asked: Mutex::default(), gone: watch::channel(false).0 })
+    }
+}
+
+#[async_trait]
+impl Client for Person {
+    fn notify(&self, _notice: Notice) {}
+    async fn ask(&self, asks: Vec<Ask>) -> Answers {
+        let shown = asks.iter().map(|ask| serde_json::from_str(ask.params.get()).expect("JSON"));
+        self.asked.lock().expect("lock").extend(shown);
+        let answer = || self.answer.clone().map(|text| RawValue::from_string(text.to_owned()).expect("JSON"));
+        asks.iter().map(|_| answer()).collect()
+    }
+    fn answers(&self, kind: AskKind) -> bool {
+        kind != AskKind::Sample
+    }
+    fn wants_progress(&self) -> bool {
+        false
+    }
+    fn log_level(&self) -> Option<&str> {
+        None
+    }
+    async fn cancelled(&self) {
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
     }
 }
 

@@ -103,7 +103,7 @@ async fn people_are_not_asked_for_what_no_budget_has() {
         world.gate.answer(&treasurer, request.request_id, true, None).await.expect("approved");
     }
     let robot = robot();
-    let redeem = |id| world.gate.redeem(&robot, Redeem::Request(id), "test");
+    let redeem = |id| world.gate.redeem(&robot, Redeem::Request(id), "test", crate::harness::quiet());
     done(redeem(first.request_id).await);
     let refusal = redeem(second.request_id).await.expect_err("no budget is left");
     assert_eq!(refusal.kind.slug(), "budget-exhausted");

@@ -9,3 +9,4 @@ mod harness;
 mod identity;
 mod limits;
 mod members;
+mod operations;

@@ -283,3 +283,37 @@ fn cases_tell_passed_from_failed() {
     let unknown_key = json!({"name": "x", "tool": CREATE, "expect": "deny", "inptu": {}});
     assert!(serde_json::from_value::<cases::Case>(unknown_key).is_err());
 }
+
+#[test]
+fn being_asked_by_an_upstream_needs_a_permit_that_says_so() {
+    let upstream = "ads".parse().expect("a name");
+    let tools = countersign_policy::ToolDescription::fixed(&upstream);
+    let decide = |policy: &str, name: &str, input: Value| {
+        let policies = Policies::load(&[access(policy)], &tools).expect("policies");
+        let principal = agent(&[]);
+        let tool = name.parse().expect("a name");
+        let facts = Facts { principal: &principal, tool: &tool, effect: Effect::Read, input: &input, now_ms: NOW };
+        policies.decide(&facts).verdict
+    };
+    use Verdict::{Allow, Deny};
+    let read = json!({"uri": "file:///a"});
+    let ask = json!({"mode": "url", "message": "m", "fields": [], "host": "pay.example"});
+    let general = "permit (principal, action, resource);";
+    assert_eq!(decide(general, "ads:resources/read", read.clone()), Allow);
+    assert_eq!(decide(general, "ads:elicitation/create", ask.clone()), Deny);
+    for group in ["read", "ads:*"] {
+        let policy = format!("permit (principal, action in Action::{group:?}, resource);");
+        assert_eq!(decide(&policy, "ads:elicitation/create", ask.clone()), Deny, "{group}");
+        assert_eq!(decide(&policy, "ads:resources/read", read.clone()), Allow, "{group}");
+    }
+    for group in ["asks", "ads:asks", "ads:elicitation/create"] {
+        let policy = format!("permit (principal, action in Action::{group:?}, resource);");
+        assert_eq!(decide(&policy, "ads:elicitation/create", ask.clone()), Allow, "{group}");
+        assert_eq!(decide(&policy, "ads:resources/read", read.clone()), Deny, "{group}");
+    }
+    let by_host = r#"permit (principal, action == Action::"ads:elicitation/create", resource)
+        when { context.input has host && context.input.host == "pay.example" };"#;
+    assert_eq!(decide(by_host, "ads:elicitation/create", ask.clone()), Allow);
+    let forbid = format!("{by_host} forbid (principal, action, resource);");
+    assert_eq!(decide(&forbid, "ads:elicitation/create", ask), Deny, "a general forbid does cover it");
+}

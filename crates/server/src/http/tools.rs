@@ -88,7 +88,7 @@ pub(super) async fn confirm(
         Err(refusal) => return Err(unread(&app, &caller, &tool, refusal).await),
     };
     let what = Redeem::Token { tool, token, arguments };
-    outcome(app.gate.redeem(&caller.principal, what, &caller.correlation).await?)
+    outcome(app.gate.redeem(&caller.principal, what, &caller.correlation, Arc::new(Mute)).await?)
 }
 
 /// The refusal of an authenticated caller's request that could not be read; it is an event like any other.

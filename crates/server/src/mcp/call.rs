@@ -172,7 +172,7 @@ async fn run_to_outcome(
             let request = CallRequest { principal, tool, arguments, idempotency_key, correlation, client, timeout };
             app.gate.call(request).await?
         }
-        What::Await(id) => app.gate.redeem(principal, Redeem::Request(id), correlation).await?,
+        What::Await(id) => app.gate.redeem(principal, Redeem::Request(id), correlation, Arc::new(Mute)).await?,
     };
     settle(app, principal, correlation, outcome, until).await
 }
@@ -201,7 +201,7 @@ async fn settle(
         match waited {
             WaitOutcome::StillPending => break,
             WaitOutcome::Met | WaitOutcome::Closed => {
-                outcome = app.gate.redeem(principal, Redeem::Request(id), correlation).await?;
+                outcome = app.gate.redeem(principal, Redeem::Request(id), correlation, Arc::new(Mute)).await?;
             }
         }
     }
