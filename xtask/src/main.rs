@@ -8,6 +8,7 @@ mod conformance;
 mod crash;
 mod evidence;
 mod hostile;
+mod oidc;
 mod options;
 mod paths;
 mod peers;
@@ -44,6 +45,7 @@ cargo xtask COMMAND
   power-cut [--writes N] [--kills K] [--seed S]
                            the same on a layer that forgets what was not synced
   strace                   a system-call trace: no answer leaves before its sync
+  oidc                     a real OpenID provider in front of a node: tokens, key rotation, absence
   walkthrough              docs/walkthrough.md, executed
   peers                    other people's servers behind the gateway, other people's clients in front of it
 
@@ -108,6 +110,7 @@ fn run(arguments: &[String]) -> Result<bool> {
             let control = rest.first().context("where is the control directory?")?;
             hostile::upstream::serve(Path::new(control)).map(|()| true)
         }
+        "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "strace" => strace::run(&binary(&Options::parse(rest, &["binary"])?)?),
         _ => bail!("no command {command:?}; see `cargo xtask help`"),

@@ -95,7 +95,11 @@ fn as_root(program: &str) -> Command {
     command
 }
 
-fn npm() -> Result<()> {
+/// Installs the npm packages, and a newer Node.js if the system's is too old for them.
+///
+/// # Errors
+/// If npm fails.
+pub fn npm() -> Result<()> {
     let to = paths::peers();
     let from = paths::root().join("xtask/peers");
     if node_major().is_none_or(|major| major < NODE_MAJOR) && !to.join("node").exists() {

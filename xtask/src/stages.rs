@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
-use crate::{crash, evidence, hostile, paths, peers, power, setup, strace, tidy, walkthrough};
+use crate::{crash, evidence, hostile, oidc, paths, peers, power, setup, strace, tidy, walkthrough};
 
 /// The demo promises less than a minute after the build.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
@@ -38,6 +38,7 @@ const STAGES: &[Stage] = &[
     ("advisories", |_| advisories()),
     ("walkthrough", |binary| one(walkthrough::run(binary))),
     ("peers", |binary| one(peers::run(binary))),
+    ("oidc", |binary| one(oidc::run(binary))),
     ("hostile", |binary| one(hostile::run(binary))),
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),
     ("crash, two nodes", |binary| {

@@ -175,7 +175,9 @@ impl IssuerKeys {
             && keys.iter().all(|(name, new)| {
                 before.keys.get(name).is_some_and(|old| old.until.is_none() && old.material == new.material)
             });
-        for (name, old) in &before.keys {
+        // Keys of a set that was too old to be believed are not believed again because a new one came.
+        let believed = before.fetched.is_some_and(|at| at.elapsed() <= self.policy.ttl + self.policy.stale);
+        for (name, old) in before.keys.iter().filter(|_| believed) {
             // A withdrawn name lingers; a name whose key was replaced does not: two keys under one name are one too many.
             let until = old.until.unwrap_or(now + self.policy.grace);
             if !keys.contains_key(name) && now < until {

@@ -417,4 +417,12 @@ async fn while_the_issuer_is_away_its_keys_go_on_for_a_while_and_no_longer() {
     source.publish(&[&key]);
     later(31).await;
     ask(&authenticator, &token).await.expect("and back again");
+    source.fall_silent();
+    later(4300).await;
+    assert!(ask(&authenticator, &token).await.is_err());
+    let new = self::key("k2");
+    source.publish(&[&new]);
+    later(31).await;
+    ask(&authenticator, &signed(&new, &claims())).await.expect("back with another key");
+    assert_eq!(cause(&authenticator, &token).await, "key", "no grace for what was not believed any more");
 }
