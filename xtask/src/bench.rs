@@ -7,6 +7,7 @@
 
 mod load;
 mod machine;
+mod nodes;
 pub mod upstream;
 
 use std::collections::BTreeSet;
@@ -87,8 +88,9 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let upstream = start_upstream(upstream_address)?;
     let nginx_address = free_address()?;
     let nginx = start_nginx(&directory, nginx_address, upstream_address)?;
-    let gateway = start_gateway(&binary, &directory.join("gateway"), upstream_address)?;
-    let bare = without_commit.map(|b| start_gateway(&b, &directory.join("no-commit"), upstream_address)).transpose()?;
+    let gateway = start_gateway(&binary, &directory.join("gateway"), upstream_address, "")?;
+    let bare =
+        without_commit.map(|b| start_gateway(&b, &directory.join("no-commit"), upstream_address, "")).transpose()?;
 
     let mut ways = vec![direct(upstream_address, upstream.0.id()), through_nginx(nginx_address, nginx.0.id())?];
     ways.push(through_gateway("gateway", &gateway));
@@ -116,6 +118,8 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let (valid, verified_per_second) = verify(&gateway, &ids)?;
     println!("calls {calls}, valid receipts {valid}; {verified_per_second:.0} receipts verified a second on one core");
     gateway.stop()?;
+    let wanted = plan.ways.as_ref().is_none_or(|named| named.iter().any(|name| name == "postgres"));
+    let nodes = if wanted { nodes::rows(&binary, &directory, upstream_address, plan.seconds)? } else { Vec::new() };
     let appends = appends(&directory)?;
     let report = json!({
         "version": 1,
@@ -127,6 +131,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
         "calls": calls,
         "valid_receipts": valid,
         "receipts_verified_per_second": verified_per_second.round(),
+        "postgres_nodes": nodes,
         "ledger_appends": appends,
     });
     fs::write(&plan.json, serde_json::to_string_pretty(&report)? + "\n")?;
@@ -237,8 +242,9 @@ fn start_nginx(directory: &Path, address: SocketAddr, upstream: SocketAddr) -> R
     Ok(Process(child))
 }
 
-fn start_gateway(binary: &Path, directory: &Path, upstream: SocketAddr) -> Result<Node> {
-    let home = Home::create(directory, LIMITS)?;
+/// `more` is configuration for the top level.
+fn start_gateway(binary: &Path, directory: &Path, upstream: SocketAddr, more: &str) -> Result<Node> {
+    let home = Home::create(directory, &format!("{more}{LIMITS}"))?;
     let manifest = format!(
         "version: 1\nupstream: bench\ntransport:\n  type: http\n  url: http://{upstream}/mcp\n  protocol: 2025-11-25\n\
          max_concurrency: 256\ntools:\n  echo: {{ effect: read }}\n"

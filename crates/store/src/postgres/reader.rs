@@ -25,6 +25,8 @@ use super::session::{Io, Session, error};
 
 /// How long a read waits for a connection of the pool.
 const WAIT: Duration = Duration::from_secs(10);
+/// How long a read may take: pages are small.
+const READ: Duration = Duration::from_secs(8);
 /// The most changes reported at once; more than that, and everything is looked at again.
 const MAX_CHANGES: i64 = 1000;
 
@@ -71,7 +73,7 @@ impl ReadPool {
             Some(session) => session,
             None => slot.insert(Session::open(&self.io, &self.address, true)?),
         };
-        session.wait(async {
+        session.wait_for(READ, async {
             let statement = session.statement(sql).await?;
             session.client().query(&statement, params).await.map_err(error)
         })

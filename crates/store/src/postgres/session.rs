@@ -142,9 +142,18 @@ impl Session {
     /// Runs queries to their end. One that takes too long leaves the session unusable: its answers could be taken for
     /// those of the next query.
     pub(super) fn wait<T>(&self, future: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        wait(future, PATIENCE).unwrap_or_else(|| {
+        self.wait_for(PATIENCE, future)
+    }
+
+    /// The same, with less patience.
+    pub(super) fn wait_for<T>(
+        &self,
+        patience: Duration,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        wait(future, patience).unwrap_or_else(|| {
             self.broken.store(true, Ordering::Relaxed);
-            Err(StoreError::Database(format!("no answer within {} s", PATIENCE.as_secs())))
+            Err(StoreError::Database(format!("no answer within {} s", patience.as_secs())))
         })
     }
 

@@ -18,6 +18,8 @@ const BEAT: Duration = Duration::from_secs(2);
 const PURGE: u64 = 30;
 /// How long one round may take.
 const ROUND: Duration = Duration::from_secs(10);
+/// How long a process that ends waits for its last word to be heard.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 const BEAT_SQL: &str = concat!(
     "INSERT INTO node (id, replica, seen) VALUES ($1, $2, ",
@@ -47,7 +49,7 @@ impl Presence {
 
     /// The last word of a process that ends in order.
     pub(super) fn leave(&self, session: &Session) -> Result<()> {
-        session.wait(async {
+        session.wait_for(FAREWELL, async {
             session.client().execute("DELETE FROM node WHERE id = $1", &[&self.id]).await.map(drop).map_err(error)
         })
     }
