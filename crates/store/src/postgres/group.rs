@@ -6,7 +6,7 @@ use countersign_domain::{Millis, WorkspaceName};
 use countersign_ledger::contract::{EventRow, Group, Head, ShardRow, StoreError, Tail};
 use countersign_ledger::state::{Conflict, StateOp};
 use countersign_proof::merkle::Hash;
-use futures_util::future::{join4, try_join_all};
+use futures_util::future::{join4, try_join, try_join_all, try_join3};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -106,9 +106,10 @@ impl<'a> PostgresGroup<'a> {
     async fn flush(&mut self) -> Result<()> {
         let events = std::mem::take(&mut self.events);
         let tiles = std::mem::take(&mut self.tiles);
-        if !events.is_empty() {
-            insert(self.session, &events).await?;
-        }
+        try_join(insert(self.session, &events), self.insert_tiles(tiles)).await.map(drop)
+    }
+
+    async fn insert_tiles(&self, tiles: Vec<(u32, u8, u64, Vec<u8>)>) -> Result<()> {
         let tile = self.session.statement(TILE).await?;
         let (tile, client) = (&tile, self.session.client());
         let store = |(shard, level, index, hashes): (u32, u8, u64, Vec<u8>)| async move {
@@ -119,7 +120,14 @@ impl<'a> PostgresGroup<'a> {
     }
 
     async fn write_head(&mut self, head: &Head) -> Result<()> {
-        self.flush().await?;
+        let events = std::mem::take(&mut self.events);
+        let tiles = std::mem::take(&mut self.tiles);
+        // All at once: each statement is sent when its future is first polled, in this order.
+        let written = try_join3(insert(self.session, &events), self.insert_tiles(tiles), self.update_head(head));
+        written.await.map(drop)
+    }
+
+    async fn update_head(&self, head: &Head) -> Result<()> {
         let statement = self.session.statement(SET_HEAD).await?;
         let frontier = head.frontier.as_flattened();
         let (shard, size, root) = (shard_number(head.shard)?, big(head.size), head.root.as_slice());
@@ -134,6 +142,9 @@ impl<'a> PostgresGroup<'a> {
 
 /// All events of a group in one statement.
 async fn insert(session: &Session, events: &[EventRow]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
     let statement = session.statement(INSERT).await?;
     let positions: Vec<i64> = events.iter().map(|e| position(e.shard, e.index)).collect();
     let ids: Vec<Uuid> = events.iter().map(|e| e.id).collect();
