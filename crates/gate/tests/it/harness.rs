@@ -246,6 +246,22 @@ async fn open_manifest(dir: TempDir, bank: Arc<Bank>, settings: Settings, manife
     World { gate, bank, ledger, dir }
 }
 
+/// Another gate over the same ledger, as another node has one: nothing in memory is shared.
+pub async fn another_gate(world: &World) -> Arc<Gate> {
+    let manifest = Manifest::parse(MANIFEST, "bank.yaml").expect("manifest");
+    let upstream: Arc<dyn Upstream> = world.bank.clone();
+    let registry = Registry::open(vec![(manifest, upstream)], world.ledger.clone(), now).await.expect("registry");
+    let gate = Gate::open(
+        world.ledger.clone(),
+        Arc::new(registry),
+        Arc::new(PolicyStore::new(world.path().join("policies"))),
+        Keyring::new(&[9; 32], world.ledger.clone()).expect("keyring"),
+        Authenticator::new(vec![]),
+        settings(),
+    );
+    gate.await.expect("gate")
+}
+
 pub fn settings() -> Settings {
     let rate = |calls| Rate { calls: NonZeroU32::new(calls).expect("not zero"), per: Duration::from_secs(3600) };
     Settings {

@@ -186,3 +186,26 @@ async fn an_archived_workspace_admits_nobody() {
     let own = gate.workspaces(&person("tess", &["treasurer"])).await.expect("listed");
     assert!(own.iter().all(|space| space.name.as_str() == "default"), "others are nobody else's business");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_changes_counts_on_the_others_soon() {
+    let world = world().await;
+    let other = crate::harness::another_gate(&world).await;
+    let background = other.run_background();
+    let operator = person("olga", &["operator"]);
+    let made = world.gate.create_api_key(&operator, key("default", &["teller"])).await.expect("made");
+    let there = async || other.authenticate(&Presented { bearer: &made.key, ..Presented::default() }).await.is_ok();
+    let soon = async |expected: bool| {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while there().await != expected {
+            assert!(std::time::Instant::now() < end, "the other node never noticed");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    soon(true).await;
+    let since = std::time::Instant::now();
+    world.gate.revoke_api_key(&operator, &made.id, "left").await.expect("revoked");
+    soon(false).await;
+    assert!(since.elapsed() < std::time::Duration::from_secs(5), "half a second on an idle machine");
+    background.iter().for_each(tokio::task::JoinHandle::abort);
+}

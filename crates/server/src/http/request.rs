@@ -260,16 +260,17 @@ mod tests {
 
     #[test]
     fn a_request_has_one_credential() {
-        let token = ("authorization", "Bearer abc");
-        let key = ("x-api-key", "csk_1");
-        let cases: &[(&[(&'static str, &'static str)], Option<Option<&str>>)] = &[
+        const TOKEN: (&str, &str) = ("authorization", "Bearer abc");
+        const KEY: (&str, &str) = ("x-api-key", "csk_1");
+        type Given = &'static [(&'static str, &'static str)];
+        let cases: &[(Given, Option<Option<&str>>)] = &[
             (&[], Some(None)),
-            (&[token], Some(Some("abc"))),
-            (&[key], Some(Some("csk_1"))),
-            (&[key, ("authorization", "Bearer csk_1")], Some(Some("csk_1"))),
-            (&[token, key], None),
-            (&[token, token], None),
-            (&[key, key], None),
+            (&[TOKEN], Some(Some("abc"))),
+            (&[KEY], Some(Some("csk_1"))),
+            (&[KEY, ("authorization", "Bearer csk_1")], Some(Some("csk_1"))),
+            (&[TOKEN, KEY], None),
+            (&[TOKEN, TOKEN], None),
+            (&[KEY, KEY], None),
             (&[("x-api-key", "a.b.c")], None),
         ];
         for (given, expected) in cases {

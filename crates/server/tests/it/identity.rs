@@ -25,7 +25,8 @@ impl Recorder {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let (answers, seen): (Arc<Mutex<BTreeMap<String, Value>>>, Arc<Mutex<Vec<String>>>) = Default::default();
+        let answers = Arc::new(Mutex::new(BTreeMap::<String, Value>::new()));
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let (known, kept) = (Arc::clone(&answers), Arc::clone(&seen));
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
