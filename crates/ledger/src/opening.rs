@@ -143,13 +143,16 @@ pub enum OpenError {
     Thread(String),
 }
 
+/// Where the newest head is shown.
+type Published = Arc<ArcSwap<Snapshot>>;
+
 /// Compares, decides, opens a shard if needed, and hands out a sequencer that is ready to run and the place where it
 /// publishes its heads.
 pub(crate) fn open<S: Store>(
     mut store: S,
     options: LedgerOptions,
     counters: Arc<Counters>,
-) -> Result<(Sequencer<S>, Arc<ArcSwap<Snapshot>>, Opened), OpenError> {
+) -> Result<(Sequencer<S>, Published, Opened), OpenError> {
     check_domain(&options.log_domain)?;
     let (mut head_file, record) = HeadFile::open(&options.head_file)?;
     let (reader, store_is_shared) = (store.reader(), store.is_shared());

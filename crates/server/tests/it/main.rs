@@ -4,6 +4,7 @@ mod http;
 mod identity;
 mod log;
 mod mcp;
+mod nodes;
 mod operations;
 mod support;
 mod tls;

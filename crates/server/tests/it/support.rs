@@ -100,7 +100,7 @@ impl World {
     pub async fn around(config: Config, listener: TcpListener, home: tempfile::TempDir) -> Self {
         let address = listener.local_addr().expect("an address").to_string();
         let node = Node::start_on(config.clone(), listener).await.unwrap_or_else(|e| panic!("{e}"));
-        let issuer = DevIssuer::open(&config.data_dir.join("keys")).expect("the node made it");
+        let issuer = DevIssuer::open(&config.keys_dir).expect("the node made it");
         Self { node, config, address, issuer, home }
     }
 
