@@ -125,6 +125,20 @@ impl Postgres {
         self.settings = settings.iter().map(|s| (*s).to_owned()).collect();
     }
 
+    /// Puts a file beside its data that nobody but the server can read, and returns where.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn place(&self, name: &str, content: &str) -> Result<PathBuf> {
+        let path = self.data.with_file_name(name);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        if let Some((uid, gid, _)) = owner()? {
+            std::os::unix::fs::chown(&path, Some(uid.as_raw()), Some(gid.as_raw()))?;
+        }
+        Ok(path)
+    }
+
     /// Starts it, on the port that it had before.
     ///
     /// # Errors

@@ -224,6 +224,46 @@ fn a_server_that_forgets_commits_is_refused() {
     std::fs::remove_dir_all(&place).unwrap();
 }
 
+#[test]
+fn a_server_is_trusted_by_its_certificate_alone() {
+    let place = std::env::temp_dir().join(format!("countersign-tls-{}", std::process::id()));
+    let mut server = Postgres::create(&place).unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = server.place("server.crt", &made.cert.pem()).unwrap();
+    let key = server.place("server.key", &made.signing_key.serialize_pem()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let roots = |name: &str, pem: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.display().to_string()
+    };
+    let (known, unknown) = (roots("known.pem", made.cert.pem()), roots("unknown.pem", other.cert.pem()));
+    server.stop_in_order().unwrap();
+    let files = [format!("ssl_cert_file={}", certificate.display()), format!("ssl_key_file={}", key.display())];
+    server.set(&["ssl=on", &files[0], &files[1]]);
+    server.start().unwrap();
+    let open = |host: &str, more: &str| {
+        let url = format!("postgres://countersign@{host}:{}/postgres?{more}", server.port());
+        PostgresStore::open(PostgresOptions::new(url)).map_err(|e| e.to_string())
+    };
+    let secret = open("localhost", &format!("sslmode=verify-full&sslrootcert={known}")).unwrap();
+    let plain = open("127.0.0.1", "").unwrap();
+    let sql = "SELECT count(*) FILTER (WHERE ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+               WHERE application_name = 'countersign'";
+    assert_eq!(query(&server.url(), sql).unwrap(), "1|2", "the one is encrypted, the other on loopback is not");
+    drop((secret, plain));
+    for (host, mode, roots, why) in [
+        ("localhost", "require", &unknown, "signed by nobody that is trusted, whatever require means elsewhere"),
+        ("127.0.0.1", "verify-full", &known, "made out to another name"),
+    ] {
+        let refused = open(host, &format!("sslmode={mode}&sslrootcert={roots}")).map(drop);
+        assert!(refused.as_ref().is_err_and(|e| e.contains("TLS")), "{why}: {refused:?}");
+    }
+    drop(server);
+    std::fs::remove_dir_all(&place).unwrap();
+}
+
 fn intent(n: u8) -> IntentRow {
     IntentRow {
         call: new_id(),
