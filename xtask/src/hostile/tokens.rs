@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use countersign_testkit::issuer::unix_now;
 use countersign_testkit::{Claims, Issuer};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Case, World};
 
@@ -22,6 +22,33 @@ pub const CASES: &[Case] = &[
     ("HS256 signed with the public key", alg_hs256),
     ("a token signed with another key", other_key),
     ("a token whose claims were changed", changed_claims),
+    ("a kid that is a path", |w| headed(w, |h| h["kid"] = json!("../../keys/root.key"), "key")),
+    ("a kid that is a URL", |w| headed(w, |h| h["kid"] = json!("http://127.0.0.1:1/key"), "key")),
+    ("a kid that is a query", |w| headed(w, |h| h["kid"] = json!("' OR '1'='1"), "key")),
+    ("a kid that is no text", |w| headed(w, |h| h["kid"] = json!(["k"]), "malformed")),
+    ("a key that comes in the token's header", |w| forged(w, |h, jwk| h["jwk"] = jwk)),
+    ("a key behind a URL in the token's header", |w| forged(w, |h, _| h["jku"] = json!("http://127.0.0.1:1/jwks"))),
+    ("a critical header that nobody understands", |w| headed(w, |h| h["crit"] = json!(["exp"]), "malformed")),
+    ("a logout token", |w| headed(w, |h| h["typ"] = json!("logout+jwt"), "token-type")),
+    ("an ID token", |w| claims(w, |c| c.with("nonce", json!("n")), "token-type")),
+    ("a token issued in the future", |w| claims(w, |c| c.with("iat", json!(unix_now() + 3600)), "not-yet-valid")),
+    ("a token that expires never", |w| claims(w, |c| c.with("exp", json!(1e300)), "claims")),
+    ("a stolen token that is bound to a certificate", |w| {
+        claims(w, |c| c.with("cnf", json!({"x5t#S256": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"})), "binding")
+    }),
+    ("a stolen token that is bound to a key", |w| claims(w, |c| c.with("cnf", json!({"jkt": "x"})), "binding")),
+    ("a token for the node's own workspace", |w| claims(w, |c| c.with("tenant", json!("_node")), "workspace")),
+    ("an actor of another issuer", |w| {
+        claims(w, |c| c.with("act", json!({"sub": "bot", "iss": "https://elsewhere.test"})), "claims")
+    }),
+    ("a chain of six actors", |w| claims(w, |c| c.with("act", chain(6)), "claims")),
+    ("an API key that nobody made", |w| {
+        token(w, Some(format!("csk_{}_{}", "0".repeat(16), "0".repeat(64))), "api-key")
+    }),
+    ("an API key of another form", |w| token(w, Some("csk_0_0".to_owned()), "malformed")),
+    ("a role for oneself", |w| grant(w, "adam", "default", "reviewer")),
+    ("a role in another workspace", |w| grant(w, "tess", "elsewhere", "reviewer")),
+    ("the node's own role from a workspace's administrator", |w| grant(w, "tess", "default", "operator")),
     ("a bearer token in the query", token_in_query),
     ("administration by an agent with the role in its own words", not_operator),
     ("another workspace's receipt", other_workspace),
@@ -96,6 +123,45 @@ fn changed_claims(world: &mut World) -> Result<()> {
     let signature = signed.rsplit('.').next().unwrap_or_default().to_owned();
     let raised = issuer.signing_input(&issuer.header(), &Claims::person("mallory", &["operator"]));
     token(world, Some(format!("{raised}.{signature}")), "signature")
+}
+
+/// Honest claims, correctly signed under another header.
+fn headed(world: &mut World, change: fn(&mut Value), cause: &str) -> Result<()> {
+    let issuer = world.node.home().issuer().clone();
+    let mut header = issuer.header();
+    change(&mut header);
+    token(world, Some(issuer.token_with_header(&header, &honest())), cause)
+}
+
+/// Honest claims, signed with a key of the forger's own that the header brings along.
+fn forged(world: &mut World, bring: fn(&mut Value, Value)) -> Result<()> {
+    let issuer = world.node.home().issuer().clone();
+    let forger = Issuer::new(issuer.name(), 9);
+    let published: Value = serde_json::from_str(&forger.jwks())?;
+    let mut header = issuer.header();
+    bring(&mut header, published["keys"][0].clone());
+    token(world, Some(forger.token_with_header(&header, &honest())), "signature")
+}
+
+fn chain(actors: usize) -> Value {
+    (0..actors)
+        .fold(json!(null), |act, _| if act.is_null() { json!({"sub": "x"}) } else { json!({"sub": "x", "act": act}) })
+}
+
+/// An administrator of the default workspace grants a role; an operator's grant of one to somebody else is the twin.
+fn grant(world: &mut World, id: &str, workspace: &str, role: &str) -> Result<()> {
+    let issuer = world.node.home().issuer().name().to_owned();
+    let somebody = world.unique("somebody");
+    let body = |id: &str, workspace: &str, role: &str| json!({"issuer": issuer, "id": id, "role": role, "workspace": workspace});
+    let mut admin = world.person("adam", &["admin"]);
+    let twin = admin.post("/admin/roles/grant", &body(&somebody, "default", "reviewer"))?;
+    world.harmless_because(twin.status == 200, "an administrator grants a role in its own workspace")?;
+    let answer = admin.post("/admin/roles/grant", &body(id, workspace, role))?;
+    world.refused_without_event(&answer, 403, "forbidden")?;
+    let listed = world.node.operator().get(&format!("/admin/roles?workspace={workspace}"))?.expect(200)?;
+    let granted = listed.as_array().into_iter().flatten().any(|grant| grant["id"] == id && grant["role"] == role);
+    ensure!(!granted, "the role was granted");
+    Ok(())
 }
 
 fn token_in_query(world: &mut World) -> Result<()> {
