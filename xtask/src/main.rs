@@ -17,6 +17,7 @@ mod setup;
 mod stages;
 mod strace;
 mod tidy;
+mod twins;
 mod walkthrough;
 
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ cargo xtask COMMAND
   strace                   a system-call trace: no answer leaves before its sync
   oidc                     a real OpenID provider in front of a node: tokens, key rotation, absence
   walkthrough              docs/walkthrough.md, executed
+  twins [--set tuning|held-out]
+                           what the scan of definitions catches, and what it lets pass
   peers                    other people's servers behind the gateway, other people's clients in front of it
 
 Acceptance programs build the product in the release profile; --binary PATH takes another one.";
@@ -105,6 +108,7 @@ fn run(arguments: &[String]) -> Result<bool> {
             conformance::serve_upstream(address, era, Path::new(journal)).map(|()| true)
         }
         "evidence" => evidence::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "twins" => twins::run(Options::parse(rest, &["set"])?.text("set")),
         "hostile" => hostile::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "hostile-upstream" => {
             let control = rest.first().context("where is the control directory?")?;

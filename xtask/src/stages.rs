@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
-use crate::{crash, evidence, hostile, oidc, paths, peers, power, setup, strace, tidy, walkthrough};
+use crate::{crash, evidence, hostile, oidc, paths, peers, power, setup, strace, tidy, twins, walkthrough};
 
 /// The demo promises less than a minute after the build.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
@@ -35,6 +35,7 @@ const STAGES: &[Stage] = &[
     // Tests are built with features that the product does not have, and leave their build in its place.
     ("product", |_| one(paths::build(&["build", "--release", "--package", "countersign"]).map(|()| true))),
     ("tidy", |_| one(tidy::run(&paths::root()).map(|findings| findings == 0))),
+    ("twins", |_| one(twins::run(None))),
     ("advisories", |_| advisories()),
     ("walkthrough", |binary| one(walkthrough::run(binary))),
     ("peers", |binary| one(peers::run(binary))),

@@ -6,6 +6,7 @@
 //! - [`openapi`]: OpenAPI documents into manifests.
 //! - [`uri_template`]: which resources a resource template stands for.
 //! - [`names`]: tool names on MCP, and names that look alike.
+//! - [`scan`]: what in a definition speaks to the model behind its user's back.
 //! - [`visible`]: text from strangers, with everything hidden made visible.
 //!
 //! Apart from [`Manifest::load`] and [`manifest::load_dir`], which read files, nothing here does I/O; who talks to
@@ -16,6 +17,7 @@ pub mod diff;
 pub mod manifest;
 pub mod names;
 pub mod openapi;
+pub mod scan;
 pub mod uri_template;
 pub mod visible;
 
