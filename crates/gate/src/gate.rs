@@ -5,6 +5,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_catalog::Kind;
 use countersign_domain::{
     EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName,
@@ -13,6 +15,7 @@ use countersign_ledger::state::StateOp;
 use countersign_ledger::{Append, AppendError, Appended, Ledger};
 use countersign_proof::canonical::Limits;
 use serde_json::json;
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::api::{Offered, VisibleTool};
@@ -50,6 +53,22 @@ pub struct Settings {
     pub clock: fn() -> Millis,
 }
 
+/// A resource that its upstream says has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Updated {
+    /// Whose.
+    pub upstream: UpstreamName,
+    /// The upstream's own URI.
+    pub uri: String,
+}
+
+/// Changes of resources that wait for slow listeners; beyond it, the oldest are lost, and the listener knows.
+const UNHEARD: usize = 1_024;
+
+fn seal_purpose(principal: &Principal, purpose: &str) -> Vec<u8> {
+    format!("surface|{purpose}|{}", principal.caller_key()).into_bytes()
+}
+
 /// The gate. One per node, shared.
 pub struct Gate {
     pub(crate) ledger: Ledger,
@@ -63,6 +82,7 @@ pub struct Gate {
     pub(crate) suppressed: Suppressed,
     pub(crate) frozen: ArcSwap<FrozenSet>,
     pub(crate) waiters: Waiters,
+    updates: broadcast::Sender<Updated>,
     pub(crate) peers: Peers,
     pub(crate) meter: Meter,
     pub(crate) directory: ArcSwap<Known>,
@@ -103,6 +123,7 @@ impl Gate {
             suppressed: Suppressed::default(),
             frozen: ArcSwap::default(),
             waiters: Waiters::default(),
+            updates: broadcast::channel(UNHEARD).0,
             directory: ArcSwap::default(),
             used_keys: std::sync::Mutex::default(),
             unauthenticated: std::sync::Mutex::default(),
@@ -208,6 +229,34 @@ impl Gate {
         view.tool(&name).is_some_and(|tool| tool.reads_unlisted() && tool.visible_to(principal))
     }
 
+    /// Resources that upstreams say have changed, from now on.
+    pub fn updates(&self) -> broadcast::Receiver<Updated> {
+        self.updates.subscribe()
+    }
+
+    /// Seals bytes that a surface gives out, for a purpose and to be taken back from this caller alone. Any node of the
+    /// workspace opens it again.
+    ///
+    /// # Errors
+    /// If the workspace's key can't be had.
+    pub async fn seal(&self, principal: &Principal, purpose: &str, plain: &[u8]) -> Result<String, Refusal> {
+        let keys = self.keys(&principal.workspace).await?;
+        let sealed = keys
+            .seal(&seal_purpose(principal, purpose), plain)
+            .map_err(|_| Refusal::new(RefusalKind::Internal, "the state could not be sealed"))?;
+        Ok(URL_SAFE_NO_PAD.encode(sealed))
+    }
+
+    /// Opens what [`Gate::seal`] sealed for the same purpose and caller; `None` for anything else.
+    ///
+    /// # Errors
+    /// If the workspace's key can't be had.
+    pub async fn unseal(&self, principal: &Principal, purpose: &str, sealed: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        let keys = self.keys(&principal.workspace).await?;
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).ok();
+        Ok(bytes.and_then(|bytes| keys.open(&seal_purpose(principal, purpose), &bytes).ok()))
+    }
+
     /// Grows whenever [`Gate::tools`] may answer differently.
     pub fn catalog_version(&self) -> u64 {
         self.registry.peek().version
@@ -301,6 +350,19 @@ impl Gate {
             let gate = Arc::clone(&gate);
             tokio::spawn(async move { gate.reload_policies().await });
         });
+        for (manifest, upstream) in self.registry.upstreams() {
+            let (name, mut heard, gate) = (manifest.upstream.clone(), upstream.updates(), Arc::clone(self));
+            handles.push(tokio::spawn(async move {
+                loop {
+                    match heard.recv().await {
+                        // Without listeners there is nobody to tell.
+                        Ok(uri) => drop(gate.updates.send(Updated { upstream: name.clone(), uri })),
+                        Err(broadcast::error::RecvError::Lagged(_)) => {}
+                        Err(broadcast::error::RecvError::Closed) => return,
+                    }
+                }
+            }));
+        }
         let gate = Arc::clone(self);
         handles.push(tokio::spawn(async move { gate.housekeeping().await }));
         handles.push(tokio::spawn(Arc::clone(self).follow_directory()));

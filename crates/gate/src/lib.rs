@@ -32,7 +32,7 @@ pub mod upstream;
 pub mod waiters;
 
 mod gate;
-pub use gate::{Gate, Settings};
+pub use gate::{Gate, Settings, Updated};
 
 /// Fresh random bytes from the operating system's generator by way of a thread-local one.
 pub(crate) fn entropy<const N: usize>() -> [u8; N] {

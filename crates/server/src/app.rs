@@ -13,6 +13,9 @@ use crate::config::Config;
 use crate::http::guard::HostGuard;
 use crate::http::resource::Resource;
 use crate::mcp::catalog::Listings;
+use crate::mcp::changes::Seats;
+use crate::mcp::parked::Parking;
+use crate::mcp::session::Sessions;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
 
@@ -29,6 +32,9 @@ pub(crate) struct App {
     pub tls: Option<Arc<Tls>>,
     pub upstreams: BTreeSet<UpstreamName>,
     pub listings: Listings,
+    pub sessions: Sessions,
+    pub parking: Parking,
+    pub seats: Seats,
     pub started: Instant,
     pub telemetry: Telemetry,
     /// Turns true when the node stops: waits for people end early then.

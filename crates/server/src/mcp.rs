@@ -1,21 +1,32 @@
-//! MCP for tools, at `/mcp` (everything that the caller may see) and `/mcp/{upstream}` (one upstream, own names).
+//! MCP at `/mcp` (everything that the caller may see) and `/mcp/{upstream}` (one upstream, own names).
 //!
 //! Written for this gateway rather than on an SDK, so that definitions and results pass as the raw JSON that was pinned and
-//! recorded. Stateless in both eras: no session ids; `initialize` only negotiates a revision.
+//! recorded.
 //!
 //! - [`message`]: JSON-RPC envelopes; [`era`]: which revision a request speaks, and the header checks of 2026-07-28.
-//! - [`catalog`]: listing tools; [`call`]: calling them, waiting for people; [`result`]: results with our `_meta`.
+//! - [`catalog`], [`offers`]: listing tools, prompts and resources; [`call`]: calling, and waiting for people; [`result`]: results
+//!   with our `_meta`.
+//! - [`wire`]: the way back to a client while its request runs; [`talk`]: what of it goes out, as JSON or a stream.
+//! - [`session`]: clients before 2026-07-28; [`parked`]: calls that wait for a retry with answers, since.
+//! - [`changes`], [`listen`]: what clients hear of between their requests.
 //! - [`http`]: the streamable HTTP transport; [`stdio`]: a proxy from standard input and output to it.
 //!
-//! Not here: sampling, elicitation, resources, prompts, subscriptions (not declared as capabilities).
+//! Not here: tasks (not declared as a capability or extension).
 
 pub(crate) mod call;
 pub(crate) mod catalog;
+pub(crate) mod changes;
 pub(crate) mod era;
 pub(crate) mod http;
+pub(crate) mod listen;
 pub(crate) mod message;
+pub(crate) mod offers;
+pub(crate) mod parked;
 pub(crate) mod result;
+pub(crate) mod session;
 pub mod stdio;
+pub(crate) mod talk;
+pub(crate) mod wire;
 
 use countersign_domain::UpstreamName;
 

@@ -42,6 +42,9 @@ use crate::http::resource::Resource;
 use crate::http::serve::serve;
 use crate::keys::{KeyFileError, create_private_dir};
 use crate::mcp::catalog::Listings;
+use crate::mcp::changes::Seats;
+use crate::mcp::parked::Parking;
+use crate::mcp::session::Sessions;
 use crate::tls::Tls;
 
 pub(crate) use storage::{backup, export, fsck};
@@ -154,7 +157,7 @@ impl Node {
         // First, so that of two nodes on one directory the second one says what is wrong.
         let lock = take_lock(&config.data_dir)?;
         let listener = TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })?;
-        Self::assemble(config, lock, listener).await
+        Self::assemble(config, lock, listener, Vec::new()).await
     }
 
     /// Starts a node on a listener; the configured address is not looked at.
@@ -163,10 +166,28 @@ impl Node {
     /// [`StartError`].
     pub async fn start_on(config: Config, listener: TcpListener) -> Result<Self, StartError> {
         let lock = take_lock(&config.data_dir)?;
-        Self::assemble(config, lock, listener).await
+        Self::assemble(config, lock, listener, Vec::new()).await
     }
 
-    async fn assemble(mut config: Config, lock: File, listener: TcpListener) -> Result<Self, StartError> {
+    /// Starts a node with capabilities that live in this process, beside the upstreams of its manifests.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_with(
+        config: Config,
+        listener: TcpListener,
+        built_in: Vec<(Manifest, Arc<dyn Upstream>)>,
+    ) -> Result<Self, StartError> {
+        let lock = take_lock(&config.data_dir)?;
+        Self::assemble(config, lock, listener, built_in).await
+    }
+
+    async fn assemble(
+        mut config: Config,
+        lock: File,
+        listener: TcpListener,
+        built_in: Vec<(Manifest, Arc<dyn Upstream>)>,
+    ) -> Result<Self, StartError> {
         let listening = |error| StartError::Listen { address: config.listen, error };
         config.listen = listener.local_addr().map_err(listening)?;
         settled(&config)?;
@@ -181,8 +202,9 @@ impl Node {
         notes.extend(storage::note_on(&opened));
         let egress = Egress::new(EgressConfig::default());
         let manifests = manifests(&config.manifests)?;
-        let names: Vec<UpstreamName> = manifests.iter().map(|manifest| manifest.upstream.clone()).collect();
-        let registry = registry(manifests, &egress, &ledger).await?;
+        let here = built_in.iter().map(|(manifest, _)| manifest);
+        let names: Vec<UpstreamName> = manifests.iter().chain(here).map(|manifest| manifest.upstream.clone()).collect();
+        let registry = registry(manifests, built_in, &egress, &ledger).await?;
         let policies = Arc::new(PolicyStore::new(config.policies.clone()));
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         if ledger.is_shared() {
@@ -204,6 +226,9 @@ impl Node {
             config,
             upstreams: names.into_iter().collect(),
             listings: Listings::default(),
+            sessions: Sessions::default(),
+            parking: Parking::default(),
+            seats: Seats::default(),
             started: Instant::now(),
             telemetry,
             stopping: stopping.clone(),
@@ -308,8 +333,13 @@ fn manifests(directory: &Path) -> Result<Vec<Manifest>, StartError> {
     })
 }
 
-async fn registry(manifests: Vec<Manifest>, egress: &Egress, ledger: &Ledger) -> Result<Arc<Registry>, StartError> {
-    let mut upstreams: Vec<(Manifest, Arc<dyn Upstream>)> = Vec::with_capacity(manifests.len());
+async fn registry(
+    manifests: Vec<Manifest>,
+    built_in: Vec<(Manifest, Arc<dyn Upstream>)>,
+    egress: &Egress,
+    ledger: &Ledger,
+) -> Result<Arc<Registry>, StartError> {
+    let mut upstreams = built_in;
     for manifest in manifests {
         let upstream = connect(&manifest, egress)
             .map_err(|error| StartError::Setup(format!("upstream {}: {error}", manifest.upstream)))?;

@@ -265,9 +265,29 @@ fn mcp() -> Vec<(String, Value)> {
     };
     let one = operation("mcpUpstream", "MCP: the tools of one upstream, under their own names")
         .path("upstream", "The upstream's name.");
+    let session = |id: &str, summary: &str| {
+        Operation::new("mcp", id, summary).header("Mcp-Session-Id", "Given out by the answer to initialize.")
+    };
+    let listen = |id: &str| {
+        let stream = json!({ "type": "string", "contentMediaType": "text/event-stream" });
+        session(id, "MCP before 2026-07-28: what the session hears between its requests")
+            .answers("200", "Events.", stream)
+    };
+    let end = |id: &str| session(id, "MCP before 2026-07-28: ends the session").empty("204", "The session is over.");
+    let named = |operation: Operation| operation.path("upstream", "The upstream's name.");
     vec![
-        item("/mcp", vec![("post", operation("mcp", "MCP: all tools that the caller may see"))]),
-        item("/mcp/{upstream}", vec![("post", one)]),
+        item(
+            "/mcp",
+            vec![
+                ("post", operation("mcp", "MCP: everything that the caller may see")),
+                ("get", listen("mcpStream")),
+                ("delete", end("mcpEnd")),
+            ],
+        ),
+        item(
+            "/mcp/{upstream}",
+            vec![("post", one), ("get", named(listen("mcpUpstreamStream"))), ("delete", named(end("mcpUpstreamEnd")))],
+        ),
     ]
 }
 
@@ -536,7 +556,7 @@ mod tests {
         for route in source.split(".route(\"").skip(1) {
             let (path, rest) = route.split_once('"').expect("a path");
             let handlers = &rest[..rest.find("\n").expect("a line")];
-            for method in ["get", "post"].iter().filter(|m| handlers.contains(&format!("{m}("))) {
+            for method in ["get", "post", "delete"].iter().filter(|m| handlers.contains(&format!("{m}("))) {
                 routed.insert((path.replace("{*path}", "{path}"), (*method).to_owned()));
             }
         }

@@ -1,4 +1,5 @@
-//! Calling tools: to the gate, and where people have to agree first, waiting for them within the client's patience.
+//! Calling: tools, prompts, resources, completion. To the gate, and where people have to agree first, waiting for them within
+//! the client's patience.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,38 +7,45 @@ use std::time::Duration;
 use countersign_domain::{Principal, Refusal, RefusalKind, ToolRef};
 use countersign_gate::api::{CallOutcome, CallRequest, Redeem, WaitOutcome};
 use countersign_gate::trace::{self, Context, Trace, Value as TraceValue};
-use countersign_gate::upstream::Mute;
+use countersign_gate::upstream::Client;
 use serde::Deserialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::era::{self, Era};
-use super::message::{self, INVALID_PARAMS, Params, RpcError};
-use super::{AWAIT_APPROVAL, Scope, result};
+use super::message::{INVALID_PARAMS, Params, RpcError};
+use super::wire::{Outcome, Wire};
+use super::{AWAIT_APPROVAL, Scope, offers, result};
 use crate::app::App;
 use crate::http::request::is_idempotency_key;
 
 /// Redeeming can find that more is owed by now; after so many rounds the caller is told.
 const MAX_ROUNDS: usize = 8;
 
-/// A `tools/call` that is ready to run.
+/// What is called.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// An operation of an upstream.
+    Call { tool: ToolRef, arguments: Vec<u8>, idempotency_key: Option<String> },
+    /// A request of before, for which people may have agreed.
+    Await(Uuid),
+}
+
+/// A call that is ready to run.
 pub(crate) struct Job {
     /// The request's id as it was written.
-    pub id: String,
-    /// How to answer.
-    pub era: Era,
-    /// Under which token progress is reported, as it was written.
-    pub progress_token: Option<String>,
-    /// The tool as it was named.
+    id: String,
+    /// The method, and what it names.
+    method: &'static str,
     name: String,
     /// The trace that the message belongs to.
     context: Option<Context>,
-    what: What,
-}
-
-enum What {
-    Call { tool: ToolRef, arguments: Vec<u8>, idempotency_key: Option<String> },
-    Await(Uuid),
+    /// How to answer.
+    pub era: Era,
+    /// What is called.
+    pub what: What,
+    /// Whether refusals are results that a model can read, as those of tools are, or errors.
+    pub is_tool: bool,
 }
 
 #[derive(Deserialize)]
@@ -46,65 +54,94 @@ struct AwaitArguments {
     request_id: Uuid,
 }
 
-/// Reads a `tools/call`.
+/// Reads a `tools/call`, `prompts/get`, `resources/read` or `completion/complete`.
 ///
 /// # Errors
-/// Where the request itself is wrong, or there is no such tool.
+/// Where the request itself is wrong, or there is nothing of this name.
 pub(crate) fn prepare(
     app: &App,
+    principal: &Principal,
     scope: &Scope,
-    id: &str,
+    (id, method): (&str, &'static str),
     params: &Params<'_>,
     era: Era,
     headers: &http::HeaderMap,
 ) -> Result<Job, RpcError> {
-    let Some(name) = params.name.as_ref().map(|name| name.0.as_ref()) else {
-        return Err(RpcError::new(INVALID_PARAMS, "tools/call needs a name"));
-    };
-    let arguments = params.arguments.map_or("{}", |raw| raw.get());
-    let meta = params.meta.as_ref();
-    let progress = meta.and_then(|meta| meta.progress_token).map(|raw| raw.get());
-    let progress_token = progress.filter(|raw| raw.len() <= 512 && !raw.starts_with(['{', '['])).map(str::to_owned);
-    let what = if name == AWAIT_APPROVAL {
-        let arguments: AwaitArguments = serde_json::from_str(arguments).map_err(|_| {
-            RpcError::new(INVALID_PARAMS, "await_approval takes a request_id, the UUID in the earlier answer")
-        })?;
-        What::Await(arguments.request_id)
-    } else {
-        let tool = match scope {
-            Scope::All => app.gate.tool_by_mcp_name(name),
-            Scope::Upstream(upstream) => app.gate.tool_by_own_name(upstream, name),
-        };
-        let tool = tool.ok_or_else(|| RpcError::new(INVALID_PARAMS, format!("Unknown tool: {}", shown(name))))?;
-        if era == Era::Modern {
-            era::check_params(&app.listings.param_headers(app, &tool), arguments, headers)?;
-        }
-        let key = meta.and_then(|meta| meta.idempotency_key.as_ref()).map(|key| key.0.as_ref());
-        if key.is_some_and(|key| !is_idempotency_key(key)) {
-            let message = "dev.countersign/idempotency-key takes 1 to 255 visible ASCII characters";
-            return Err(RpcError::new(INVALID_PARAMS, message));
-        }
-        let idempotency_key = key.map(str::to_owned);
-        What::Call { tool, arguments: arguments.as_bytes().to_vec(), idempotency_key }
-    };
-    let context = meta.and_then(|meta| {
+    let context = params.meta.as_ref().and_then(|meta| {
         let state = meta.tracestate.as_ref().map(|state| state.0.as_ref());
         Context::parse(&meta.traceparent.as_ref()?.0, state)
     });
-    Ok(Job { id: id.to_owned(), era, progress_token, name: name.to_owned(), context, what })
+    let named = params.name.as_ref().or(params.uri.as_ref()).map(|name| name.0.as_ref()).unwrap_or_default().to_owned();
+    let job = |what, is_tool| Job { id: id.to_owned(), method, name: named, context, era, what, is_tool };
+    let name = params.name.as_ref().map(|name| name.0.as_ref());
+    let arguments = params.arguments.map_or("{}", |raw| raw.get());
+    let needs = |what: &str| RpcError::new(INVALID_PARAMS, format!("{method} needs a {what}"));
+    let is_tool = method == "tools/call";
+    let (tool, arguments) = match method {
+        "tools/call" => match name.ok_or_else(|| needs("name"))? {
+            AWAIT_APPROVAL => {
+                let arguments: AwaitArguments = serde_json::from_str(arguments).map_err(|_| {
+                    RpcError::new(INVALID_PARAMS, "await_approval takes a request_id, the UUID in the earlier answer")
+                })?;
+                return Ok(job(What::Await(arguments.request_id), is_tool));
+            }
+            name => (tool_named(app, scope, name, arguments, era, headers)?, arguments.as_bytes().to_vec()),
+        },
+        "prompts/get" => {
+            (offers::prompt(app, scope, name.ok_or_else(|| needs("name"))?)?, arguments.as_bytes().to_vec())
+        }
+        "resources/read" => {
+            let uri = params.uri.as_ref().ok_or_else(|| needs("uri"))?;
+            let (upstream, uri) = offers::locate(app, principal, scope, &uri.0, era)?;
+            offers::resource(upstream, &uri, false)
+        }
+        _ => offers::completion(app, principal, scope, params, era)?,
+    };
+    let key = params.meta.as_ref().and_then(|meta| meta.idempotency_key.as_ref()).map(|key| key.0.as_ref());
+    if key.is_some_and(|key| !is_idempotency_key(key)) {
+        let message = "dev.countersign/idempotency-key takes 1 to 255 visible ASCII characters";
+        return Err(RpcError::new(INVALID_PARAMS, message));
+    }
+    Ok(job(What::Call { tool, arguments, idempotency_key: key.map(str::to_owned) }, is_tool))
 }
 
-/// Runs the call to its answer, a JSON-RPC response.
+fn tool_named(
+    app: &App,
+    scope: &Scope,
+    name: &str,
+    arguments: &str,
+    era: Era,
+    headers: &http::HeaderMap,
+) -> Result<ToolRef, RpcError> {
+    let tool = match scope {
+        Scope::All => app.gate.tool_by_mcp_name(name),
+        Scope::Upstream(upstream) => app.gate.tool_by_own_name(upstream, name),
+    };
+    let tool = tool.ok_or_else(|| RpcError::new(INVALID_PARAMS, format!("Unknown tool: {}", shown(name))))?;
+    if era == Era::Modern {
+        era::check_params(&app.listings.param_headers(app, &tool), arguments, headers)?;
+    }
+    Ok(tool)
+}
+
+/// Runs the call to its result.
 ///
 /// The gate keeps a call that has reached the upstream going even if this future is dropped; what is dropped then is only
 /// the waiting.
-pub(crate) async fn run(app: Arc<App>, principal: Arc<Principal>, correlation: Arc<str>, mut job: Job) -> Vec<u8> {
-    let trace = Trace::message(job.context.take(), "tools/call");
+pub(crate) async fn run(
+    app: Arc<App>,
+    principal: Arc<Principal>,
+    correlation: Arc<str>,
+    job: Job,
+    wire: Arc<Wire>,
+) -> Outcome {
+    let mut job = job;
+    let trace = Trace::message(job.context.take(), job.method);
     trace::scope(trace.clone(), async {
         if let Some(trace) = trace {
             describe(&trace, &job);
         }
-        run_traced(app, principal, correlation, job).await
+        run_traced(app, principal, correlation, job, wire).await
     })
     .await
 }
@@ -112,10 +149,12 @@ pub(crate) async fn run(app: Arc<App>, principal: Arc<Principal>, correlation: A
 /// The message by OpenTelemetry's conventions for MCP.
 fn describe(trace: &Trace, job: &Job) {
     let text = |text: &str| TraceValue::Text(text.to_owned().into());
-    trace.rename(format!("tools/call {}", job.name));
-    trace.note("mcp.method.name", TraceValue::Text("tools/call".into()));
-    trace.note("gen_ai.operation.name", TraceValue::Text("execute_tool".into()));
-    trace.note("gen_ai.tool.name", text(&job.name));
+    trace.note("mcp.method.name", TraceValue::Text(job.method.into()));
+    if job.is_tool {
+        trace.rename(format!("{} {}", job.method, job.name));
+        trace.note("gen_ai.operation.name", TraceValue::Text("execute_tool".into()));
+        trace.note("gen_ai.tool.name", text(&job.name));
+    }
     trace.note("jsonrpc.request.id", text(job.id.trim_matches('"')));
     trace.note("network.transport", TraceValue::Text("tcp".into()));
     if job.era == Era::Modern {
@@ -143,17 +182,29 @@ fn conclude(outcome: &Result<CallOutcome, Refusal>) {
     }
 }
 
-async fn run_traced(app: Arc<App>, principal: Arc<Principal>, correlation: Arc<str>, job: Job) -> Vec<u8> {
-    let outcome = run_to_outcome(&app, &principal, &correlation, job.what).await;
+async fn run_traced(
+    app: Arc<App>,
+    principal: Arc<Principal>,
+    correlation: Arc<str>,
+    job: Job,
+    wire: Arc<Wire>,
+) -> Outcome {
+    let Job { era, what, is_tool, .. } = job;
+    let reads = matches!(&what, What::Call { tool, .. } if tool.tool == countersign_domain::operation::READ_RESOURCE);
+    let outcome = run_to_outcome(&app, &principal, &correlation, what, wire).await;
     conclude(&outcome);
-    let result = match &outcome {
-        Ok(CallOutcome::Done(answer)) => result::of_answer(answer, job.era),
-        Ok(CallOutcome::Pending(pending)) => Ok(result::of_pending(pending, job.era)),
-        Err(refusal) => result::of_refusal(refusal, &correlation, job.era),
-    };
-    match result {
-        Ok(result) => message::response(&job.id, &result),
-        Err(error) => error.response(Some(&job.id)),
+    match outcome {
+        Ok(CallOutcome::Done(answer)) => match is_tool {
+            true => result::of_answer(&answer, era, false),
+            false => match result::upstream_error(&answer, era) {
+                Some(error) => Err(error),
+                None => result::of_answer(&answer, era, reads),
+            },
+        },
+        Ok(CallOutcome::Pending(pending)) if is_tool => Ok(result::of_pending(&pending, era)),
+        Ok(CallOutcome::Pending(pending)) => Err(result::pending_error(&pending)),
+        Err(refusal) if is_tool => result::of_refusal(&refusal, &correlation, era),
+        Err(refusal) => Err(result::refusal_error(&refusal, &correlation, era)),
     }
 }
 
@@ -162,19 +213,21 @@ async fn run_to_outcome(
     principal: &Arc<Principal>,
     correlation: &Arc<str>,
     what: What,
+    wire: Arc<Wire>,
 ) -> Result<CallOutcome, Refusal> {
     let until = Instant::now() + app.config.approval_wait;
+    let client: Arc<dyn Client> = wire.clone();
     let outcome = match what {
         What::Call { tool, arguments, idempotency_key } => {
             let correlation = correlation.to_string();
             let principal = Arc::clone(principal);
-            let (client, timeout) = (Arc::new(Mute), None);
+            let timeout = None;
             let request = CallRequest { principal, tool, arguments, idempotency_key, correlation, client, timeout };
             app.gate.call(request).await?
         }
-        What::Await(id) => app.gate.redeem(principal, Redeem::Request(id), correlation, Arc::new(Mute)).await?,
+        What::Await(id) => app.gate.redeem(principal, Redeem::Request(id), correlation, client).await?,
     };
-    settle(app, principal, correlation, outcome, until).await
+    settle(app, principal, correlation, outcome, until, &wire).await
 }
 
 /// Waits for people and redeems, until the call is done, refused, or the time is up.
@@ -184,6 +237,7 @@ async fn settle(
     correlation: &Arc<str>,
     mut outcome: CallOutcome,
     until: Instant,
+    wire: &Arc<Wire>,
 ) -> Result<CallOutcome, Refusal> {
     for _ in 0..MAX_ROUNDS {
         let CallOutcome::Pending(pending) = &outcome else { return Ok(outcome) };
@@ -197,11 +251,13 @@ async fn settle(
             waited = app.gate.wait(principal, id, left) => waited?,
             // The node stops: the client is told while there is time to tell it.
             _ = stopping.wait_for(|stop| *stop) => WaitOutcome::StillPending,
+            // Nobody waits for the answer any more; the request stays open.
+            () = wire.cancelled() => WaitOutcome::StillPending,
         };
         match waited {
             WaitOutcome::StillPending => break,
             WaitOutcome::Met | WaitOutcome::Closed => {
-                outcome = app.gate.redeem(principal, Redeem::Request(id), correlation, Arc::new(Mute)).await?;
+                outcome = app.gate.redeem(principal, Redeem::Request(id), correlation, wire.clone()).await?;
             }
         }
     }

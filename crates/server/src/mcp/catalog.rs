@@ -23,7 +23,7 @@ const PAGE_TOOLS: usize = 1000;
 /// Bytes of definitions on one page; a page has at least one tool.
 const PAGE_BYTES: usize = 4 << 20;
 /// 2026-07-28: how long a client may take the list for true. Reviews and reloads should show soon.
-const TTL_MS: u64 = 30_000;
+pub(crate) const TTL_MS: u64 = 30_000;
 /// Sorts behind every `upstream:tool`.
 const LAST: &str = "~";
 
@@ -92,12 +92,13 @@ pub(crate) fn list(
     tools.push((LAST.to_owned(), Bytes::from(await_approval().to_string())));
     tools.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     let rest = tools.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
-    Ok(page(rest, era))
+    Ok(page("tools", rest, era))
 }
 
-fn page(mut rest: impl Iterator<Item = (String, Bytes)>, era: Era) -> Vec<u8> {
+/// A page of a list, with where to go on.
+pub(crate) fn page(member: &str, mut rest: impl Iterator<Item = (String, Bytes)>, era: Era) -> Vec<u8> {
     let mut out = ObjectWriter::new(Vec::with_capacity(16 * 1024));
-    let list = out.name("tools");
+    let list = out.name(member);
     list.push(b'[');
     let (mut count, mut bytes, mut last) = (0, 0, String::new());
     let mut more = false;
@@ -126,7 +127,11 @@ fn page(mut rest: impl Iterator<Item = (String, Bytes)>, era: Era) -> Vec<u8> {
     out.finish()
 }
 
-fn decode_cursor(cursor: &str) -> Result<String, RpcError> {
+/// The key after which a page begins.
+///
+/// # Errors
+/// If the cursor is not one of ours.
+pub(crate) fn decode_cursor(cursor: &str) -> Result<String, RpcError> {
     let bytes = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     bytes.ok_or_else(|| RpcError::new(INVALID_PARAMS, "the cursor is not one that was given out here"))
 }
@@ -184,7 +189,7 @@ mod tests {
         let (mut after, mut names): (Option<String>, Vec<String>) = (None, Vec::new());
         loop {
             let rest = all.iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after)).cloned();
-            let value: Value = serde_json::from_slice(&page(rest, Era::Modern)).expect("JSON");
+            let value: Value = serde_json::from_slice(&page("tools", rest, Era::Modern)).expect("JSON");
             names.extend(
                 value["tools"].as_array().expect("tools").iter().map(|t| t["name"].as_str().expect("name").to_owned()),
             );

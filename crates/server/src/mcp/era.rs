@@ -81,10 +81,12 @@ fn modern(method: &str, params: &Params<'_>, headers: &HeaderMap) -> Result<(), 
         Some(value) => return Err(mismatch(&format!("Mcp-Method says {}, the body {}", shown(value), shown(method)))),
         None => return Err(mismatch("the Mcp-Method header is missing")),
     }
-    if method != "tools/call" {
-        return Ok(());
-    }
-    let body = params.name.as_ref().map(|name| name.0.as_ref()).unwrap_or_default();
+    let named = match method {
+        "tools/call" | "prompts/get" => &params.name,
+        "resources/read" => &params.uri,
+        _ => return Ok(()),
+    };
+    let body = named.as_ref().map(|name| name.0.as_ref()).unwrap_or_default();
     match single(headers, &NAME)? {
         Some(value) if decoded(value).as_deref() == Some(body) => Ok(()),
         Some(value) => Err(mismatch(&format!("Mcp-Name says {}, the body {}", shown(value), shown(body)))),

@@ -18,6 +18,12 @@ pub(crate) const METHOD_NOT_FOUND: i64 = -32601;
 pub(crate) const INVALID_PARAMS: i64 = -32602;
 /// Something failed here.
 pub(crate) const INTERNAL_ERROR: i64 = -32603;
+/// Before 2026-07-28: no such resource.
+pub(crate) const RESOURCE_NOT_FOUND: i64 = -32002;
+/// Ours: refused by policy, a limit, a person or the state of things; `data` is the problem.
+pub(crate) const REFUSED: i64 = 4030;
+/// Ours: people have to agree first; `data` says how to go on.
+pub(crate) const PENDING: i64 = 4020;
 /// 2026-07-28: headers and body say different things.
 pub(crate) const HEADER_MISMATCH: i64 = -32020;
 /// 2026-07-28: a revision that is not spoken here.
@@ -42,9 +48,19 @@ pub(crate) enum Message<'a> {
         params: Params<'a>,
     },
     /// Wants none.
-    Notification,
-    /// An answer, though nothing was asked.
-    Response,
+    Notification {
+        /// The method.
+        method: Cow<'a, str>,
+        /// Which request it is about (`notifications/cancelled`), as it was written.
+        about: Option<&'a str>,
+    },
+    /// An answer to something that was asked.
+    Response {
+        /// The question's id as it was written.
+        id: Option<&'a str>,
+        /// The answer.
+        outcome: Result<&'a RawValue, &'a RawValue>,
+    },
 }
 
 /// The parameters that the methods served here look at; others are left alone.
@@ -62,6 +78,33 @@ pub(crate) struct Params<'a> {
     /// `tools/list`: where to go on.
     #[serde(borrow, default)]
     pub cursor: Option<Text<'a>>,
+    /// Resources: which one.
+    #[serde(borrow, default)]
+    pub uri: Option<Text<'a>>,
+    /// `completion/complete`: what is completed.
+    #[serde(borrow, default, rename = "ref")]
+    pub reference: Option<&'a RawValue>,
+    /// `completion/complete`: the argument so far.
+    #[serde(borrow, default)]
+    pub argument: Option<&'a RawValue>,
+    /// `completion/complete`: the other arguments.
+    #[serde(borrow, default)]
+    pub context: Option<&'a RawValue>,
+    /// `logging/setLevel`: the level.
+    #[serde(borrow, default)]
+    pub level: Option<Text<'a>>,
+    /// `initialize`: what the client can do.
+    #[serde(borrow, default)]
+    pub capabilities: Option<&'a RawValue>,
+    /// `subscriptions/listen`: what the client wants to hear of.
+    #[serde(borrow, default)]
+    pub notifications: Option<&'a RawValue>,
+    /// A retry with answers (2026-07-28): what was given out with the questions.
+    #[serde(borrow, default, rename = "requestState")]
+    pub request_state: Option<Text<'a>>,
+    /// A retry with answers: the answers.
+    #[serde(borrow, default, rename = "inputResponses")]
+    pub input_responses: Option<&'a RawValue>,
     /// `initialize`: the revision that the client wants.
     #[serde(borrow, default, rename = "protocolVersion")]
     pub protocol_version: Option<Text<'a>>,
@@ -76,15 +119,18 @@ pub(crate) struct Meta<'a> {
     /// What the client can do (2026-07-28).
     #[serde(borrow, default, rename = "io.modelcontextprotocol/clientCapabilities")]
     pub client_capabilities: Option<&'a RawValue>,
-    /// Opts into progress notifications.
-    #[serde(borrow, default, rename = "progressToken")]
-    pub progress_token: Option<&'a RawValue>,
+    /// The least severe log messages that the client wants to hear of (2026-07-28).
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/logLevel")]
+    pub log_level: Option<Text<'a>>,
     /// The trace that this message belongs to (W3C Trace Context).
     #[serde(borrow, default)]
     pub traceparent: Option<Text<'a>>,
     /// Beside it, what its vendors want to know.
     #[serde(borrow, default)]
     pub tracestate: Option<Text<'a>>,
+    /// Opts into progress notifications.
+    #[serde(borrow, default, rename = "progressToken")]
+    pub progress_token: Option<&'a RawValue>,
     /// Our own: what `Idempotency-Key` is over HTTP.
     #[serde(borrow, default, rename = "dev.countersign/idempotency-key")]
     pub idempotency_key: Option<Text<'a>>,
@@ -163,6 +209,34 @@ struct Envelope<'a> {
     error: Option<&'a RawValue>,
 }
 
+/// `notifications/cancelled`.
+#[derive(Default, Deserialize)]
+struct About<'a> {
+    #[serde(borrow, default, rename = "requestId")]
+    request: Option<&'a RawValue>,
+}
+
+/// A notification on its way out.
+pub(crate) fn notification(method: &str, params: &[u8]) -> Vec<u8> {
+    let mut out = ObjectWriter::new(Vec::with_capacity(params.len() + 64));
+    out.member("jsonrpc", b"\"2.0\"");
+    out.plain("method", method);
+    if !params.is_empty() {
+        out.member("params", params);
+    }
+    out.finish()
+}
+
+/// A request on its way out. The id is one of ours: nothing in it needs an escape.
+pub(crate) fn request(id: &str, method: &str, params: &[u8]) -> Vec<u8> {
+    let mut out = ObjectWriter::new(Vec::with_capacity(params.len() + 96));
+    out.member("jsonrpc", b"\"2.0\"");
+    out.plain("id", id);
+    out.plain("method", method);
+    out.member("params", params);
+    out.finish()
+}
+
 /// An object and nothing else: serde would also take the fields from an array.
 fn object_of<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, serde_json::Error> {
     if text.trim_ascii_start().starts_with(['[', '"']) {
@@ -192,11 +266,17 @@ pub(crate) fn parse(text: &str) -> Result<Message<'_>, (RpcError, Option<&str>)>
         return Err(invalid("jsonrpc must be \"2.0\""));
     }
     let Some(method) = envelope.method else {
-        let answers = envelope.result.is_some() || envelope.error.is_some();
-        return if answers { Ok(Message::Response) } else { Err(invalid("a request needs a method")) };
+        return match (envelope.result, envelope.error) {
+            (Some(result), None) => Ok(Message::Response { id, outcome: Ok(result) }),
+            (None, Some(error)) => Ok(Message::Response { id, outcome: Err(error) }),
+            (Some(_), Some(_)) => Err(invalid("an answer is a result or an error, not both")),
+            (None, None) => Err(invalid("a request needs a method")),
+        };
     };
     if envelope.id.is_none() {
-        return Ok(Message::Notification);
+        let about = envelope.params.and_then(|params| object_of::<About<'_>>(params.get()).ok());
+        let about = about.and_then(|about| about.request).map(RawValue::get).filter(|id| is_request_id(id));
+        return Ok(Message::Notification { method: method.0, about });
     }
     let Some(id) = id else { return Err(invalid("an id is a string or an integer")) };
     if method.0.len() > MAX_METHOD {
@@ -241,8 +321,15 @@ mod tests {
         let Ok(Message::Request { id, method, params }) = parse(text) else { panic!("a request") };
         assert_eq!((id, method.as_ref(), params.name.expect("named").0.as_ref()), ("\"a\"", "tools/call", "x"));
         assert_eq!(params.arguments.expect("there").get(), r#"{"n":1.0}"#);
-        assert!(matches!(parse(r#"{"jsonrpc":"2.0","method":"notifications/x"}"#), Ok(Message::Notification)));
-        assert!(matches!(parse(r#"{"jsonrpc":"2.0","id":1,"result":null}"#), Ok(Message::Response)));
+        let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"a"}}"#;
+        let Ok(Message::Notification { about: Some("\"a\""), .. }) = parse(cancelled) else {
+            panic!("about a request")
+        };
+        assert!(matches!(
+            parse(r#"{"jsonrpc":"2.0","id":1,"result":null}"#),
+            Ok(Message::Response { id: Some("1"), outcome: Ok(_) })
+        ));
+        assert_eq!(code(r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#), INVALID_REQUEST);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::era::Era;
-use super::message::{INTERNAL_ERROR, INVALID_PARAMS, RpcError};
+use super::message::{INTERNAL_ERROR, INVALID_PARAMS, PENDING as PENDING_CODE, REFUSED, RESOURCE_NOT_FOUND, RpcError};
 use crate::app::VERSION;
 use crate::http::problem;
 use crate::http::tools::Owed;
@@ -46,7 +46,7 @@ pub(crate) fn of_value(mut members: Map<String, Value>, era: Era) -> Vec<u8> {
 ///
 /// # Errors
 /// If the recorded result is not an object, which the gate's upstreams rule out.
-pub(crate) fn of_answer(answer: &Answer, era: Era) -> Result<Vec<u8>, RpcError> {
+pub(crate) fn of_answer(answer: &Answer, era: Era, caches: bool) -> Result<Vec<u8>, RpcError> {
     let text = answer.result.get();
     let members = rawjson::members(text).map_err(|error| {
         tracing::error!(%error, call = %answer.call, "a recorded result is not an object");
@@ -54,12 +54,17 @@ pub(crate) fn of_answer(answer: &Answer, era: Era) -> Result<Vec<u8>, RpcError> 
     })?;
     let mut out = ObjectWriter::new(Vec::with_capacity(text.len() + 384));
     let mut meta = None;
-    let mut typed = false;
+    let (mut typed, mut timed) = (false, false);
     for (name, value) in &members {
         match name.as_ref() {
             "_meta" => meta = Some(*value),
+            // What one caller may read is not for others to be served from a cache.
+            "cacheScope" if caches => {}
+            // A revision's own words; older ones do not have them.
+            "resultType" if era == Era::Legacy => {}
             name => {
                 typed |= name == "resultType";
+                timed |= name == "ttlMs";
                 out.member(name, value.get().as_bytes());
             }
         }
@@ -67,9 +72,76 @@ pub(crate) fn of_answer(answer: &Answer, era: Era) -> Result<Vec<u8>, RpcError> 
     if era == Era::Modern && !typed {
         out.plain("resultType", "complete");
     }
+    if era == Era::Modern && caches {
+        if !timed {
+            out.member("ttlMs", b"0");
+        }
+        out.plain("cacheScope", "private");
+    }
     let meta = merged_meta(meta, answer, era);
     out.member("_meta", &meta);
     Ok(out.finish())
+}
+
+/// An upstream's JSON-RPC error as one, for requests whose results have no place for it.
+pub(crate) fn upstream_error(answer: &Answer, era: Era) -> Option<RpcError> {
+    if !answer.is_error {
+        return None;
+    }
+    let value: Value = serde_json::from_str(answer.result.get()).ok()?;
+    let error = value.get("_meta")?.get(UPSTREAM_ERROR)?;
+    let code = match (error["code"].as_i64().unwrap_or(INTERNAL_ERROR), era) {
+        // 2026-07-28 gave "resource not found" another code, and forbids the old one.
+        (RESOURCE_NOT_FOUND, Era::Modern) => INVALID_PARAMS,
+        (code, _) => code,
+    };
+    let message = error["message"].as_str().unwrap_or("the upstream refused the request");
+    let mut data = match error.get("data") {
+        Some(Value::Object(data)) => data.clone(),
+        Some(other) => Map::from_iter([("data".to_owned(), other.clone())]),
+        None => Map::new(),
+    };
+    data.insert(RECEIPT.to_owned(), json!(answer.event));
+    Some(RpcError::new(code, message).with(Value::Object(data)))
+}
+
+/// A refusal as a JSON-RPC error, for requests whose results have no place for it.
+pub(crate) fn refusal_error(refusal: &Refusal, correlation: &str, era: Era) -> RpcError {
+    let problem = Value::Object(problem::members(refusal, correlation, None));
+    let code = match (refusal.kind, era) {
+        (RefusalKind::UnlistedResource, Era::Legacy) => RESOURCE_NOT_FOUND,
+        (
+            RefusalKind::UnlistedResource
+            | RefusalKind::UnknownTool
+            | RefusalKind::MalformedRequest
+            | RefusalKind::TooLarge
+            | RefusalKind::InvalidArguments,
+            _,
+        ) => INVALID_PARAMS,
+        (RefusalKind::Internal, _) => INTERNAL_ERROR,
+        _ => REFUSED,
+    };
+    RpcError::new(code, format!("Refused ({}): {}", refusal.kind.slug(), refusal.detail)).with(problem)
+}
+
+/// A request that waits for people, where only tools have results that can say so.
+pub(crate) fn pending_error(pending: &PendingCall) -> RpcError {
+    let message = format!(
+        "NOT executed; awaiting approval until {}; make the identical request again then, or call `await_approval`, or stop",
+        rfc3339(pending.expires_at)
+    );
+    RpcError::new(PENDING_CODE, message).with(json!({ PENDING: pending_details(pending), RECEIPT: pending.receipt }))
+}
+
+fn pending_details(pending: &PendingCall) -> Value {
+    json!({
+        "request_id": pending.request_id,
+        "expires_at": pending.expires_at,
+        "owed": Owed::from(&pending.owed),
+        "given": pending.given,
+        "confirmed": pending.confirmed,
+        "action_token": pending.action_token,
+    })
 }
 
 fn merged_meta(theirs: Option<&RawValue>, answer: &Answer, era: Era) -> Vec<u8> {
@@ -101,15 +173,11 @@ pub(crate) fn of_pending(pending: &PendingCall, era: Era) -> Vec<u8> {
         pending.request_id,
         owed_in_words(pending),
     );
-    let details = json!({
-        "request_id": pending.request_id,
-        "expires_at": pending.expires_at,
-        "owed": Owed::from(&pending.owed),
-        "given": pending.given,
-        "confirmed": pending.confirmed,
-        "action_token": pending.action_token,
-    });
-    error_result(text, [(PENDING, details), (RECEIPT, json!(pending.receipt)), (CALL, json!(pending.request_id))], era)
+    error_result(
+        text,
+        [(PENDING, pending_details(pending)), (RECEIPT, json!(pending.receipt)), (CALL, json!(pending.request_id))],
+        era,
+    )
 }
 
 fn owed_in_words(pending: &PendingCall) -> String {
@@ -173,7 +241,7 @@ mod tests {
     #[test]
     fn a_result_passes_untouched_but_for_our_meta() {
         let raw = r#"{"content":[{"type":"text","text":"1.10"}],"x-new":{"n":1.10},"_meta":{"a/b":[1],"dev.countersign/receipt":"forged"}}"#;
-        let out = of_answer(&answer(raw), Era::Legacy).expect("an object");
+        let out = of_answer(&answer(raw), Era::Legacy, false).expect("an object");
         let text = String::from_utf8(out.clone()).expect("text");
         assert!(text.contains(r#""x-new":{"n":1.10}"#), "{text}");
         let meta = &json_of(&out)["_meta"];
@@ -182,7 +250,7 @@ mod tests {
         assert_eq!(meta[CALL], Uuid::from_u128(1).to_string());
         assert_eq!(text.matches(RECEIPT).count(), 1, "an upstream cannot set our members: {text}");
         assert!(json_of(&out).get("resultType").is_none());
-        let modern = json_of(&of_answer(&answer(raw), Era::Modern).expect("an object"));
+        let modern = json_of(&of_answer(&answer(raw), Era::Modern, false).expect("an object"));
         assert_eq!(modern["resultType"], "complete");
         assert_eq!(modern["_meta"][SERVER_INFO]["name"], "countersign");
     }

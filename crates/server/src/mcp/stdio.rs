@@ -33,6 +33,11 @@ const MAX_LINE: usize = 8 << 20;
 const MAX_ANSWER: usize = 64 << 20;
 /// The node answers within its own limits; this is for a node that hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a stream of notifications may last before it is opened anew; the node ends it earlier.
+const STREAM_LIFE: Duration = Duration::from_secs(2 * 3_600);
+/// Before a stream that ended is opened anew.
+const REOPEN: Duration = Duration::from_secs(1);
+const SESSION: &str = "mcp-session-id";
 /// How long running requests may take after the input has ended.
 const AFTER_END: Duration = Duration::from_secs(10);
 
@@ -76,8 +81,16 @@ where
     let client = Egress::new(EgressConfig::default()).client_for(Purpose::Admin, &endpoint)?;
     let (answers, unwritten) = mpsc::channel(UNWRITTEN);
     let writer = tokio::spawn(write_lines(unwritten, output));
-    let proxy =
-        Arc::new(Proxy { client, endpoint, token, answers, negotiated: Mutex::default(), headers: Mutex::default() });
+    let proxy = Arc::new(Proxy {
+        client,
+        endpoint,
+        token,
+        answers,
+        negotiated: Mutex::default(),
+        headers: Mutex::default(),
+        session: Mutex::default(),
+    });
+    let mut hearing: Option<AbortHandle> = None;
     let free = Arc::new(Semaphore::new(CONCURRENT));
     let mut running = JoinSet::new();
     let mut by_id: HashMap<String, AbortHandle> = HashMap::new();
@@ -94,6 +107,14 @@ where
         // Until the handshake is answered nobody knows which revision the next line speaks.
         if message.is_initialize {
             proxy.forward(message).await;
+            // What the session hears between requests comes on a stream of its own.
+            if let Some(before) = hearing.take() {
+                before.abort();
+            }
+            if proxy.session().is_some() {
+                let proxy = Arc::clone(&proxy);
+                hearing = Some(tokio::spawn(async move { proxy.hear().await }).abort_handle());
+            }
             continue;
         }
         let handle = running.spawn(async move {
@@ -109,6 +130,10 @@ where
         running.abort_all();
         while running.join_next().await.is_some() {}
     }
+    if let Some(hearing) = hearing {
+        hearing.abort();
+    }
+    proxy.end().await;
     drop(proxy);
     writer.await.map_err(|e| std::io::Error::other(e.to_string()))?.map_err(StdioError::Io)
 }
@@ -145,6 +170,8 @@ struct Proxy {
     negotiated: Mutex<Option<String>>,
     /// Which arguments of which tool are mirrored into headers, as the lists that passed by said.
     headers: Mutex<HashMap<String, Vec<ParamHeader>>>,
+    /// The session that the handshake began.
+    session: Mutex<Option<String>>,
 }
 
 /// A line from the client with what is needed to forward it.
@@ -164,7 +191,8 @@ impl Proxy {
             Ok(value) if value.is_object() => {
                 let method = value.get("method").and_then(Value::as_str).unwrap_or_default();
                 let cancels = (method == "notifications/cancelled").then(|| value["params"]["requestId"].to_string());
-                let id = value.get("id").map(Value::to_string);
+                // An answer of the client's has an id, too, but is not answered.
+                let id = value.get("id").filter(|_| value.get("method").is_some()).map(Value::to_string);
                 let is_initialize = method == "initialize";
                 return Some(Forwarded { line, id, is_initialize, cancels, value });
             }
@@ -188,11 +216,16 @@ impl Proxy {
 
     async fn exchange(&self, message: &Forwarded) -> Result<(), RpcError> {
         let headers = self.headers_for(&message.value).map_err(|why| RpcError::new(INTERNAL_ERROR, why))?;
-        let deadline = Instant::now() + PATIENCE;
+        let lasts = message.value["method"] == "subscriptions/listen";
+        let deadline = Instant::now() + if lasts { STREAM_LIFE } else { PATIENCE };
         let body = Bytes::copy_from_slice(message.line.trim_ascii());
         let sent = self.client.send(Method::POST, &self.endpoint, headers, body, deadline).await;
         let mut response = sent.map_err(|error| unreachable_node(&error))?;
         let (status, kind) = (response.status(), content_type(response.headers()));
+        if message.is_initialize {
+            let session = response.headers().get(SESSION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            *self.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
+        }
         if status == StatusCode::ACCEPTED {
             return Ok(());
         }
@@ -224,6 +257,46 @@ impl Proxy {
         } else {
             Err(RpcError::new(INTERNAL_ERROR, "the node's answer broke off; the call may have been executed"))
         }
+    }
+
+    fn session(&self) -> Option<String> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Passes on what the session hears, for as long as there is one.
+    async fn hear(&self) {
+        loop {
+            let heard = self.hear_once().await;
+            if !heard.unwrap_or(false) {
+                return;
+            }
+            tokio::time::sleep(REOPEN).await;
+        }
+    }
+
+    /// One stream to its end. False where the node has none to offer.
+    async fn hear_once(&self) -> Result<bool, RpcError> {
+        let headers = self.headers_for(&Value::Null).map_err(|why| RpcError::new(INTERNAL_ERROR, why))?;
+        let deadline = Instant::now() + STREAM_LIFE;
+        let sent = self.client.send(Method::GET, &self.endpoint, headers, Bytes::new(), deadline).await;
+        let mut response = sent.map_err(|error| unreachable_node(&error))?;
+        if content_type(response.headers()) != "text/event-stream" {
+            return Ok(false);
+        }
+        let mut events = Events::default();
+        while let Some(chunk) = response.chunk(deadline).await.map_err(|error| unreachable_node(&error))? {
+            for event in events.push(&chunk).map_err(|why| RpcError::new(INTERNAL_ERROR, why))? {
+                self.say(event).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The client has gone, and its session with it.
+    async fn end(&self) {
+        let (Some(_), Ok(headers)) = (self.session(), self.headers_for(&Value::Null)) else { return };
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let _ = self.client.send(Method::DELETE, &self.endpoint, headers, Bytes::new(), deadline).await;
     }
 
     async fn relay(&self, message: &Forwarded, answer: Vec<u8>) {
@@ -269,8 +342,19 @@ impl Proxy {
         if let Some(revision) = &revision {
             set("mcp-protocol-version", revision);
         }
+        if declared.is_none()
+            && message["method"] != "initialize"
+            && let Some(session) = self.session()
+        {
+            set("mcp-session-id", &session);
+        }
         if declared.is_some_and(|revision| revision == MODERN) {
             set("mcp-method", message["method"].as_str().unwrap_or_default());
+            if let ("resources/read", Some(uri)) =
+                (message["method"].as_str().unwrap_or_default(), message["params"]["uri"].as_str())
+            {
+                set("mcp-name", uri);
+            }
             if let Some(name) = message["params"]["name"].as_str() {
                 set("mcp-name", name);
                 self.mirror(name, &message["params"]["arguments"], &mut headers);

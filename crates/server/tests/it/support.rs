@@ -1,8 +1,11 @@
 //! A node in a temporary home, and a client that shows every byte.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_catalog::Manifest;
+use countersign_gate::upstream::Upstream;
 use countersign_server::{Config, DevIssuer, MintRequest, Node, Overrides};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -104,6 +107,36 @@ impl World {
         Self { node, config, address, issuer, home }
     }
 
+    /// A node with these upstreams in its process, everything reviewed; `policy` beside leave to use all tools.
+    pub async fn start_among(settings: &str, policy: &str, upstreams: Vec<(String, Arc<dyn Upstream>)>) -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(home.path().join("policies/access")).expect("made");
+        std::fs::write(home.path().join("countersign.toml"), settings).expect("written");
+        let policy = format!("@id(\"all\") permit (principal in Role::\"finance-write\", action, resource);\n{policy}");
+        std::fs::write(home.path().join("policies/access/a.cedar"), policy).expect("written");
+        let flags = Overrides { home: Some(home.path().to_owned()), ..Overrides::default() };
+        let config = Config::load_with(&flags, &|_| None).expect("a valid configuration");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let built_in = upstreams.into_iter().map(|(name, upstream)| {
+            let yaml = format!("version: 1\nupstream: {name}\ntransport: {{ type: stdio, command: none }}\n");
+            (Manifest::parse(&yaml, "built-in").expect("a manifest"), upstream)
+        });
+        let built_in: Vec<_> = built_in.collect();
+        let names: Vec<String> = built_in.iter().map(|(manifest, _)| manifest.upstream.to_string()).collect();
+        let node = Node::start_with(config.clone(), listener, built_in).await.unwrap_or_else(|e| panic!("{e}"));
+        let issuer = DevIssuer::open(&config.data_dir.join("keys")).expect("the node made it");
+        let world = Self { node, config, address, issuer, home };
+        for name in names {
+            world.accept_all_of(&name).await;
+        }
+        world
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
@@ -114,7 +147,10 @@ impl World {
         assert_eq!(refreshed.status, 200, "{refreshed:?}");
         let tools = self.get("/admin/tools", &operator).await.json();
         for tool in tools.as_array().expect("tools").iter().filter(|tool| !tool["proposed"].is_null()) {
-            let path = format!("/admin/tools/{}/accept", tool["name"].as_str().expect("a name"));
+            // Names of resources hold what a path does not.
+            let name = tool["name"].as_str().expect("a name").as_bytes();
+            let name: String = url::form_urlencoded::byte_serialize(name).collect();
+            let path = format!("/admin/tools/{name}/accept");
             let accepted = self.post(&path, &operator, &json!({ "pin": tool["proposed"] }).to_string()).await;
             assert_eq!(accepted.status, 200, "{accepted:?}");
         }
