@@ -188,7 +188,10 @@ fn shells_and_manuals_know_the_commands() {
         let script = String::from_utf8(output.stdout).unwrap();
         assert!(script.contains("doctor") && script.contains("approvals"), "{shell}");
         if shell == "bash" {
-            let checked = std::process::Command::new("bash").args(["-n", "-c", &script]).status().unwrap();
+            // A file, since the script is longer than one argument may be.
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &script).unwrap();
+            let checked = std::process::Command::new("bash").arg("-n").arg(file.path()).status().unwrap();
             assert!(checked.success());
         }
     }
