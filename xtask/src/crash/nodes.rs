@@ -163,8 +163,10 @@ impl Stage {
         // One network that says nothing, and one that says no.
         points.extend([(plan.writes / 3, Some(true)), (plan.writes * 2 / 3, Some(false))]);
         points.sort_unstable();
-        for (point, cut) in points {
+        ledger.allow(points.first().map_or(usize::MAX, |(first, _)| first + 2 * WRITERS));
+        for (i, (point, cut)) in points.iter().copied().enumerate() {
             self.wait_for(ledger, point)?;
+            ledger.allow(points.get(i + 1).map_or(usize::MAX, |(next, _)| next + 2 * WRITERS));
             thread::sleep(Duration::from_micros(random.below(20_000)));
             let n = random.below(self.nodes.len() as u64) as usize;
             let before = in_flight.load(Ordering::SeqCst);

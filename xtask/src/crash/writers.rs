@@ -30,6 +30,7 @@ pub struct Ledger {
     first: usize,
     writes: usize,
     next: AtomicUsize,
+    allowed: AtomicUsize,
     ended: AtomicUsize,
     abandoned: AtomicBool,
     acknowledged: Mutex<Vec<Acknowledged>>,
@@ -48,6 +49,7 @@ impl Ledger {
             first,
             writes,
             next: AtomicUsize::new(0),
+            allowed: AtomicUsize::new(usize::MAX),
             ended: AtomicUsize::new(0),
             abandoned: AtomicBool::new(false),
             acknowledged: Mutex::default(),
@@ -63,6 +65,12 @@ impl Ledger {
     /// How many writes are acknowledged or known to be unknown.
     pub fn ended(&self) -> usize {
         self.ended.load(Ordering::SeqCst)
+    }
+
+    /// Lets only so many writes begin, until it is told another number: what is to happen in the middle of the work must not
+    /// find it done.
+    pub fn allow(&self, writes: usize) {
+        self.allowed.store(writes, Ordering::SeqCst);
     }
 
     /// Tells the writers to give up: the test itself failed.
@@ -110,6 +118,9 @@ pub fn write(addresses: &[SocketAddr], token: &str, ledger: &Ledger, in_flight: 
         let number = ledger.next.fetch_add(1, Ordering::SeqCst);
         if number >= ledger.writes || ledger.abandoned.load(Ordering::SeqCst) {
             return Ok(());
+        }
+        while number >= ledger.allowed.load(Ordering::SeqCst) && !ledger.abandoned.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
         }
         let name = format!("campaign-{}", ledger.first + number);
         let end = until_it_ends(&mut nodes, &name, ledger, in_flight)?;
