@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use countersign_catalog::manifest::{Cooldown, CostRule};
 use countersign_catalog::names::Cause;
+use countersign_catalog::scan;
 use countersign_catalog::{
     Definition, Kind, Manifest, NameMap, Review, ToolSettings, UriTemplate, confusable_key, mcp_names, own_names,
 };
@@ -455,7 +456,9 @@ impl Registry {
             )
         };
         // A manifest that asserts a pin leaves nothing to the checks.
-        let by_checks = settings.pin.is_none() && source.manifest.review(kind) == Review::Scanned && is_harmless(raw);
+        let by_checks = settings.pin.is_none()
+            && source.manifest.review(kind) == Review::Scanned
+            && is_harmless(kind, &tool.upstream, raw);
         let accepting = match settings.pin {
             Some(pin) if pin == definition.pin => Some("manifest"),
             // The definition is the manifest's own text and nothing was accepted before. A later change of that text is a
@@ -681,9 +684,17 @@ fn form_of(operation: Operation<'_>) -> Option<UriTemplate> {
     }
 }
 
-/// Whether the checks find nothing to object to.
-fn is_harmless(raw: &str) -> bool {
-    hidden_findings(raw).is_none()
+/// Whether the checks find nothing that a person should read first.
+fn is_harmless(kind: Kind, upstream: &UpstreamName, raw: &str) -> bool {
+    let kind = match kind {
+        Kind::Tool => scan::Kind::Tool,
+        Kind::Prompt => scan::Kind::Prompt,
+        Kind::Resource => scan::Kind::Resource,
+        Kind::Template => scan::Kind::Template,
+    };
+    let Ok(definition) = serde_json::from_str::<Value>(raw) else { return false };
+    let findings = scan::scan(kind, upstream.as_str(), &definition, &scan::Surroundings::default());
+    hidden_findings(raw).is_none() && scan::worst(&findings).is_none_or(|worst| worst < scan::Severity::Medium)
 }
 
 /// A fixed operation's definition, which nobody reviews: it is part of this program.
