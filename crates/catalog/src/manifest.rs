@@ -73,6 +73,11 @@ pub struct Manifest {
     #[serde(default = "default_concurrency", deserialize_with = "load::concurrency")]
     #[schemars(range(min = 1, max = 4096))]
     pub max_concurrency: u32,
+    /// How many further calls may wait for their turn, within their deadline: 256 by default, at most 65536. Beyond it calls
+    /// are refused at once.
+    #[serde(default = "default_queue", deserialize_with = "load::queue")]
+    #[schemars(range(min = 0, max = 65536))]
+    pub max_queue: u32,
     /// The effect of tools that are not listed or state none: `write` (the default) or `destructive`, never `read`.
     #[serde(default, deserialize_with = "load::default_effect")]
     #[schemars(schema_with = "schema::default_effect")]
@@ -333,6 +338,10 @@ fn default_refresh() -> Duration {
 
 fn default_concurrency() -> u32 {
     64
+}
+
+fn default_queue() -> u32 {
+    256
 }
 
 /// Schemas of types that are checked by code.

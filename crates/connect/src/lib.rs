@@ -15,6 +15,7 @@ mod http;
 mod link;
 mod rest;
 mod rpc;
+mod slots;
 mod sse;
 mod stdio;
 mod talk;

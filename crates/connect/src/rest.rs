@@ -23,10 +23,11 @@ use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use url::Url;
 
 use crate::http::dispatch_error;
+use crate::slots::Slots;
 use crate::upstream::ConnectError;
 use request::Prepared;
 
@@ -39,7 +40,7 @@ pub struct RestUpstream {
     client: PurposeClient,
     endpoints: HashMap<String, Endpoint>,
     definitions: Vec<Box<RawValue>>,
-    slots: Semaphore,
+    slots: Slots,
     changes: watch::Sender<u64>,
     status: Mutex<UpstreamStatus>,
 }
@@ -82,7 +83,7 @@ impl RestUpstream {
             client,
             endpoints,
             definitions,
-            slots: Semaphore::new(manifest.max_concurrency as usize),
+            slots: Slots::new(manifest),
             changes: watch::Sender::new(0),
             // Its tools are known without asking anyone.
             status: Mutex::new(UpstreamStatus { state: "ready".into(), protocol: Some("rest".into()), error: None }),
@@ -179,14 +180,9 @@ impl Upstream for RestUpstream {
             Err(why) => return response::refused_arguments(&why),
         };
         let deadline = permit.deadline();
-        let slot = tokio::select! {
-            slot = tokio::time::timeout_at(deadline.into(), self.slots.acquire()) => slot,
-            () = exchange.cancelled() => return Err(DispatchError::NotSent("the caller cancelled the call".into())),
-        };
-        let _slot = match slot {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) => return Err(DispatchError::NotSent("the upstream is shut down".into())),
-            Err(_) => return Err(DispatchError::NotSent("it was busy with other calls until the deadline".into())),
+        let _slot = tokio::select! {
+            slot = self.slots.enter(deadline) => slot?,
+            () = exchange.cancelled() => return Err(DispatchError::Busy("the caller cancelled the call".into())),
         };
         // HTTP's way to cancel is to close the connection, which dropping the request does.
         let outcome = tokio::select! {

@@ -13,7 +13,7 @@ use countersign_gate::upstream::{
     DiscoverError, Discovered, DispatchError, Exchange, Mute, ToolResult, Upstream, UpstreamStatus,
 };
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 
 use crate::call::call;
 use crate::discover::{discover, list_tools};
@@ -22,6 +22,7 @@ use crate::http::HttpLink;
 use crate::link::{Board, Link, Question};
 use crate::rest::RestUpstream;
 use crate::rpc::quote;
+use crate::slots::Slots;
 use crate::stdio::StdioLink;
 
 /// Why an upstream cannot be set up from its manifest.
@@ -64,7 +65,7 @@ pub struct McpUpstream {
     board: Arc<Board>,
     link: Arc<dyn Link>,
     mirror: Mirror,
-    slots: Semaphore,
+    slots: Slots,
 }
 
 /// What calls need to know of earlier answers: which arguments go into headers, and which log level was asked for.
@@ -171,7 +172,7 @@ impl McpUpstream {
                 return Err(ConnectError::Manifest { upstream: settings.name, problem });
             }
         };
-        let slots = Semaphore::new(settings.max_concurrency);
+        let slots = Slots::new(manifest);
         Ok(Arc::new(Self { settings, board, link, mirror: Mirror::default(), slots }))
     }
 }
@@ -194,15 +195,9 @@ impl Upstream for McpUpstream {
     }
 
     async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
-        let slot = tokio::time::timeout_at(permit.deadline().into(), self.slots.acquire());
-        let slot = tokio::select! {
-            slot = slot => slot,
-            () = exchange.cancelled() => return Err(DispatchError::NotSent("cancelled before it was sent".into())),
-        };
-        let _slot = match slot {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) => return Err(DispatchError::NotSent("the upstream is shut down".into())),
-            Err(_) => return Err(DispatchError::NotSent("it was busy with other calls until the deadline".into())),
+        let _slot = tokio::select! {
+            slot = self.slots.enter(permit.deadline()) => slot?,
+            () = exchange.cancelled() => return Err(DispatchError::Busy("cancelled before it was sent".into())),
         };
         // Dropping the call tells the upstream, in the way of its era and transport.
         tokio::select! {

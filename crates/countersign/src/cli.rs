@@ -112,6 +112,9 @@ enum Command {
     Unfreeze(administer::UnfreezeArgs),
     /// Everything that is frozen
     Freezes,
+    /// Upstreams and tools that are left alone after failures
+    #[command(subcommand)]
+    Breakers(limits::BreakersCommand),
     /// What principals used of their budgets in the current periods
     Budgets,
     /// Writes whose outcome nobody knows
@@ -163,6 +166,7 @@ impl Cli {
             Command::Freeze(args) => administer::freeze(global, args).await,
             Command::Unfreeze(args) => administer::unfreeze(global, args).await,
             Command::Freezes => administer::freezes(global).await,
+            Command::Breakers(command) => limits::breakers(global, command).await,
             Command::Budgets => limits::budgets(global).await,
             Command::Unknown(command) => administer::unknown(global, command).await,
             Command::Erase(args) => administer::erase(global, args).await,

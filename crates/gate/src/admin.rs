@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::api::{BudgetReport, ToolReport, UnknownCall};
 use crate::approvals::{AUDITOR, METRICS, OPERATOR, READ_BACK};
+use crate::breakers::BreakerReport;
 use crate::gate::{AppendFailure, Gate};
 use crate::record;
 use crate::stages;
@@ -211,6 +212,31 @@ impl Gate {
     pub async fn freezes(&self, principal: &Principal) -> Result<Vec<FreezeRow>, Refusal> {
         require(principal, &[OPERATOR, AUDITOR])?;
         self.read(|r| r.freezes()).await
+    }
+
+    /// How the breakers stand that have seen a call.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Forbidden`] unless the caller is an operator or auditor.
+    pub fn breakers(&self, principal: &Principal) -> Result<Vec<BreakerReport>, Refusal> {
+        require(principal, &[OPERATOR, AUDITOR])?;
+        Ok(self.breakers.reports(std::time::Instant::now()))
+    }
+
+    /// Closes a breaker of this node: the next call is let through.
+    ///
+    /// # Errors
+    /// [`RefusalKind::NotFound`] if no call went through it.
+    pub async fn reset_breaker(&self, principal: &Principal, name: &str, reason: &str) -> Result<Uuid, Refusal> {
+        self.require_operator(principal)?;
+        if !self.breakers.reset(name) {
+            let detail = "there is no such breaker; `countersign breakers list` shows them";
+            return Err(Refusal::new(RefusalKind::NotFound, detail));
+        }
+        let reason: String = reason.chars().take(MAX_NOTE_CHARS).collect();
+        let draft =
+            self.node_draft(EventType::BreakerReset, principal).with("breaker", name).with("reason_given", reason);
+        self.record_change(draft, principal, None, vec![]).await
     }
 
     /// What was used of budgets in the periods that run now.

@@ -19,11 +19,14 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::api::{Answer, CallOutcome, CallRequest, Redeem, WaitOutcome};
+use crate::breakers::{Health, Pass};
 use crate::budgets::{self, Uses};
 use crate::exchange::Way;
 use crate::frozen;
 use crate::gate::{AppendFailure, Gate};
 use crate::keyring::WorkspaceKeys;
+use crate::limits::{Bucket, Rate};
+use crate::load::Place;
 use crate::meter::Stage;
 use crate::permit::Permit;
 use crate::record::{Facts, reason};
@@ -50,15 +53,14 @@ impl Gate {
     async fn call_uncounted(self: &Arc<Self>, request: CallRequest) -> Result<CallOutcome, Refusal> {
         let facts = Facts::new(Uuid::now_v7(), &request.principal, &request.tool, &request.correlation);
         // The caller's own limit comes first: otherwise refusals by later stages could be made without bound.
-        if let Err(refusal) = self.principals.take(&request.principal.key()) {
-            return Err(self.refuse_limited(&facts, refusal, &request.principal.key()).await);
-        }
+        let place = self.enter_call(&request.principal, &facts).await?;
+        let deadline = request.timeout.map(|timeout| Instant::now() + timeout);
         if let Err(refusal) = check_key(request.idempotency_key.as_deref()) {
             return Err(self.refuse(&facts, refusal, None).await);
         }
         let authorised = match self.authorise_call(request.principal, &request.tool, request.arguments, facts).await {
             Ok(authorised) => authorised,
-            Err(denied) => return Err(self.refuse(&denied.0, denied.1, None).await),
+            Err(denied) => return Err(self.refuse_denied(denied, None).await),
         };
         let limited = self.limit(authorised).await?;
         let keys = self.keys(&limited.resolved().principal.workspace).await?;
@@ -72,7 +74,8 @@ impl Gate {
         if !limited.0.owed.is_empty() {
             return self.open_request(limited, &keys, idempotency).await;
         }
-        let cleared = Cleared { limited, claim: Claim { request: None, idempotency, uses } };
+        let claim = Claim { request: None, idempotency, uses, place: Some(place), deadline };
+        let cleared = Cleared { limited, claim };
         self.execute(cleared, keys, request.client).await.map(CallOutcome::Done)
     }
 
@@ -87,7 +90,7 @@ impl Gate {
     ) -> Refusal {
         let own = || ToolRef { upstream: own_upstream(), tool: "request".into() };
         let facts = Facts::new(Uuid::now_v7(), principal, &tool.cloned().unwrap_or_else(own), correlation);
-        let refusal = match self.principals.take(&principal.key()) {
+        let refusal = match self.limiter.take(&self.own_bucket(principal)).await {
             Ok(()) => self.refuse(&facts, refusal, None).await,
             Err(limited) => self.refuse_limited(&facts, limited, &principal.key()).await,
         };
@@ -109,14 +112,21 @@ impl Gate {
 
     /// Resolve, validate and authorise.
     pub(crate) async fn authorise_call(
-        &self,
+        self: &Arc<Self>,
         principal: Arc<Principal>,
         tool: &ToolRef,
         arguments: Vec<u8>,
         facts: Facts,
     ) -> Result<Authorised, Denied> {
         let _timed = self.meter.time(Stage::Decide);
+        let known = self.registry.peek().tool(tool).is_some_and(|t| t.visible_to(&principal));
+        // Who may not see a tool does not learn either how it stands.
+        let spared = if known { self.breakers.look(tool, Instant::now()) } else { Ok(()) };
+        if let Err(refusal) = spared {
+            return Err(Box::new((facts, refusal)));
+        }
         if let Err(refusal) = self.registry.verify(&tool.upstream).await {
+            self.unverified(tool, &refusal);
             return Err(Box::new((facts, refusal)));
         }
         if let Err(refusal) = self.peers.require_sight() {
@@ -128,14 +138,41 @@ impl Gate {
         stages::authorise(validated, self.policies.current().as_deref(), self.now())
     }
 
+    /// A principal's own bucket.
+    fn own_bucket(&self, principal: &Principal) -> [Bucket; 1] {
+        [Bucket { what: "principal", key: format!("p {}", principal.key()), rate: self.settings.rates.per_principal }]
+    }
+
+    /// The caller's own rate, and then a place among the calls under way.
+    async fn enter_call(&self, principal: &Principal, facts: &Facts) -> Result<Place, Refusal> {
+        let admitted = match self.limiter.take(&self.own_bucket(principal)).await {
+            Ok(()) => self.load.enter(&principal.workspace),
+            Err(refusal) => Err(refusal),
+        };
+        match admitted {
+            Ok(place) => Ok(place),
+            Err(refusal) => Err(self.refuse_limited(facts, refusal, &principal.key()).await),
+        }
+    }
+
     pub(crate) async fn limit(&self, authorised: Authorised) -> Result<Limited, Refusal> {
         let resolved = &authorised.validated.resolved;
-        let key = resolved.principal.key();
-        let name = resolved.tool.tool.to_string();
-        let own = resolved.tool.limit.as_ref().map_or(Ok(()), |limit| limit.take(&key));
-        match own.and_then(|()| self.tools.take(&name)) {
+        let (key, name) = (resolved.principal.key(), resolved.tool.tool.to_string());
+        let rates = &self.settings.rates;
+        let of = |what, key: String, rate: Option<Rate>| rate.map(|rate| Bucket { what, key, rate });
+        let both = format!("{key} {name}");
+        let workspace = format!("w {}", resolved.principal.workspace);
+        let buckets = [
+            of("tool's caller", format!("m {both}"), resolved.tool.limit),
+            of("principal with this tool", format!("b {both}"), rates.per_principal_and_tool),
+            of("tool", format!("t {name}"), Some(rates.per_tool)),
+            of("workspace", workspace, rates.per_workspace),
+            of("node", "g".to_owned(), rates.global),
+        ];
+        let buckets: Vec<Bucket> = buckets.into_iter().flatten().collect();
+        match self.limiter.take(&buckets).await {
             Ok(()) => Ok(Limited(authorised)),
-            Err(refusal) => Err(self.refuse_limited(&resolved.facts, refusal, &format!("{key} {name}")).await),
+            Err(refusal) => Err(self.refuse_limited(&resolved.facts, refusal, &both).await),
         }
     }
 
@@ -157,6 +194,23 @@ impl Gate {
                 Err(self.refuse_limited(&resolved.facts, refusal, &key).await)
             }
         }
+    }
+
+    /// An upstream whose tools can't be listed is as ill as one whose calls fail.
+    fn unverified(self: &Arc<Self>, tool: &ToolRef, refusal: &Refusal) {
+        if refusal.kind == RefusalKind::UpstreamUnavailable {
+            self.record_breakers(self.breakers.unverified(&tool.upstream, Instant::now()));
+        }
+    }
+
+    /// Records what a stage refused; what passes by itself once in a window.
+    async fn refuse_denied(&self, denied: Denied, parent: Option<Uuid>) -> Refusal {
+        let (facts, refusal) = *denied;
+        if refusal.kind == RefusalKind::CircuitOpen {
+            let key = format!("{} {} {}", facts.principal.id, facts.tool, refusal.kind.slug());
+            return self.refuse_limited(&facts, refusal, &key).await;
+        }
+        self.refuse(&facts, refusal, parent).await
     }
 
     /// Records a refusal and names its event in it. A refusal that can't be recorded is still a refusal.
@@ -284,12 +338,27 @@ impl Gate {
         correlation: &str,
         client: Arc<dyn Client>,
     ) -> Result<CallOutcome, Refusal> {
+        self.redeem_within(principal, what, correlation, client, None).await
+    }
+
+    /// The same for a caller who waits for the upstream no longer than this.
+    ///
+    /// # Errors
+    /// As [`Gate::redeem`].
+    pub async fn redeem_within(
+        self: &Arc<Self>,
+        principal: &Arc<Principal>,
+        what: Redeem,
+        correlation: &str,
+        client: Arc<dyn Client>,
+        timeout: Option<Duration>,
+    ) -> Result<CallOutcome, Refusal> {
         let _timed = self.meter.time(Stage::Call);
         let tool = match &what {
             Redeem::Token { tool, .. } => tool.clone(),
             Redeem::Request(_) => ToolRef { upstream: own_upstream(), tool: "await_approval".into() },
         };
-        self.counted(&tool, self.redeem_uncounted(principal, what, correlation, client).await)
+        self.counted(&tool, self.redeem_uncounted(principal, what, correlation, client, timeout).await)
     }
 
     async fn redeem_uncounted(
@@ -298,6 +367,7 @@ impl Gate {
         what: Redeem,
         correlation: &str,
         client: Arc<dyn Client>,
+        timeout: Option<Duration>,
     ) -> Result<CallOutcome, Refusal> {
         let keys = self.keys(&principal.workspace).await?;
         let placeholder = match &what {
@@ -305,9 +375,8 @@ impl Gate {
             Redeem::Request(_) => ToolRef { upstream: own_upstream(), tool: "await_approval".into() },
         };
         let facts = Facts::new(Uuid::now_v7(), principal, &placeholder, correlation);
-        if let Err(refusal) = self.principals.take(&principal.key()) {
-            return Err(self.refuse_limited(&facts, refusal, &principal.key()).await);
-        }
+        let place = self.enter_call(principal, &facts).await?;
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let by_id = matches!(what, Redeem::Request(_));
         let row = match self.presented(principal, &keys, &what).await {
             Ok(row) => row,
@@ -325,7 +394,7 @@ impl Gate {
             Standing::Redeemed => return Err(self.refuse(&facts, already_redeemed(&row), Some(row.event)).await),
             Standing::Over(refusal) => return Err(self.refuse(&facts, refusal, Some(row.event)).await),
         }
-        match self.redeem_met(principal, &row, facts, &keys, client).await {
+        match self.redeem_met(principal, &row, facts, &keys, client, (place, deadline)).await {
             // Somebody else redeemed it in between.
             Err(refusal) if refusal.kind == RefusalKind::AlreadyRedeemed && by_id => {
                 let facts = Facts::new(row.id, principal, &row.tool, correlation);
@@ -383,10 +452,15 @@ impl Gate {
         facts: Facts,
         keys: &Arc<WorkspaceKeys>,
         client: Arc<dyn Client>,
+        (place, deadline): (Place, Option<Instant>),
     ) -> Result<Answer, Refusal> {
         let parent = Some(row.event);
         // What people agreed to must be what the upstream offers at this moment, not a minute ago.
+        if let Err(refusal) = self.breakers.look(&row.tool, Instant::now()) {
+            return Err(self.refuse_denied(Box::new((facts, refusal)), parent).await);
+        }
         if let Err(refusal) = self.registry.refresh_now(&row.tool.upstream).await {
+            self.unverified(&row.tool, &refusal);
             return Err(self.refuse(&facts, refusal, parent).await);
         }
         let kept = self.kept(row, keys)?;
@@ -402,7 +476,7 @@ impl Gate {
             .await
         {
             Ok(authorised) => authorised,
-            Err(denied) => return Err(self.refuse(&denied.0, denied.1, parent).await),
+            Err(denied) => return Err(self.refuse_denied(denied, parent).await),
         };
         if !row.owed.covers(&authorised.owed) {
             let refusal = Refusal::new(
@@ -416,7 +490,8 @@ impl Gate {
         let answers = row.answers.iter().map(|a| a.event).collect();
         let redeemed = Redeemed { id: row.id, event: row.event, answers };
         let idempotency = Some((request_scope(keys, row.id), row.fingerprint));
-        let cleared = Cleared { limited, claim: Claim { request: Some(redeemed), idempotency, uses } };
+        let claim = Claim { request: Some(redeemed), idempotency, uses, place: Some(place), deadline };
+        let cleared = Cleared { limited, claim };
         self.execute(cleared, Arc::clone(keys), client).await
     }
 
@@ -493,6 +568,7 @@ impl Gate {
         let Cleared { limited, claim } = cleared;
         let effect = limited.resolved().tool.effect;
         let needs_intent = effect.needs_intent() || claim.request.is_some() || claim.uses.needs_intent();
+        let pass = self.let_through(&limited, &claim).await?;
         let intent = if needs_intent { Some(self.record_intent(&limited, &claim, keys).await?) } else { None };
         let resolved = limited.resolved();
         let started = Instant::now();
@@ -500,7 +576,7 @@ impl Gate {
         let dispatched = match RawValue::from_string(text_of(&resolved.raw)?) {
             Err(_) => Err(DispatchError::NotSent("the arguments are not JSON".into())),
             Ok(arguments) => {
-                let deadline = stages::deadline(&resolved.tool);
+                let deadline = stages::deadline(&resolved.tool, claim.deadline);
                 let way = Way::new(self, &limited, client, intent);
                 let pin =
                     resolved.facts.pin.ok_or_else(|| Refusal::new(RefusalKind::Internal, "the tool has no pin"))?;
@@ -516,8 +592,29 @@ impl Gate {
             }
         };
         drop(timed);
+        let hurried = claim.deadline.is_some_and(|deadline| deadline < started + resolved.tool.timeout);
+        if let Some(health) = health(&dispatched, hurried) {
+            self.record_breakers(pass.tell(health, Instant::now()));
+        }
         let ended = Ended { dispatched, duration_ms: started.elapsed().as_millis() as u64, intent };
         self.record_outcome(&limited, &claim, keys, ended).await
+    }
+
+    /// The last look before the intent: is there time left, and is the upstream not left alone?
+    async fn let_through(&self, limited: &Limited, claim: &Claim) -> Result<Pass, Refusal> {
+        let resolved = limited.resolved();
+        let parent = claim.request.as_ref().map(|r| r.event);
+        let now = Instant::now();
+        let admitted = if claim.deadline.is_some_and(|deadline| deadline <= now) {
+            let detail = "the time that the caller gave was over before anything could be sent; nothing was sent";
+            Err(Refusal::new(RefusalKind::DeadlineExceeded, detail))
+        } else {
+            self.breakers.enter(&resolved.tool.tool, now)
+        };
+        match admitted {
+            Ok(pass) => Ok(pass),
+            Err(refusal) => Err(self.refuse_denied(Box::new((resolved.facts.clone(), refusal)), parent).await),
+        }
     }
 
     /// The durable point before anything happens: intent, consumed approval and idempotency key in one transaction.
@@ -785,6 +882,20 @@ struct Recorded {
 enum RecordedBody {
     Result { result: Box<RawValue>, is_error: bool },
     Refusal { kind: RefusalKind, detail: String },
+}
+
+/// What a dispatch's end says about the upstream's health; nothing, if this node held the call back itself.
+fn health(dispatched: &Result<ToolResult, DispatchError>, hurried: bool) -> Option<Health> {
+    match dispatched {
+        // A caller in a hurry must not have an upstream taken away from others.
+        Err(DispatchError::Timeout) if hurried => None,
+        Ok(_) | Err(DispatchError::Rpc { .. }) => Some(Health::Well),
+        Err(DispatchError::NotSent(_)) => Some(Health::Ill("not-sent")),
+        Err(DispatchError::Timeout) => Some(Health::Ill("timeout")),
+        Err(DispatchError::Lost(_)) => Some(Health::Ill("lost")),
+        Err(DispatchError::Protocol(_)) => Some(Health::Ill("protocol")),
+        Err(DispatchError::Busy(_) | DispatchError::Cancelled) => None,
+    }
 }
 
 /// What a dispatch's end means: for a write, everything after sending without an answer is unknown.

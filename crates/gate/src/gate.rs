@@ -19,12 +19,14 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::api::{Offered, VisibleTool};
+use crate::breakers::{BreakerRule, Breakers, Change};
 use crate::budgets::Budget;
 use crate::directory::{Known, WorkspaceMode};
 use crate::frozen::FrozenSet;
 use crate::identity::Authenticator;
 use crate::keyring::{Keyring, WorkspaceKeys};
-use crate::limits::{Limiter, Rate, Suppressed};
+use crate::limits::{Limiter, Rates, Sharing, SharingStatus, Suppressed};
+use crate::load::{Load, LoadRule};
 use crate::meter::{Meter, Stage};
 use crate::peers::Peers;
 use crate::policies::{PolicyStore, Reloaded};
@@ -35,10 +37,14 @@ use crate::waiters::Waiters;
 /// How the gate is set.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Calls of one principal, over all tools.
-    pub per_principal: Rate,
-    /// Calls of one tool, over all principals.
-    pub per_tool: Rate,
+    /// How often calls may start.
+    pub rates: Rates,
+    /// Buckets that nodes share, if there are any.
+    pub sharing: Option<Sharing>,
+    /// How many calls may be under way at a time.
+    pub load: LoadRule,
+    /// When upstreams and tools are left alone; `None` never does.
+    pub breakers: Option<BreakerRule>,
     /// The most open requests of one principal.
     pub open_requests: u32,
     /// What each principal may use up in a period.
@@ -77,8 +83,9 @@ pub struct Gate {
     pub(crate) keyring: Keyring,
     pub(crate) authenticator: Authenticator,
     pub(crate) settings: Settings,
-    pub(crate) principals: Limiter,
-    pub(crate) tools: Limiter,
+    pub(crate) limiter: Limiter,
+    pub(crate) load: Arc<Load>,
+    pub(crate) breakers: Arc<Breakers>,
     pub(crate) suppressed: Suppressed,
     pub(crate) frozen: ArcSwap<FrozenSet>,
     pub(crate) waiters: Waiters,
@@ -110,8 +117,9 @@ impl Gate {
         settings: Settings,
     ) -> Result<Arc<Self>, Refusal> {
         let gate = Arc::new(Self {
-            principals: Limiter::new("principal", settings.per_principal),
-            tools: Limiter::new("tool", settings.per_tool),
+            limiter: Limiter::new(settings.sharing.clone()),
+            load: Load::new(settings.load),
+            breakers: Breakers::new(settings.breakers.clone()),
             meter: Meter::new(registry.upstreams().map(|(manifest, _)| manifest.upstream.clone())),
             peers: Peers::new(ledger.is_shared()),
             ledger,
@@ -167,6 +175,31 @@ impl Gate {
         if let Ok(mut counts) = self.unauthenticated.lock() {
             let cause = if counts.len() < MAX_CAUSES { cause.chars().take(40).collect() } else { "other".to_owned() };
             *counts.entry((surface, cause)).or_insert(0) += 1;
+        }
+    }
+
+    /// How the buckets that nodes share stand, if there are any.
+    pub fn sharing(&self) -> Option<SharingStatus> {
+        self.limiter.status()
+    }
+
+    /// Records that breakers opened or closed, in its own time: no call waits for it.
+    pub(crate) fn record_breakers(self: &Arc<Self>, changes: Vec<Change>) {
+        for change in changes {
+            let kind = if change.opened { EventType::BreakerOpened } else { EventType::BreakerClosed };
+            tracing::warn!(name = %change.name, opened = change.opened, failure = change.failure, "a breaker changed");
+            let draft = EventDraft::new(record::event_id(), WorkspaceName::node(), kind, self.now())
+                .by(&Principal::node())
+                .with("breaker", change.name.as_str())
+                .with("failure", change.failure)
+                .with("open_ms", change.opened.then(|| change.open_for.as_millis() as u64));
+            let gate = Arc::clone(self);
+            tokio::spawn(async move {
+                let Ok(entry) = record::entry(draft, None, None, None) else { return };
+                if let Err(failure) = gate.append(Append { events: vec![entry], ops: vec![] }).await {
+                    tracing::error!(?failure, "a breaker's change could not be recorded");
+                }
+            });
         }
     }
 
@@ -385,8 +418,7 @@ impl Gate {
             }
             if round % 12 == 11 {
                 self.flush_aggregates().await;
-                self.principals.sweep();
-                self.tools.sweep();
+                self.limiter.sweep();
             }
         }
     }

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod api;
 pub mod approvals;
+pub mod breakers;
 pub mod budgets;
 pub mod directory;
 pub mod exchange;
@@ -16,6 +17,7 @@ pub mod frozen;
 pub mod identity;
 pub mod keyring;
 pub mod limits;
+pub mod load;
 pub mod members;
 pub mod meter;
 pub mod operations;

@@ -20,6 +20,7 @@ pub const OUTCOMES: &[&str] = &[
     "tool_error",
     "upstream_error",
     "not_sent",
+    "busy",
     "timeout",
     "lost",
     "protocol_error",

@@ -27,7 +27,7 @@ use countersign_proof::digest::Digest;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
-use crate::limits::{Limiter, Rate};
+use crate::limits::Rate;
 use crate::operations::{self, Template};
 use crate::record;
 use crate::upstream::{Discovered, Upstream};
@@ -50,7 +50,7 @@ pub struct Tool {
     /// Whether it executes as soon as nothing is owed.
     pub execute_on_approval: bool,
     /// The manifest's own limit, per principal.
-    pub limit: Option<Arc<Limiter>>,
+    pub limit: Option<Rate>,
     /// What a call costs, for budgets.
     pub cost: Option<CostRule>,
     /// The pause between calls of one principal.
@@ -640,10 +640,7 @@ impl Registry {
 
 fn make_tool(source: &Source, tool: &ToolRef, state: ToolState) -> Tool {
     let settings = source.manifest.tool(&tool.tool);
-    let limit = settings
-        .rate_limit
-        .as_ref()
-        .map(|l| Arc::new(Limiter::new("tool's caller", Rate { calls: l.calls, per: l.per })));
+    let limit = settings.rate_limit.map(|l| Rate { calls: l.calls, per: l.per });
     Tool {
         tool: tool.clone(),
         effect: settings.effect,

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::budgets::Uses;
 use crate::frozen::FrozenSet;
+use crate::load::Place;
 use crate::operations;
 use crate::record::Facts;
 use crate::registry::{Tool, ToolState, View};
@@ -59,6 +60,11 @@ pub(crate) struct Claim {
     pub idempotency: Option<(Fingerprint, Fingerprint)>,
     /// What of budgets and pauses the call uses up.
     pub uses: Uses,
+    /// The call's place among those under way.
+    #[expect(dead_code, reason = "held until the call has ended")]
+    pub place: Option<Place>,
+    /// When the caller stops waiting, if it said so.
+    pub deadline: Option<Instant>,
 }
 
 /// A request about to be consumed.
@@ -225,7 +231,8 @@ impl Limited {
     }
 }
 
-/// A moment by which a call must be answered.
-pub(crate) fn deadline(tool: &Tool) -> Instant {
-    Instant::now() + tool.timeout
+/// The moment by which a call must be answered: the tool's own, or the caller's if that is sooner.
+pub(crate) fn deadline(tool: &Tool, callers: Option<Instant>) -> Instant {
+    let own = Instant::now() + tool.timeout;
+    callers.map_or(own, |callers| own.min(callers))
 }

@@ -24,8 +24,10 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use countersign_gate::breakers::BreakerRule;
 use countersign_gate::budgets::Budget;
 use countersign_gate::directory::WorkspaceMode;
+use countersign_gate::limits::WhenAway;
 use file::File;
 
 /// A setting that cannot be used.
@@ -96,13 +98,45 @@ pub struct RateLimit {
     pub per: Duration,
 }
 
+/// A Redis or Valkey server in which nodes share their rate limits.
+#[derive(Clone)]
+pub struct RedisSettings {
+    /// `redis://[user:password@]host[:port][/db]`.
+    pub url: String,
+    /// What happens to calls while it is away.
+    pub when_away: WhenAway,
+    /// How long a call waits for it.
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may hold a password.
+        write!(f, "RedisSettings({:?}, {:?})", self.when_away, self.timeout)
+    }
+}
+
 /// Bounds of what callers may send and do.
 #[derive(Debug, Clone)]
 pub struct LimitSettings {
     /// Calls of one principal.
     pub per_principal: RateLimit,
-    /// Calls of one principal to one tool.
+    /// Calls of one tool.
     pub per_tool: RateLimit,
+    /// Calls of one principal to one tool; no limit by default.
+    pub per_principal_and_tool: Option<RateLimit>,
+    /// Calls of one workspace; no limit by default.
+    pub per_workspace: Option<RateLimit>,
+    /// All calls; no limit by default.
+    pub global: Option<RateLimit>,
+    /// Buckets that nodes share.
+    pub redis: Option<RedisSettings>,
+    /// Calls under way at a time on this node.
+    pub in_flight: usize,
+    /// Of them, those of one workspace.
+    pub in_flight_per_workspace: usize,
+    /// When upstreams and tools are left alone; `None` never does.
+    pub breakers: Option<BreakerRule>,
     /// What each principal may use up in a period.
     pub budgets: Vec<Budget>,
     /// Requests of one principal that may wait for approval at a time.
@@ -352,7 +386,7 @@ fn build(
         data_dir,
         log_domain: log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?,
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
-        limits: limits::settings(file.limits.unwrap_or_default(), source)?,
+        limits: limits::settings(file.limits.unwrap_or_default(), source, env)?,
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
         workspaces: workspaces(file.workspaces.as_ref(), source, &listen)?,
         log: operations::log(file.log, env)?,

@@ -6,6 +6,7 @@
 mod discovery;
 mod issuers;
 mod reporting;
+mod shared;
 mod storage;
 mod watch;
 
@@ -23,7 +24,8 @@ use countersign_domain::{Refusal, UpstreamName};
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::identity::Authenticator;
 use countersign_gate::keyring::Keyring;
-use countersign_gate::limits::Rate;
+use countersign_gate::limits::{Rate, Rates};
+use countersign_gate::load::LoadRule;
 use countersign_gate::policies::PolicyStore;
 use countersign_gate::registry::Registry;
 use countersign_gate::upstream::Upstream;
@@ -212,7 +214,7 @@ impl Node {
         }
         let authenticator = Authenticator::new(issuers::all(&config, &keys, &egress)?).for_resource(Some(config.url()));
         let telemetry = reporting::telemetry(&config, &egress)?;
-        let gate = Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config));
+        let gate = Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config)?);
         let gate = gate.await.map_err(StartError::Gate)?;
 
         let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -349,18 +351,27 @@ async fn registry(
     registry.map(Arc::new).map_err(|error| StartError::Setup(error.to_string()))
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config) -> Result<Settings, StartError> {
+    let limits = &config.limits;
     let rate = |limit: RateLimit| Rate { calls: limit.calls, per: limit.per };
-    Settings {
-        per_principal: rate(config.limits.per_principal),
-        per_tool: rate(config.limits.per_tool),
+    Ok(Settings {
+        rates: Rates {
+            per_principal: rate(limits.per_principal),
+            per_tool: rate(limits.per_tool),
+            per_principal_and_tool: limits.per_principal_and_tool.map(rate),
+            per_workspace: limits.per_workspace.map(rate),
+            global: limits.global.map(rate),
+        },
+        sharing: shared::rates(limits.redis.as_ref())?,
+        load: LoadRule { node: limits.in_flight, per_workspace: limits.in_flight_per_workspace },
+        breakers: limits.breakers.clone(),
         open_requests: config.limits.open_requests,
         budgets: config.limits.budgets.clone(),
         arguments: Limits { max_bytes: config.limits.body_bytes, max_depth: config.limits.depth },
         idempotency_ttl: IDEMPOTENCY_TTL,
         workspaces: config.workspaces,
         clock: clock(),
-    }
+    })
 }
 
 fn clock() -> fn() -> countersign_domain::Millis {

@@ -4,6 +4,7 @@
 //! no signatures: rows in and out, and transactions.
 
 pub mod postgres;
+pub mod redis;
 pub mod sqlite;
 
 pub use postgres::{PostgresOptions, PostgresStore};

@@ -171,6 +171,12 @@ pub(super) fn concurrency<'de, D: Deserializer<'de>>(input: D) -> Result<u32, D:
     fits.then_some(number).ok_or_else(|| D::Error::custom(format!("max_concurrency is {number}; it must be 1 to 4096")))
 }
 
+pub(super) fn queue<'de, D: Deserializer<'de>>(input: D) -> Result<u32, D::Error> {
+    let number = u32::deserialize(input)?;
+    let fits = number <= 65_536;
+    fits.then_some(number).ok_or_else(|| D::Error::custom(format!("max_queue is {number}; it must be at most 65536")))
+}
+
 /// Unlisted tools are never treated as read-only: their calls would go without an intent.
 pub(super) fn default_effect<'de, D: Deserializer<'de>>(input: D) -> Result<Effect, D::Error> {
     match Effect::deserialize(input)? {

@@ -456,7 +456,7 @@ async fn nobody_there_and_nobody_free_mean_not_sent() {
         busy.dispatch(permit("text", "{}", 200), &Mute).await
     });
     assert!(matches!(first, Err(DispatchError::Timeout)), "{first:?}");
-    assert!(matches!(second, Err(DispatchError::NotSent(_))), "{second:?}");
+    assert!(matches!(second, Err(DispatchError::Busy(_))), "{second:?}");
 }
 
 #[tokio::test]

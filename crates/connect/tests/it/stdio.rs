@@ -277,7 +277,7 @@ async fn more_calls_than_allowed_wait_within_their_deadlines() {
         call(&upstream, "createCampaign", CAMPAIGN, 200)
     );
     assert!(first.is_ok() && second.is_ok());
-    assert!(matches!(third, Err(DispatchError::NotSent(_))), "{third:?}");
+    assert!(matches!(third, Err(DispatchError::Busy(_))), "{third:?}");
     assert_eq!(executions(&dir), 2);
     upstream.shutdown().await;
 }

@@ -12,7 +12,8 @@ use countersign_domain::{Principal, PrincipalKind, Refusal, ToolRef, UpstreamNam
 use countersign_gate::api::{Answer, CallOutcome, CallRequest, PendingCall};
 use countersign_gate::identity::Authenticator;
 use countersign_gate::keyring::Keyring;
-use countersign_gate::limits::Rate;
+use countersign_gate::limits::{Rate, Rates};
+use countersign_gate::load::LoadRule;
 use countersign_gate::permit::Permit;
 use countersign_gate::policies::PolicyStore;
 use countersign_gate::registry::Registry;
@@ -265,8 +266,16 @@ pub async fn another_gate(world: &World) -> Arc<Gate> {
 pub fn settings() -> Settings {
     let rate = |calls| Rate { calls: NonZeroU32::new(calls).expect("not zero"), per: Duration::from_secs(3600) };
     Settings {
-        per_principal: rate(200),
-        per_tool: rate(1000),
+        rates: Rates {
+            per_principal: rate(200),
+            per_tool: rate(1000),
+            per_principal_and_tool: None,
+            per_workspace: None,
+            global: None,
+        },
+        sharing: None,
+        load: LoadRule { node: 100, per_workspace: 50 },
+        breakers: None,
         open_requests: 3,
         budgets: Vec::new(),
         arguments: Limits { max_bytes: 10_000, max_depth: 16 },

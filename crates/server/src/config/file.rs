@@ -53,6 +53,13 @@ pub(super) struct FileDevelopment {
 pub(super) struct FileLimits {
     pub per_principal: Option<FileRate>,
     pub per_tool: Option<FileRate>,
+    pub per_principal_and_tool: Option<FileRate>,
+    pub per_workspace: Option<FileRate>,
+    pub global: Option<FileRate>,
+    pub redis: Option<FileRedis>,
+    pub in_flight: Option<Spanned<usize>>,
+    pub in_flight_per_workspace: Option<Spanned<usize>>,
+    pub breakers: Option<FileBreakers>,
     #[serde(default)]
     pub budgets: Vec<FileBudget>,
     pub open_requests: Option<Spanned<usize>>,
@@ -68,6 +75,33 @@ pub(super) struct FileLimits {
 pub(super) struct FileRate {
     pub calls: Spanned<u32>,
     pub per: Spanned<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileRedis {
+    pub url: Option<Spanned<String>>,
+    pub url_file: Option<PathBuf>,
+    pub when_away: Option<Spanned<String>>,
+    pub timeout: Option<Spanned<String>>,
+}
+
+impl std::fmt::Debug for FileRedis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may hold a password.
+        write!(f, "FileRedis({:?})", self.when_away)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileBreakers {
+    pub enabled: Option<bool>,
+    pub consecutive: Option<Spanned<usize>>,
+    pub failures: Option<Spanned<usize>>,
+    pub of: Option<Spanned<usize>>,
+    pub open_for: Option<Spanned<String>>,
+    pub open_at_most: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

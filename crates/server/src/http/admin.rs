@@ -34,6 +34,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/admin/freeze", post(freeze))
         .route("/admin/unfreeze", post(unfreeze))
         .route("/admin/freezes", get(freezes))
+        .route("/admin/breakers", get(breakers))
+        .route("/admin/breakers/reset", post(reset_breaker))
         .route("/admin/budgets", get(budgets))
         .route("/admin/unknown", get(unknown))
         .route("/admin/unknown/{call}/resolve", post(resolve))
@@ -85,6 +87,7 @@ async fn status(State(app): State<Arc<App>>, caller: Caller) -> Answered {
             "failures": stats.failures, "last_group_us": stats.last_group_us, "undecided": stats.undecided, "stale": stats.stale,
         },
         "calls_in_flight": app.gate.in_flight(),
+        "shared_limits": app.gate.sharing(),
         "refusals": refusals,
         "upstreams": upstreams.collect::<Vec<_>>(),
         "tools": { "total": reports.len(), "waiting_for_review": waiting },
@@ -197,6 +200,23 @@ async fn unfreeze(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMa
 
 async fn freezes(State(app): State<Arc<App>>, caller: Caller) -> Answered {
     json(&app.gate.freezes(&caller.principal).await?)
+}
+
+async fn breakers(State(app): State<Arc<App>>, caller: Caller) -> Answered {
+    json(&app.gate.breakers(&caller.principal)?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResetBreaker {
+    name: String,
+    #[serde(default)]
+    reason: String,
+}
+
+async fn reset_breaker(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    let request: ResetBreaker = body_of(&app, &headers, body).await?;
+    event(app.gate.reset_breaker(&caller.principal, &request.name, &request.reason).await?)
 }
 
 async fn budgets(State(app): State<Arc<App>>, caller: Caller) -> Answered {

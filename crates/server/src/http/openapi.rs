@@ -359,6 +359,23 @@ fn administration() -> Vec<(String, Value)> {
         ),
         item("/admin/unfreeze", vec![("post", recorded(operation("unfreeze", "Lift a freeze").body(target())))]),
         item(
+            "/admin/breakers",
+            vec![(
+                "get",
+                objects(operation("listBreakers", "Circuit breakers of this node"), "The breakers that saw a call."),
+            )],
+        ),
+        item(
+            "/admin/breakers/reset",
+            vec![(
+                "post",
+                recorded(operation("resetBreaker", "Close a circuit breaker of this node").body(json!({
+                    "type": "object", "required": ["name"], "additionalProperties": false,
+                    "properties": { "name": { "type": "string" }, "reason": { "type": "string" } },
+                }))),
+            )],
+        ),
+        item(
             "/admin/budgets",
             vec![(
                 "get",

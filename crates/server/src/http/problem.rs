@@ -48,6 +48,9 @@ pub(crate) fn members(refusal: &Refusal, correlation: &str, instance: Option<&st
     if let Some(instance) = instance {
         set("instance", instance.into());
     }
+    if let Some(seconds) = refusal.retry_after {
+        set("retry_after", seconds.into());
+    }
     if let Some(event) = refusal.event {
         set("event", event.to_string().into());
     }

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::FromRequestParts;
@@ -25,6 +26,10 @@ pub(crate) const CORRELATION: HeaderName = HeaderName::from_static("x-correlatio
 pub(crate) const IDEMPOTENCY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The header of an API key, for clients that cannot set `Authorization`.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const TIMEOUT: HeaderName = HeaderName::from_static("request-timeout");
+const X_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+/// The longest time that makes sense to say.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// The `cause` of a 401 where no credential was given at all.
 pub(crate) const NO_CREDENTIAL: &str = "no-credential";
 
@@ -139,6 +144,20 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Ref
     let refusal =
         || Refusal::new(RefusalKind::MalformedRequest, "Idempotency-Key: send 1 to 255 visible ASCII characters");
     text.map(|text| Some(text.to_owned())).ok_or_else(refusal)
+}
+
+/// How long the caller wants to wait for the upstream: `Request-Timeout` in seconds (`5`, `0.25`) or with a unit (`250ms`).
+///
+/// # Errors
+/// [`RefusalKind::MalformedRequest`].
+pub(crate) fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
+    let Some(value) = headers.get(TIMEOUT).or_else(|| headers.get(X_TIMEOUT)) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    let seconds = || text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let time = if plain { seconds() } else { crate::config::parse_duration(text).ok() };
+    let refusal = || Refusal::new(RefusalKind::MalformedRequest, "Request-Timeout: send seconds, such as 5 or 0.25");
+    time.filter(|time| !time.is_zero() && *time <= LONGEST).map(Some).ok_or_else(refusal)
 }
 
 /// Whether a text can be an idempotency key.
@@ -280,6 +299,20 @@ mod tests {
             }
             assert_eq!(credential(&headers).ok(), *expected, "{given:?}");
         }
+    }
+
+    #[test]
+    fn a_timeout_is_seconds_or_has_a_unit() {
+        let read = |text: &'static str| {
+            request_timeout(&HeaderMap::from_iter([(TIMEOUT, http::HeaderValue::from_static(text))])).ok().flatten()
+        };
+        for (text, millis) in [("5", 5000), ("0.25", 250), ("250ms", 250), ("2m", 120_000)] {
+            assert_eq!(read(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "0", "-1", "1e3", "inf", "NaN", "five", "999999999999", "1.2.3"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        assert_eq!(request_timeout(&HeaderMap::new()).expect("none"), None);
     }
 
     #[test]

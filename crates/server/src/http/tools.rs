@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::problem::Refused;
-use super::request::{Caller, idempotency_key, read_body};
+use super::request::{Caller, idempotency_key, read_body, request_timeout};
 use super::{Answered, json};
 use crate::app::App;
 use crate::rawjson;
@@ -52,11 +52,12 @@ pub(super) async fn invoke(
     body: Body,
 ) -> Answered {
     let tool = tool_named(&name)?;
-    let read = match idempotency_key(&headers) {
-        Ok(key) => read_body(&app, &headers, body).await.map(|body| (key, body)),
+    let said = idempotency_key(&headers).and_then(|key| Ok((key, request_timeout(&headers)?)));
+    let read = match said {
+        Ok((key, timeout)) => read_body(&app, &headers, body).await.map(|body| (key, timeout, body)),
         Err(refusal) => Err(refusal),
     };
-    let (idempotency_key, body) = match read {
+    let (idempotency_key, timeout, body) = match read {
         Ok(read) => read,
         Err(refusal) => return Err(unread(&app, &caller, &tool, refusal).await),
     };
@@ -69,7 +70,7 @@ pub(super) async fn invoke(
         idempotency_key,
         correlation,
         client: Arc::new(Mute),
-        timeout: None,
+        timeout,
     };
     outcome(app.gate.call(request).await?)
 }
@@ -82,13 +83,20 @@ pub(super) async fn confirm(
     body: Body,
 ) -> Answered {
     let tool = tool_named(&name)?;
-    let read = read_body(&app, &headers, body).await.and_then(|body| split_confirmation(&body));
-    let (token, arguments) = match read {
+    let read = match request_timeout(&headers) {
+        Ok(timeout) => read_body(&app, &headers, body)
+            .await
+            .and_then(|body| split_confirmation(&body))
+            .map(|(token, arguments)| (token, arguments, timeout)),
+        Err(refusal) => Err(refusal),
+    };
+    let (token, arguments, timeout) = match read {
         Ok(read) => read,
         Err(refusal) => return Err(unread(&app, &caller, &tool, refusal).await),
     };
     let what = Redeem::Token { tool, token, arguments };
-    outcome(app.gate.redeem(&caller.principal, what, &caller.correlation, Arc::new(Mute)).await?)
+    let client = Arc::new(Mute);
+    outcome(app.gate.redeem_within(&caller.principal, what, &caller.correlation, client, timeout).await?)
 }
 
 /// The refusal of an authenticated caller's request that could not be read; it is an event like any other.

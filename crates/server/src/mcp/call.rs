@@ -17,7 +17,7 @@ use super::message::{INVALID_PARAMS, Params, RpcError};
 use super::wire::{Outcome, Wire};
 use super::{AWAIT_APPROVAL, Scope, offers, result};
 use crate::app::App;
-use crate::http::request::is_idempotency_key;
+use crate::http::request::{is_idempotency_key, request_timeout};
 
 /// Redeeming can find that more is owed by now; after so many rounds the caller is told.
 const MAX_ROUNDS: usize = 8;
@@ -46,6 +46,8 @@ pub(crate) struct Job {
     pub what: What,
     /// Whether refusals are results that a model can read, as those of tools are, or errors.
     pub is_tool: bool,
+    /// How long the caller waits for the upstream, by the request's header.
+    timeout: Option<Duration>,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +74,8 @@ pub(crate) fn prepare(
         Context::parse(&meta.traceparent.as_ref()?.0, state)
     });
     let named = params.name.as_ref().or(params.uri.as_ref()).map(|name| name.0.as_ref()).unwrap_or_default().to_owned();
-    let job = |what, is_tool| Job { id: id.to_owned(), method, name: named, context, era, what, is_tool };
+    let timeout = request_timeout(headers).map_err(|refusal| RpcError::new(INVALID_PARAMS, refusal.detail))?;
+    let job = |what, is_tool| Job { id: id.to_owned(), method, name: named, context, era, what, is_tool, timeout };
     let name = params.name.as_ref().map(|name| name.0.as_ref());
     let arguments = params.arguments.map_or("{}", |raw| raw.get());
     let needs = |what: &str| RpcError::new(INVALID_PARAMS, format!("{method} needs a {what}"));
@@ -189,9 +192,9 @@ async fn run_traced(
     job: Job,
     wire: Arc<Wire>,
 ) -> Outcome {
-    let Job { era, what, is_tool, .. } = job;
+    let Job { era, what, is_tool, timeout, .. } = job;
     let reads = matches!(&what, What::Call { tool, .. } if tool.tool == countersign_domain::operation::READ_RESOURCE);
-    let outcome = run_to_outcome(&app, &principal, &correlation, what, wire).await;
+    let outcome = run_to_outcome(&app, &principal, &correlation, what, wire, timeout).await;
     conclude(&outcome);
     match outcome {
         Ok(CallOutcome::Done(answer)) => match is_tool {
@@ -214,6 +217,7 @@ async fn run_to_outcome(
     correlation: &Arc<str>,
     what: What,
     wire: Arc<Wire>,
+    timeout: Option<Duration>,
 ) -> Result<CallOutcome, Refusal> {
     let until = Instant::now() + app.config.approval_wait;
     let client: Arc<dyn Client> = wire.clone();
@@ -221,11 +225,10 @@ async fn run_to_outcome(
         What::Call { tool, arguments, idempotency_key } => {
             let correlation = correlation.to_string();
             let principal = Arc::clone(principal);
-            let timeout = None;
             let request = CallRequest { principal, tool, arguments, idempotency_key, correlation, client, timeout };
             app.gate.call(request).await?
         }
-        What::Await(id) => app.gate.redeem(principal, Redeem::Request(id), correlation, client).await?,
+        What::Await(id) => app.gate.redeem_within(principal, Redeem::Request(id), correlation, client, timeout).await?,
     };
     settle(app, principal, correlation, outcome, until, &wire).await
 }

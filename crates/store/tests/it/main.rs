@@ -8,6 +8,7 @@ mod growth;
 mod migration;
 mod nodes;
 mod power;
+mod redis;
 mod restore;
 mod support;
 
