@@ -5,8 +5,8 @@
 //! the ledger appends and how fast receipts verify. Every receipt of every measured call is fetched and verified: receipts
 //! that are valid must equal calls.
 
-mod load;
-mod machine;
+pub mod load;
+pub mod machine;
 mod nodes;
 pub mod upstream;
 

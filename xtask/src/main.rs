@@ -8,12 +8,14 @@ mod conformance;
 mod crash;
 mod evidence;
 mod hostile;
+mod observe;
 mod oidc;
 mod options;
 mod paths;
 mod peers;
 mod power;
 mod setup;
+mod soak;
 mod stages;
 mod strace;
 mod tidy;
@@ -50,6 +52,9 @@ cargo xtask COMMAND
   walkthrough              docs/walkthrough.md, executed
   twins [--set tuning|held-out]
                            what the scan of definitions catches, and what it lets pass
+  observe                  metrics and spans of a real node, read by other people's parsers
+  soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
+                           a share of the peak load, for long; samples and a graph
   peers                    other people's servers behind the gateway, other people's clients in front of it
 
 Acceptance programs build the product in the release profile; --binary PATH takes another one.";
@@ -115,6 +120,8 @@ fn run(arguments: &[String]) -> Result<bool> {
             hostile::upstream::serve(Path::new(control)).map(|()| true)
         }
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "observe" => observe::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "soak" => soak(rest),
         "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "strace" => strace::run(&binary(&Options::parse(rest, &["binary"])?)?),
         _ => bail!("no command {command:?}; see `cargo xtask help`"),
@@ -157,6 +164,22 @@ fn nodes_plan(options: &Options) -> Result<crash::nodes::Plan> {
     };
     ensure!(plan.writes > 0, "--writes must not be zero");
     Ok(plan)
+}
+
+fn soak(arguments: &[String]) -> Result<bool> {
+    let options = Options::parse(arguments, &["minutes", "share", "csv", "svg", "binary"])?;
+    let file = |name: &str| -> Result<PathBuf> {
+        let given = options.text(name).filter(|path| !path.is_empty());
+        Ok(std::env::current_dir()?.join(given.unwrap_or(&format!("soak.{name}"))))
+    };
+    let plan = soak::Plan {
+        minutes: options.value("minutes", 60.0)?,
+        share: options.value("share", 0.1)?,
+        csv: file("csv")?,
+        svg: file("svg")?,
+        binary: paths::product(options.text("binary"))?,
+    };
+    soak::run(&plan)
 }
 
 fn bench(arguments: &[String]) -> Result<bool> {

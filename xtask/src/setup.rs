@@ -120,7 +120,11 @@ pub fn npm() -> Result<()> {
     mark(&to, &from, "package-lock.json")
 }
 
-fn python() -> Result<()> {
+/// Installs the PyPI packages.
+///
+/// # Errors
+/// If pip fails.
+pub fn python() -> Result<()> {
     let to = paths::peers();
     let from = paths::root().join("xtask/peers");
     if is_current(&to, &from, "requirements.txt")? {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
-use crate::{crash, evidence, hostile, oidc, paths, peers, power, setup, strace, tidy, twins, walkthrough};
+use crate::{crash, evidence, hostile, observe, oidc, paths, peers, power, setup, strace, tidy, twins, walkthrough};
 
 /// The demo promises less than a minute after the build.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
@@ -37,6 +37,7 @@ const STAGES: &[Stage] = &[
     ("tidy", |_| one(tidy::run(&paths::root()).map(|findings| findings == 0))),
     ("twins", |_| one(twins::run(None))),
     ("advisories", |_| advisories()),
+    ("observe", |binary| one(observe::run(binary))),
     ("walkthrough", |binary| one(walkthrough::run(binary))),
     ("peers", |binary| one(peers::run(binary))),
     ("oidc", |binary| one(oidc::run(binary))),

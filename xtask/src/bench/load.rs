@@ -117,7 +117,10 @@ fn check(body: &[u8], outcome: &mut Outcome) -> Result<()> {
 }
 
 /// Reads one answer with a content length; returns its body.
-async fn read_answer<'a>(stream: &mut TcpStream, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+///
+/// # Errors
+/// If it is not 200, or the connection breaks.
+pub async fn read_answer<'a>(stream: &mut TcpStream, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
     let mut whole = None;
     loop {
         if whole.is_none()

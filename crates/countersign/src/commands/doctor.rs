@@ -1,6 +1,7 @@
 //! `countersign doctor`: looks for what is wrong and says how to fix it. Each check is a function that yields findings; none
 //! changes anything, except that the disk check writes and removes one small file in the data directory.
 
+mod around;
 mod disk;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -117,6 +118,7 @@ async fn look(global: &Global, config: &Config) -> Vec<Finding> {
         Err(error) => findings.push(fail("node", format!("{error:#}"), "start it with `countersign up`")),
     }
     findings.extend(manifests(config));
+    findings.extend(around::findings(global, config));
     findings.push(policies(global, config).await);
     findings
 }
@@ -291,7 +293,7 @@ async fn upstreams(node: &Node) -> Vec<Finding> {
         findings.push(match state.as_str() {
             "ready" | "idle" => ok("upstream", found),
             "failed" => fail("upstream", found, "try its command or URL by hand; the node's log has its words"),
-            _ => warn("upstream", found, "wait, then look again"),
+            _ => warn("upstream", found, "wait, then look again; if it stays so, try its command or URL by hand"),
         });
     }
     let waiting = tools
@@ -326,8 +328,13 @@ fn manifests(config: &Config) -> Vec<Finding> {
 
 async fn policies(global: &Global, config: &Config) -> Finding {
     match super::policy::problems(global, &config.policies).await {
+        Ok((count, problems)) if problems.is_empty() && count.permits == 0 => warn(
+            "policies",
+            format!("{} in {}, and they permit nothing: every call is denied", count.all, config.policies.display()),
+            "write a permit into access/*.cedar; docs/policy.md begins with one",
+        ),
         Ok((count, problems)) if problems.is_empty() => {
-            ok("policies", format!("{count} in {}", config.policies.display()))
+            ok("policies", format!("{} in {}", count.all, config.policies.display()))
         }
         Ok((_, problems)) => {
             let first = problems.first().cloned().unwrap_or_default();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use countersign_domain::{Operation, ToolRef};
-use countersign_policy::{Policies, PolicyProblem, SetKind, SourceFile, ToolDescription, cases};
+use countersign_policy::{Policies, PolicyEffect, PolicyProblem, SetKind, SourceFile, ToolDescription, cases};
 use serde_json::{Map, Value, json};
 
 use crate::cli::Global;
@@ -146,12 +146,31 @@ pub fn sources(directory: &Path) -> anyhow::Result<Vec<SourceFile>> {
 ///
 /// # Errors
 /// If files cannot be read, or nobody can say which tools are accepted.
-pub async fn problems(global: &Global, directory: &Path) -> anyhow::Result<(usize, Vec<String>)> {
+pub async fn problems(global: &Global, directory: &Path) -> anyhow::Result<(Count, Vec<String>)> {
     let tools = accepted_tools(global, None).await?;
     Ok(match Policies::load(&sources(directory)?, &tools) {
-        Ok(policies) => (policies.policies().count(), Vec::new()),
-        Err(problems) => (0, problems.iter().map(PolicyProblem::to_string).collect()),
+        Ok(policies) => (Count::of(&policies), Vec::new()),
+        Err(problems) => (Count::default(), problems.iter().map(PolicyProblem::to_string).collect()),
     })
+}
+
+/// How many policies there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Count {
+    /// In both sets.
+    pub all: usize,
+    /// Those that can allow a call.
+    pub permits: usize,
+}
+
+impl Count {
+    fn of(policies: &Policies) -> Self {
+        let permits = policies
+            .policies()
+            .filter(|(kind, policy)| *kind == SetKind::Access && policy.effect == PolicyEffect::Permit)
+            .count();
+        Self { all: policies.policies().count(), permits }
+    }
 }
 
 async fn accepted_tools(global: &Global, file: Option<&Path>) -> anyhow::Result<Vec<ToolDescription>> {

@@ -1,8 +1,7 @@
 //! Spans to a collector: OTLP over HTTP in its JSON encoding, in batches, off the request path.
 //!
-//! Written here rather than taken from the OpenTelemetry crates: these bring a protobuf stack and a client of their own, while
-//! everything that leaves the node goes through `countersign-egress`, and the JSON mapping of a span fits on a page. The queue is
-//! bounded: what does not fit is dropped and counted, and so is what the collector does not take.
+//! Written here rather than taken from the OpenTelemetry crates: these add a protobuf stack to every build, for a JSON mapping that
+//! fits on a page, and what leaves the node goes through `countersign-egress` either way. The queue is bounded: what does not fit is dropped and counted, and so is what the collector does not take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
