@@ -3,6 +3,7 @@
 //! A strict YAML document (`docs/manifest.md`, JSON Schema in `docs/schemas/manifest.schema.json`). Unknown and duplicate
 //! keys are refused, with file, line and column. What an upstream says about its own tools never overrides this file.
 
+pub mod credential;
 mod duration;
 mod load;
 pub mod rest;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 
 use crate::definition::Kind;
 
+pub use credential::{Credential, OauthSettings, SecretSource, StaticCredential};
 pub use duration::{DurationError, parse_duration};
 pub use load::{ManifestError, load_dir};
 pub use rest::RestTransport;

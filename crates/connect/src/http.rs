@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use countersign_catalog::manifest::{HttpTransport, Protocol};
 use countersign_egress::{Egress, EgressError, Purpose, PurposeClient, Response};
+use countersign_gate::broker::{Credential, CredentialSource, Placement};
 use countersign_gate::upstream::{DispatchError, Mute};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -48,6 +49,7 @@ pub(crate) struct HttpLink {
     client: PurposeClient,
     url: Url,
     headers: HeaderMap,
+    credentials: Option<Arc<dyn CredentialSource>>,
     protocol: Protocol,
     start_timeout: Duration,
     board: Arc<Board>,
@@ -94,6 +96,7 @@ impl HttpLink {
         settings: &Settings,
         egress: &Egress,
         board: Arc<Board>,
+        credentials: Option<Arc<dyn CredentialSource>>,
     ) -> Result<Arc<Self>, ConnectError> {
         let problem = |problem: String| ConnectError::Manifest { upstream: settings.name.clone(), problem };
         let mut headers = HeaderMap::new();
@@ -113,6 +116,7 @@ impl HttpLink {
             client,
             url: transport.url.clone(),
             headers,
+            credentials,
             protocol: transport.protocol,
             start_timeout: settings.start_timeout,
             board,
@@ -290,17 +294,37 @@ impl HttpLink {
     async fn send(
         &self,
         method: Method,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: Vec<u8>,
         deadline: Instant,
     ) -> Result<Response, DispatchError> {
-        self.client.send(method, &self.url, headers, Bytes::from(body), deadline).await.map_err(dispatch_error)
+        let Some(source) = &self.credentials else {
+            return self
+                .client
+                .send(method, &self.url, headers, Bytes::from(body), deadline)
+                .await
+                .map_err(dispatch_error);
+        };
+        let credential = source.get(None, deadline).await.map_err(|refusal| DispatchError::NotSent(refusal.detail))?;
+        authenticate(&credential, &mut headers, &mut self.url.clone())?;
+        let sent = self.client.send(method, &self.url, headers, Bytes::from(body), deadline).await;
+        if sent.as_ref().is_ok_and(|response| response.status() == StatusCode::UNAUTHORIZED) {
+            source.reject(None, &credential);
+        }
+        sent.map_err(dispatch_error)
     }
 
     /// Sends something whose failure harms nobody, without waiting for it.
     fn courtesy(&self, session: &Session, body: Vec<u8>, patience: Duration) {
-        let (client, url, headers) = (self.client.clone(), self.url.clone(), self.session_headers(session));
+        let (client, url, mut headers) = (self.client.clone(), self.url.clone(), self.session_headers(session));
+        let source = self.credentials.clone();
         tokio::spawn(async move {
+            if let Some(source) = source {
+                let Ok(credential) = source.get(None, Instant::now() + patience).await else { return };
+                if authenticate(&credential, &mut headers, &mut url.clone()).is_err() {
+                    return;
+                }
+            }
             let _ = client.send(Method::POST, &url, headers, Bytes::from(body), Instant::now() + patience).await;
         });
     }
@@ -365,7 +389,7 @@ impl Link for HttpLink {
         self.board.state("idle");
         if let Some(session) = session.filter(|s| s.id.is_some()) {
             let headers = self.session_headers(&session);
-            let _ = self.client.send(Method::DELETE, &self.url, headers, Bytes::new(), Instant::now() + COURTESY).await;
+            let _ = self.send(Method::DELETE, headers, Vec::new(), Instant::now() + COURTESY).await;
         }
     }
 }
@@ -405,6 +429,27 @@ fn refused(status: StatusCode, error: Option<Box<RawValue>>) -> Result<Answer, D
         return RawValue::from_string(text).map(Answer::Error).map_err(|e| DispatchError::Protocol(e.to_string()));
     }
     Err(DispatchError::Protocol(format!("it answered HTTP {}", status.as_u16())))
+}
+
+/// Puts a credential where it goes.
+pub(crate) fn authenticate(
+    credential: &Credential,
+    headers: &mut HeaderMap,
+    url: &mut Url,
+) -> Result<(), DispatchError> {
+    let value = credential.value().expose();
+    match credential.placement() {
+        Placement::Header { name } => {
+            let unusable = || DispatchError::NotSent("the credential cannot be sent in a header".into());
+            let mut header = HeaderValue::from_str(value).map_err(|_| unusable())?;
+            header.set_sensitive(true);
+            headers.insert(HeaderName::try_from(name).map_err(|_| unusable())?, header);
+        }
+        Placement::Query { name } => {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn dispatch_error(error: EgressError) -> DispatchError {

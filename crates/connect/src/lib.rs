@@ -10,6 +10,7 @@
 
 mod call;
 mod discover;
+mod guarded;
 mod headers;
 mod http;
 mod link;

@@ -11,10 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
+use countersign_catalog::manifest::Credential;
 use countersign_catalog::manifest::rest::{RestRequest, RestTransport};
 use countersign_catalog::{Manifest, Transport};
-use countersign_domain::{Effect, UpstreamName};
+use countersign_domain::{Effect, Principal, Refusal, UpstreamName};
 use countersign_egress::{Egress, EgressError, Purpose, PurposeClient, Response};
+use countersign_gate::broker::{Credential as Secretful, CredentialSource};
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
     DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
@@ -26,9 +28,9 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 use url::Url;
 
-use crate::http::dispatch_error;
+use crate::http::{authenticate, dispatch_error};
 use crate::slots::Slots;
-use crate::upstream::ConnectError;
+use crate::upstream::{ConnectError, needed};
 use request::Prepared;
 
 /// How many redirects of a read are followed.
@@ -40,6 +42,8 @@ pub struct RestUpstream {
     client: PurposeClient,
     endpoints: HashMap<String, Endpoint>,
     definitions: Vec<Box<RawValue>>,
+    credentials: Option<Arc<dyn CredentialSource>>,
+    personal: bool,
     slots: Slots,
     changes: watch::Sender<u64>,
     status: Mutex<UpstreamStatus>,
@@ -61,11 +65,17 @@ impl RestUpstream {
     ///
     /// # Errors
     /// [`ConnectError`], if a variable is missing, a schema cannot be used, or the network client cannot be set up.
-    pub fn new(manifest: &Manifest, egress: &Egress) -> Result<Arc<Self>, ConnectError> {
+    pub fn new(
+        manifest: &Manifest,
+        egress: &Egress,
+        credentials: Option<Arc<dyn CredentialSource>>,
+    ) -> Result<Arc<Self>, ConnectError> {
         let problem = |problem: String| ConnectError::Manifest { upstream: manifest.upstream.clone(), problem };
         let (Transport::Rest(transport), Some(tools)) = (&manifest.transport, manifest.rest_definitions()) else {
             return Err(problem("it is not a REST API".to_owned()));
         };
+        let stated = transport.credential.as_deref();
+        let credentials = needed(manifest, stated, credentials)?;
         let client = egress.client_for(Purpose::Upstream, &transport.url);
         let client = client.map_err(|error| ConnectError::Egress { upstream: manifest.upstream.clone(), error })?;
         let shared = shared_headers(transport).map_err(problem)?;
@@ -83,6 +93,8 @@ impl RestUpstream {
             client,
             endpoints,
             definitions,
+            credentials,
+            personal: stated.is_some_and(Credential::is_personal),
             slots: Slots::new(manifest),
             changes: watch::Sender::new(0),
             // Its tools are known without asking anyone.
@@ -90,20 +102,58 @@ impl RestUpstream {
         }))
     }
 
-    async fn call(
+    /// The call with the caller's credential. A read whose credential is refused is tried once more with another one.
+    async fn authenticated(
         &self,
         endpoint: &Endpoint,
-        prepared: Prepared,
+        prepared: &Prepared,
+        caller: &Principal,
         deadline: Instant,
     ) -> Result<ToolResult, DispatchError> {
-        let Prepared { method, mut url, mut headers, body } = prepared;
-        crate::traced::headers(&mut headers);
+        let Some(source) = &self.credentials else {
+            let response = self.send(endpoint, prepared, None, deadline).await?;
+            return endpoint.result(response, deadline, &self.name).await;
+        };
+        let caller = Some(caller).filter(|_| self.personal);
+        let not_sent = |refusal: Refusal| DispatchError::NotSent(refusal.detail);
+        let credential = source.get(caller, deadline).await.map_err(not_sent)?;
+        let sent = self.send(endpoint, prepared, Some(&credential), deadline).await;
+        if sent.as_ref().is_ok_and(|response| response.status() == StatusCode::UNAUTHORIZED) {
+            source.reject(caller, &credential);
+            if endpoint.effect == Effect::Read {
+                let again = source.get(caller, deadline).await.map_err(not_sent)?;
+                // The first one may be echoed by what comes now, too.
+                let outcome = match self.send(endpoint, prepared, Some(&again), deadline).await {
+                    Ok(response) => endpoint.result(response, deadline, &self.name).await,
+                    Err(error) => Err(error),
+                };
+                return again.redactor().outcome(credential.redactor().outcome(outcome));
+            }
+        }
+        let outcome = match sent {
+            Ok(response) => endpoint.result(response, deadline, &self.name).await,
+            Err(error) => Err(error),
+        };
+        credential.redactor().outcome(outcome)
+    }
+
+    /// Sends the request, and a read on to where it is sent below the same base.
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        prepared: &Prepared,
+        credential: Option<&Secretful>,
+        deadline: Instant,
+    ) -> Result<Response, DispatchError> {
+        let mut at = prepared.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let sent = self.client.send(method.clone(), &url, headers.clone(), body.clone(), deadline).await;
+            let (mut url, mut headers) = (at.clone(), prepared.headers.clone());
+            credential.map_or(Ok(()), |credential| authenticate(credential, &mut headers, &mut url))?;
+            let sent = self.client.send(prepared.method.clone(), &url, headers, prepared.body.clone(), deadline).await;
             let response = sent.map_err(dispatch_error)?;
-            match endpoint.next_hop(&url, &response) {
-                Some(next) => url = next,
-                None => return endpoint.result(response, deadline, &self.name).await,
+            match endpoint.next_hop(&at, &response) {
+                Some(next) => at = next,
+                None => return Ok(response),
             }
         }
         Err(DispatchError::Protocol("it redirects in circles".into()))
@@ -186,7 +236,7 @@ impl Upstream for RestUpstream {
         };
         // HTTP's way to cancel is to close the connection, which dropping the request does.
         let outcome = tokio::select! {
-            outcome = self.call(endpoint, prepared, deadline) => outcome,
+            outcome = self.authenticated(endpoint, &prepared, permit.principal(), deadline) => outcome,
             () = exchange.cancelled() => Err(DispatchError::Cancelled),
         };
         self.note(&outcome);

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use countersign_catalog::manifest::{Credential, EnvText};
 use countersign_catalog::{Manifest, Transport};
 use countersign_domain::UpstreamName;
 use countersign_egress::{Egress, EgressError};
+use countersign_gate::broker::CredentialSource;
+use countersign_gate::broker::redact::Redactor;
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
     DiscoverError, Discovered, DispatchError, Exchange, Mute, ToolResult, Upstream, UpstreamStatus,
@@ -17,6 +20,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::call::call;
 use crate::discover::{discover, list_tools};
+use crate::guarded::Guarded;
 use crate::headers::{ParamHeader, marked, mirror};
 use crate::http::HttpLink;
 use crate::link::{Board, Link, Question};
@@ -157,6 +161,18 @@ impl McpUpstream {
     /// # Errors
     /// [`ConnectError`], if a variable is missing or the network client cannot be set up.
     pub fn new(manifest: &Manifest, egress: &Egress) -> Result<Arc<Self>, ConnectError> {
+        Self::with_credentials(manifest, egress, None)
+    }
+
+    /// The same with a source of credentials.
+    ///
+    /// # Errors
+    /// As [`McpUpstream::new`].
+    pub fn with_credentials(
+        manifest: &Manifest,
+        egress: &Egress,
+        credentials: Option<Arc<dyn CredentialSource>>,
+    ) -> Result<Arc<Self>, ConnectError> {
         let settings = Settings {
             name: manifest.upstream.clone(),
             start_timeout: manifest.start_timeout,
@@ -166,7 +182,10 @@ impl McpUpstream {
         let board = Arc::new(Board::new());
         let link: Arc<dyn Link> = match &manifest.transport {
             Transport::Stdio(stdio) => StdioLink::new(stdio, &settings, Arc::clone(&board))?,
-            Transport::Http(http) => HttpLink::new(http, &settings, egress, Arc::clone(&board))?,
+            Transport::Http(http) => {
+                let credentials = needed(manifest, http.credential.as_deref(), credentials)?;
+                HttpLink::new(http, &settings, egress, Arc::clone(&board), credentials)?
+            }
             Transport::Rest(_) => {
                 let problem = "a REST API is no MCP server".to_owned();
                 return Err(ConnectError::Manifest { upstream: settings.name, problem });
@@ -177,15 +196,45 @@ impl McpUpstream {
     }
 }
 
-/// The upstream of a manifest, whatever it is.
+/// The upstream of a manifest, whatever it is, with the source of its credentials if it has one.
 ///
 /// # Errors
 /// As [`McpUpstream::new`] and [`RestUpstream::new`].
-pub fn connect(manifest: &Manifest, egress: &Egress) -> Result<Arc<dyn Upstream>, ConnectError> {
-    match &manifest.transport {
-        Transport::Stdio(_) | Transport::Http(_) => Ok(McpUpstream::new(manifest, egress)?),
-        Transport::Rest(_) => Ok(RestUpstream::new(manifest, egress)?),
+pub fn connect(
+    manifest: &Manifest,
+    egress: &Egress,
+    credentials: Option<Arc<dyn CredentialSource>>,
+) -> Result<Arc<dyn Upstream>, ConnectError> {
+    let source = credentials.clone();
+    let inner: Arc<dyn Upstream> = match &manifest.transport {
+        Transport::Stdio(_) | Transport::Http(_) => McpUpstream::with_credentials(manifest, egress, source)?,
+        Transport::Rest(_) => RestUpstream::new(manifest, egress, source)?,
+    };
+    let (texts, stated) = match &manifest.transport {
+        Transport::Stdio(stdio) => (&stdio.env, None),
+        Transport::Http(http) => (&http.headers, http.credential.as_deref()),
+        Transport::Rest(rest) => (&rest.headers, rest.credential.as_deref()),
+    };
+    let variables = texts.values().flat_map(EnvText::variables).filter_map(|name| std::env::var(name).ok());
+    let variables = variables.fold(Redactor::default(), |mut redactor, value| {
+        redactor.add(&value);
+        redactor
+    });
+    let personal = stated.is_some_and(Credential::is_personal);
+    Ok(Arc::new(Guarded { inner, credentials, variables, personal }))
+}
+
+/// A source where the manifest wants one.
+pub(crate) fn needed(
+    manifest: &Manifest,
+    stated: Option<&Credential>,
+    credentials: Option<Arc<dyn CredentialSource>>,
+) -> Result<Option<Arc<dyn CredentialSource>>, ConnectError> {
+    if stated.is_some() && credentials.is_none() {
+        let problem = "nothing brings the credential that the manifest wants".to_owned();
+        return Err(ConnectError::Manifest { upstream: manifest.upstream.clone(), problem });
     }
+    Ok(credentials)
 }
 
 #[async_trait]

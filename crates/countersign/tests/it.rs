@@ -7,6 +7,8 @@ mod doctor;
 mod operations;
 #[path = "it/rest.rs"]
 mod rest;
+#[path = "it/secrets.rs"]
+mod secrets;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

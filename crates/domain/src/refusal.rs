@@ -92,6 +92,8 @@ kinds! {
     IdempotencyInFlight = "idempotency-in-flight", 409, "The first call with this key is still running";
     /// An identical write ended without a known outcome; a person has to look first.
     OutcomeUnknown = "outcome-unknown", 409, "An identical call has an unknown outcome";
+    /// No credential for the upstream was to be had; nothing was sent.
+    CredentialUnavailable = "credential-unavailable", 502, "No credential for the upstream";
     /// The upstream failed before it could have acted.
     UpstreamUnavailable = "upstream-unavailable", 502, "The upstream is not available";
     /// The upstream answered something that is not the protocol.

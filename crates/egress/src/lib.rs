@@ -31,6 +31,8 @@ pub enum Purpose {
     Upstream,
     /// An issuer's keys and metadata.
     Jwks,
+    /// Token endpoints of authorization servers that upstreams trust.
+    Tokens,
     /// The node's own administration interface, from its command line.
     Admin,
     /// A subscriber's webhook.
@@ -49,6 +51,7 @@ impl Purpose {
         match self {
             Purpose::Upstream => "upstream",
             Purpose::Jwks => "jwks",
+            Purpose::Tokens => "tokens",
             Purpose::Admin => "admin",
             Purpose::Webhook => "webhook",
             Purpose::Telemetry => "telemetry",

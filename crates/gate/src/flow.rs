@@ -36,6 +36,8 @@ use crate::upstream::{Client, DispatchError, ToolResult};
 
 /// How long a second redeemer waits for the first one's answer.
 const REPLAY_WAIT: Duration = Duration::from_secs(30);
+/// How long a credential for a call may take to come.
+const CREDENTIAL_WAIT: Duration = Duration::from_secs(15);
 
 impl Gate {
     /// Makes a call: executes it, or says that people have to agree first.
@@ -567,6 +569,15 @@ impl Gate {
     ) -> Result<Answer, Refusal> {
         let Cleared { limited, claim } = cleared;
         let effect = limited.resolved().tool.effect;
+        {
+            // Before anything is recorded as about to happen: a call without a credential is refused, not attempted.
+            let resolved = limited.resolved();
+            let until = Instant::now() + resolved.tool.timeout.min(CREDENTIAL_WAIT);
+            if let Err(refusal) = resolved.tool.upstream.ready(&resolved.principal, until).await {
+                let parent = claim.request.as_ref().map(|r| r.event);
+                return Err(self.refuse(&resolved.facts, refusal, parent).await);
+            }
+        }
         let needs_intent = effect.needs_intent() || claim.request.is_some() || claim.uses.needs_intent();
         let pass = self.let_through(&limited, &claim).await?;
         let intent = if needs_intent { Some(self.record_intent(&limited, &claim, keys).await?) } else { None };
@@ -582,6 +593,7 @@ impl Gate {
                     resolved.facts.pin.ok_or_else(|| Refusal::new(RefusalKind::Internal, "the tool has no pin"))?;
                 let permit = Permit::grant(
                     resolved.facts.call,
+                    Arc::clone(&resolved.principal),
                     resolved.tool.tool.clone(),
                     arguments,
                     pin,

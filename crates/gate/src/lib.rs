@@ -9,6 +9,7 @@ pub mod admin;
 pub mod api;
 pub mod approvals;
 pub mod breakers;
+pub mod broker;
 pub mod budgets;
 pub mod directory;
 pub mod exchange;

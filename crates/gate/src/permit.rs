@@ -3,9 +3,10 @@
 //! Its fields are private and its one constructor is visible to this crate alone, so no other crate can make one; it is not
 //! `Clone`, and [`Upstream::dispatch`](crate::upstream::Upstream::dispatch) consumes it, so it is used once.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use countersign_domain::ToolRef;
+use countersign_domain::{Principal, ToolRef};
 use countersign_proof::digest::Digest;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub struct Permit {
     call: Uuid,
+    principal: Arc<Principal>,
     tool: ToolRef,
     arguments: Box<RawValue>,
     pin: Digest,
@@ -24,18 +26,23 @@ pub struct Permit {
 impl Permit {
     pub(crate) fn grant(
         call: Uuid,
+        principal: Arc<Principal>,
         tool: ToolRef,
         arguments: Box<RawValue>,
         pin: Digest,
         deadline: Instant,
         correlation: String,
     ) -> Self {
-        Self { call, tool, arguments, pin, deadline, correlation }
+        Self { call, principal, tool, arguments, pin, deadline, correlation }
     }
 
     /// The call's id.
     pub fn call(&self) -> Uuid {
         self.call
+    }
+    /// Who calls. The caller's own credential is not part of it: nothing that reaches an upstream could be one.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
     }
     /// The tool to call.
     pub fn tool(&self) -> &ToolRef {
@@ -67,5 +74,5 @@ impl Permit {
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub fn test_permit(tool: ToolRef, arguments: Box<RawValue>, pin: Digest, deadline: Instant) -> Permit {
-    Permit::grant(Uuid::now_v7(), tool, arguments, pin, deadline, "test".to_owned())
+    Permit::grant(Uuid::now_v7(), Arc::new(Principal::node()), tool, arguments, pin, deadline, "test".to_owned())
 }

@@ -1,7 +1,9 @@
 //! What the gate needs of an upstream. Implemented by `countersign-connect` and by built-in capabilities.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
-use countersign_domain::UpstreamName;
+use countersign_domain::{Principal, Refusal, UpstreamName};
 use serde_json::value::RawValue;
 
 use crate::permit::Permit;
@@ -236,6 +238,15 @@ impl Exchange for Mute {
 pub trait Upstream: Send + Sync {
     /// Its name in manifests and tool references.
     fn name(&self) -> &UpstreamName;
+
+    /// Makes sure that a call of this principal could be authenticated to the upstream. Asked before a call's intent is
+    /// recorded.
+    ///
+    /// # Errors
+    /// A typed refusal for the caller: an account that has to be connected first, a token that is not to be had.
+    async fn ready(&self, _principal: &Principal, _deadline: Instant) -> Result<(), Refusal> {
+        Ok(())
+    }
 
     /// Executes the permitted call. Must return by the permit's deadline, and soon after [`Exchange::cancelled`]. What the
     /// upstream says or asks meanwhile goes through `exchange`; a revision that asks by returning (`input_required`) is

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use countersign_domain::UpstreamName;
 use countersign_gate::Gate;
+use countersign_gate::broker::assertion::AssertionKey;
 use countersign_ledger::Ledger;
 use serde_json::{Value, json};
 
@@ -31,6 +32,8 @@ pub(crate) struct App {
     pub resource: Resource,
     pub tls: Option<Arc<Tls>>,
     pub upstreams: BTreeSet<UpstreamName>,
+    /// The key that the node vouches for callers with, towards authorization servers.
+    pub assertion: Arc<AssertionKey>,
     pub listings: Listings,
     pub sessions: Sessions,
     pub parking: Parking,

@@ -46,6 +46,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::for_callers))
         .route("/openapi.json", get(openapi::document))
         .route("/schemas/manifest.json", get(manifest_schema))
+        .route("/.well-known/jwks.json", get(assertion_keys))
         .route("/tool-catalog", get(tools::catalog))
         .route("/tools/{name}/invoke", post(tools::invoke))
         .route("/tools/{name}/confirm", post(tools::confirm))
@@ -88,6 +89,12 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
 async fn manifest_schema() -> Response {
     let body = serde_json::to_vec(&countersign_catalog::Manifest::json_schema()).unwrap_or_default();
     ([(CONTENT_TYPE, "application/schema+json"), (CACHE_CONTROL, "public, max-age=3600")], body).into_response()
+}
+
+/// For authorization servers that take the node's word about callers (RFC 7523).
+async fn assertion_keys(State(app): State<Arc<App>>) -> Response {
+    let body = app.assertion.jwks().to_string();
+    ([(CONTENT_TYPE, "application/jwk-set+json"), (CACHE_CONTROL, "public, max-age=3600")], body).into_response()
 }
 
 async fn not_found() -> Refused {

@@ -8,6 +8,7 @@ mod issuers;
 mod reporting;
 mod shared;
 mod storage;
+mod tokens;
 mod watch;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -22,6 +23,7 @@ use countersign_catalog::manifest::load_dir;
 use countersign_connect::connect;
 use countersign_domain::{Refusal, UpstreamName};
 use countersign_egress::{Egress, EgressConfig};
+use countersign_gate::broker::Parts;
 use countersign_gate::identity::Authenticator;
 use countersign_gate::keyring::Keyring;
 use countersign_gate::limits::{Rate, Rates};
@@ -206,7 +208,8 @@ impl Node {
         let manifests = manifests(&config.manifests)?;
         let here = built_in.iter().map(|(manifest, _)| manifest);
         let names: Vec<UpstreamName> = manifests.iter().chain(here).map(|manifest| manifest.upstream.clone()).collect();
-        let registry = registry(manifests, built_in, &egress, &ledger).await?;
+        let broker = tokens::parts(&config, &egress)?;
+        let registry = registry(manifests, built_in, &egress, &broker, &ledger).await?;
         let policies = Arc::new(PolicyStore::new(config.policies.clone()));
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         if ledger.is_shared() {
@@ -227,6 +230,7 @@ impl Node {
             ledger,
             config,
             upstreams: names.into_iter().collect(),
+            assertion: broker.assertion,
             listings: Listings::default(),
             sessions: Sessions::default(),
             parking: Parking::default(),
@@ -339,12 +343,14 @@ async fn registry(
     manifests: Vec<Manifest>,
     built_in: Vec<(Manifest, Arc<dyn Upstream>)>,
     egress: &Egress,
+    broker: &Parts,
     ledger: &Ledger,
 ) -> Result<Arc<Registry>, StartError> {
     let mut upstreams = built_in;
     for manifest in manifests {
-        let upstream = connect(&manifest, egress)
-            .map_err(|error| StartError::Setup(format!("upstream {}: {error}", manifest.upstream)))?;
+        let wrong = |error: String| StartError::Setup(format!("upstream {}: {error}", manifest.upstream));
+        let credentials = broker.source(&manifest).map_err(wrong)?;
+        let upstream = connect(&manifest, egress, credentials).map_err(|error| wrong(error.to_string()))?;
         upstreams.push((manifest, upstream));
     }
     let registry = Registry::open(upstreams, ledger.clone(), clock()).await;

@@ -35,6 +35,9 @@ pub struct RestTransport {
     /// Headers to send with every request, such as `Authorization`.
     #[serde(default)]
     pub headers: BTreeMap<String, EnvText>,
+    /// What every request carries to authenticate.
+    #[serde(default)]
+    pub credential: Option<Box<super::credential::Credential>>,
     /// JSON Schemas that the tools' schemas refer to as `#/$defs/NAME`.
     #[serde(default)]
     pub schemas: BTreeMap<String, Value>,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 use url::Url;
 
+use super::credential::{Credential, CredentialPlace};
 use super::rest::RestTransport;
 use super::text::{EnvText, is_variable};
 
@@ -71,6 +72,9 @@ pub struct HttpTransport {
     /// Headers to send with every request, such as `Authorization`.
     #[serde(default)]
     pub headers: BTreeMap<String, EnvText>,
+    /// What every request carries to authenticate; it must not depend on who calls.
+    #[serde(default)]
+    pub credential: Option<Box<Credential>>,
     /// Which protocol revision to speak.
     #[serde(default)]
     pub protocol: Protocol,
@@ -116,6 +120,8 @@ struct Flat {
     #[serde(default)]
     schemas: Option<BTreeMap<String, Value>>,
     #[serde(default)]
+    credential: Option<Box<Credential>>,
+    #[serde(default)]
     protocol: Option<Protocol>,
 }
 
@@ -143,8 +149,8 @@ impl Flat {
     }
 
     fn stdio(self) -> Result<StdioTransport, String> {
-        if self.url.is_some() || self.headers.is_some() {
-            return Err("`url` and `headers` belong to `type: http`".to_owned());
+        if self.url.is_some() || self.headers.is_some() || self.credential.is_some() {
+            return Err("`url`, `headers` and `credential` belong to `type: http`".to_owned());
         }
         self.no_schemas()?;
         let command = self.command.filter(|c| !c.is_empty()).ok_or("`type: stdio` needs a `command`")?;
@@ -165,7 +171,18 @@ impl Flat {
         let url = check_url(&self.url.ok_or("`type: http` needs a `url`")?)?;
         let headers = self.headers.unwrap_or_default();
         headers.keys().try_for_each(|name| check_header(name, Sender::Mcp))?;
-        Ok(HttpTransport { url, headers, protocol: self.protocol.unwrap_or_default() })
+        let credential = self.credential;
+        check_credential(credential.as_deref(), &headers)?;
+        if let Some(credential) = credential.as_deref() {
+            let query = matches!(credential, Credential::Static(fixed) if fixed.place == CredentialPlace::Query);
+            if credential.is_personal() || query {
+                // A session is shared by all callers, and listing tools has no caller at all.
+                return Err(
+                    "with `type: http`, a credential is `static` in a header, or `oauth_client_credentials`".to_owned()
+                );
+            }
+        }
+        Ok(HttpTransport { url, headers, credential, protocol: self.protocol.unwrap_or_default() })
     }
 
     fn rest(self) -> Result<RestTransport, String> {
@@ -181,7 +198,9 @@ impl Flat {
         }
         let headers = self.headers.unwrap_or_default();
         headers.keys().try_for_each(|name| check_header(name, Sender::Rest))?;
-        Ok(RestTransport { url, headers, schemas: self.schemas.unwrap_or_default() })
+        check_credential(self.credential.as_deref(), &headers)?;
+        let schemas = self.schemas.unwrap_or_default();
+        Ok(RestTransport { url, headers, credential: self.credential, schemas })
     }
 
     fn no_process(&self) -> Result<(), String> {
@@ -196,7 +215,15 @@ impl Flat {
     }
 }
 
-fn check_url(text: &str) -> Result<Url, String> {
+fn check_credential(credential: Option<&Credential>, headers: &BTreeMap<String, EnvText>) -> Result<(), String> {
+    let Some(header) = credential.and_then(Credential::header) else { return Ok(()) };
+    match headers.keys().find(|name| name.eq_ignore_ascii_case(&header)) {
+        Some(name) => Err(format!("both `headers` and `credential` set {name}")),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn check_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|e| format!("{text:?} is not a URL: {e}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(format!("{text:?} must be an http or https URL"));

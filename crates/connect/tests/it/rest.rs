@@ -63,7 +63,7 @@ fn set_up(address: &str, tools: &str) -> Result<Arc<RestUpstream>, ConnectError>
         "version: 1\nupstream: ads\ntransport: {{ type: rest, url: \"http://{address}/v1/\", headers: {{ X-Key: planted }} }}\ntools:\n{tools}"
     );
     let manifest = Manifest::parse(&yaml, "test.yaml").unwrap_or_else(|e| panic!("{e}"));
-    RestUpstream::new(&manifest, &Egress::new(EgressConfig::default()))
+    RestUpstream::new(&manifest, &Egress::new(EgressConfig::default()), None)
 }
 
 async fn serve(mut socket: TcpStream, record: Log, answer: Arc<impl Fn(&str) -> Reply>) {
@@ -463,6 +463,7 @@ async fn nobody_there_and_nobody_free_mean_not_sent() {
 async fn missing_secrets_are_named() {
     let yaml = "version: 1\nupstream: ads\ntransport: { type: rest, url: \"http://localhost:1\", headers: { A: \"${COUNTERSIGN_TEST_NOT_SET}\" } }\n";
     let manifest = Manifest::parse(yaml, "test.yaml").expect("valid");
-    let error = RestUpstream::new(&manifest, &Egress::new(EgressConfig::default())).err().expect("refused").to_string();
+    let error =
+        RestUpstream::new(&manifest, &Egress::new(EgressConfig::default()), None).err().expect("refused").to_string();
     assert!(error.contains("COUNTERSIGN_TEST_NOT_SET"), "{error}");
 }

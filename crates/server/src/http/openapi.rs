@@ -504,6 +504,18 @@ fn node() -> Vec<(String, Value)> {
             "/.well-known/oauth-protected-resource/mcp/{upstream}",
             vec![("get", resource("getUpstreamResource", "/mcp/{upstream}").path("upstream", "The upstream's name."))],
         ),
+        item(
+            "/.well-known/jwks.json",
+            vec![(
+                "get",
+                operation("getAssertionKeys", "The keys that the node vouches for callers with").answers_as(
+                    "200",
+                    "A JWKS.",
+                    "application/jwk-set+json",
+                    any_object(),
+                ),
+            )],
+        ),
     ]
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::definition::each_reference;
 use super::{BodyFormat, BodyKind, MAX_RESPONSE_BYTES, PathTemplate, Place, RestMethod, RestRequest, RestTransport};
 use crate::definition::Definition;
+use crate::manifest::credential::{Credential, CredentialPlace};
 use crate::manifest::transport::{Sender, check_header};
 use crate::manifest::{Manifest, Transport};
 use crate::names::confusable_key;
@@ -68,6 +69,14 @@ fn check_request(request: &RestRequest, transport: &RestTransport) -> Result<(),
         return Err(format!("the value of the header {} cannot be sent", bad.0));
     }
     check_response(request)?;
+    if let Some(Credential::Static(fixed)) = transport.credential.as_deref()
+        && let (CredentialPlace::Query, Some(name)) = (fixed.place, &fixed.name)
+    {
+        let argument = request.arguments.iter().any(|(own, a)| a.place == Place::Query && a.wire_name(own) == name);
+        if argument || request.query.contains_key(name) {
+            return Err(format!("the query parameter {name} carries the credential"));
+        }
+    }
     let schemas = request.arguments.values().map(|a| &a.schema).chain(request.response.schema.as_ref());
     schemas.into_iter().try_for_each(|schema| check_schema(schema, &transport.schemas))
 }

@@ -1,0 +1,246 @@
+//! Secrets are planted wherever the broker can get one; then everything that was ever written is searched for them.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Home, expect, parsed};
+
+/// Distinctive, so that a hit is one; those with odd characters are written in other ways when they are echoed.
+const PLANTED: &[&str] = &[
+    "planted-static-Kq7",
+    "planted-variable-Vx2",
+    "planted-query/Zr\"9",
+    "planted-client-Wp4",
+    "planted-access-Ht8",
+    "planted-exchanged-Mb3",
+    "planted-description-Lc5",
+];
+const POLICY: &str = r#"@id("all") permit (principal in Role::"clerk", action, resource);"#;
+
+/// The requests that were seen: first line and headers, and the body.
+type Log = Arc<Mutex<Vec<(String, String)>>>;
+
+/// An API that echoes its credential in every way that it can, and a token endpoint.
+fn serve(socket: TcpStream, log: &Log) -> Option<()> {
+    let mut reader = BufReader::new(socket);
+    loop {
+        let mut head = String::new();
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+                length = value.trim().parse().ok()?;
+            }
+            if line == "\r\n" {
+                break;
+            }
+            head.push_str(&line);
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let body = String::from_utf8(body).ok()?;
+        let earlier = log.lock().unwrap().iter().filter(|(h, _)| h.starts_with("GET /own/stale")).count();
+        log.lock().unwrap().push((head.clone(), body.clone()));
+        let path = head.split(' ').nth(1)?.to_owned();
+        let echo = json!({ "echo": head, "nested": [{ "again": head.to_uppercase() }] }).to_string();
+        let (status, kind, answer) = match path.split('?').next()? {
+            "/token" if body.contains("token-exchange") => (
+                "200 OK",
+                "application/json",
+                json!({"access_token": "planted-exchanged-Mb3", "expires_in": 600}).to_string(),
+            ),
+            "/token" => (
+                "200 OK",
+                "application/json",
+                json!({"access_token": "planted-access-Ht8", "expires_in": 600}).to_string(),
+            ),
+            "/broken-token" => {
+                let problem = json!({"error": "invalid_client", "error_description": "planted-description-Lc5 planted-client-Wp4"});
+                ("401 Unauthorized", "application/json", problem.to_string())
+            }
+            path if path.ends_with("/stale") && earlier == 0 => ("401 Unauthorized", "application/json", echo),
+            path if path.ends_with("/refused") => ("403 Forbidden", "application/json", echo),
+            path if path.ends_with("/failed") => ("500 Internal Server Error", "text/plain", head.clone()),
+            path if path.ends_with("/page") => ("200 OK", "text/html", head.clone()),
+            _ => ("200 OK", "application/json", echo),
+        };
+        let text =
+            format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+        reader.get_mut().write_all(text.as_bytes()).ok()?;
+    }
+}
+
+fn api() -> (String, Log) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let log = Log::default();
+    let record = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let record = Arc::clone(&record);
+            std::thread::spawn(move || serve(socket, &record));
+        }
+    });
+    (address, log)
+}
+
+/// An upstream with a tool for each way to answer.
+fn manifest(home: &Home, name: &str, address: &str, credential: &Value) {
+    let tool = |method: &str, path: &str, effect: &str| json!({"effect": effect, "request": {"method": method, "path": format!("/{path}"), "response": {"headers": ["content-type"]}}});
+    let manifest = json!({
+        "version": 1, "upstream": name,
+        "transport": {"type": "rest", "url": format!("http://{address}/{name}"), "headers": {"X-Other": "${VARIABLE}"}, "credential": credential},
+        "tools": {
+            "fine": tool("GET", "fine", "read"), "write": tool("POST", "write", "write"), "stale": tool("GET", "stale", "read"),
+            "refused": tool("POST", "refused", "write"), "failed": tool("POST", "failed", "write"), "page": tool("GET", "page", "read"),
+        },
+    });
+    std::fs::write(home.path(&format!("manifests/{name}.yaml")), manifest.to_string()).unwrap();
+}
+
+fn start(home: &mut Home) {
+    let log = std::fs::File::create(home.path("node.log")).unwrap();
+    let mut command = home.command(&["up", "--listen", &format!("127.0.0.1:{}", home.port)]);
+    command
+        .env("COUNTERSIGN_LOG", "trace")
+        .env("VARIABLE", PLANTED[1])
+        .env("QUERY", PLANTED[2])
+        .env("CLIENT", PLANTED[3]);
+    home.node = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    let since = Instant::now();
+    let url = format!("http://127.0.0.1:{}", home.port);
+    while home.run(&["log", "checkpoint", "--url", &url]).status.code() != Some(0) {
+        assert!(
+            since.elapsed() < Duration::from_secs(30),
+            "{}",
+            std::fs::read_to_string(home.path("node.log")).unwrap()
+        );
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    while home.json(&["tools", "list"]).as_array().unwrap().len() < 30 {
+        assert!(since.elapsed() < Duration::from_secs(30), "{}", home.json(&["tools", "list"]));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Every file below a directory.
+fn files(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        if entry.path().is_dir() { files(&entry.path(), found) } else { found.push(entry.path()) }
+    }
+}
+
+#[test]
+fn brokered_secrets_reach_upstreams_and_nothing_else() {
+    let (address, log) = api();
+    let mut home = Home::new();
+    std::fs::remove_file(home.path("manifests/ads.yaml")).unwrap();
+    std::fs::remove_dir_all(home.path("policies")).unwrap();
+    std::fs::create_dir_all(home.path("policies/access")).unwrap();
+    std::fs::write(home.path("policies/access/a.cedar"), POLICY).unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let file = outside.path().join("secret");
+    std::fs::write(&file, format!("{}\n", PLANTED[0])).unwrap();
+    let oauth = |kind: &str, path: &str| json!({"type": kind, "token_url": format!("http://{address}/{path}"), "client_id": "node", "client_secret": {"env": "CLIENT"}});
+    manifest(&home, "file", &address, &json!({"type": "static", "secret": {"file": file}, "name": "X-Key"}));
+    manifest(
+        &home,
+        "query",
+        &address,
+        &json!({"type": "static", "secret": {"env": "QUERY"}, "in": "query", "name": "key"}),
+    );
+    manifest(&home, "own", &address, &oauth("oauth_client_credentials", "token"));
+    manifest(&home, "caller", &address, &oauth("token_exchange", "token"));
+    manifest(&home, "broken", &address, &oauth("oauth_client_credentials", "broken-token"));
+    start(&mut home);
+
+    let mut written = String::new();
+    for upstream in ["file", "query", "own", "caller", "broken"] {
+        for (tool, code) in [
+            ("fine", 0),
+            ("write", 0),
+            ("stale", if upstream == "own" { 0 } else { 7 }),
+            ("refused", 7),
+            ("failed", 1),
+            ("page", 1),
+        ] {
+            // The first request for something stale, of whichever upstream, is refused; only a read of `own` got another token.
+            if tool == "stale" && upstream != "own" {
+                continue;
+            }
+            let output = home.run(&["call", &format!("{upstream}:{tool}"), "--as", "cleo,clerk", "--json"]);
+            expect(&output, if upstream == "broken" { 1 } else { code });
+            written += &String::from_utf8_lossy(&output.stdout);
+            written += &String::from_utf8_lossy(&output.stderr);
+        }
+    }
+    // The secrets did reach the API, and what it echoed came back without them.
+    let seen = log.lock().unwrap().clone();
+    let sent = |part: &str| seen.iter().any(|(head, body)| head.contains(part) || body.contains(part));
+    for part in [
+        "planted-static-Kq7",
+        "planted-variable-Vx2",
+        "key=planted-query%2FZr%229",
+        "Bearer planted-access-Ht8",
+        "Bearer planted-exchanged-Mb3",
+    ] {
+        assert!(sent(part), "{part} was never sent");
+    }
+    assert!(written.contains("[redacted]") && written.contains("credential-unavailable"), "{written}");
+    assert!(!seen.iter().any(|(head, _)| head.contains("/broken/")), "no call without a credential");
+    assert_eq!(
+        seen.iter().filter(|(head, _)| head.starts_with("POST /own/failed")).count(),
+        1,
+        "a write is never repeated"
+    );
+    let exchanges: Vec<&str> =
+        seen.iter().filter(|(_, b)| b.contains("token-exchange")).map(|(_, b)| b.as_str()).collect();
+    assert_eq!(exchanges.len(), 1, "one exchange for one caller: {exchanges:?}");
+    assert_eq!(
+        seen.iter().filter(|(head, _)| head.starts_with("GET /own/stale")).count(),
+        2,
+        "a read is tried once more"
+    );
+
+    // Everything that can be asked for.
+    for arguments in [
+        &["audit", "list", "--as", "o,operator,auditor", "--limit", "200"][..],
+        &["audit", "list", "--as", "o,operator,auditor", "--workspace", "_node"][..],
+        &["tools", "list"][..],
+        &["doctor"][..],
+        &["unknown", "list"][..],
+        &["audit", "export", "export"][..],
+    ] {
+        let output = home.run(&[arguments, &["--json"]].concat());
+        written += &String::from_utf8_lossy(&output.stdout);
+        written += &String::from_utf8_lossy(&output.stderr);
+    }
+    let answer = parsed(&home.run(&["call", "own:fine", "--as", "cleo,clerk", "--json"]));
+    home.receipt(answer["receipt"].as_str().unwrap(), "receipt.json");
+    let mut all = Vec::new();
+    files(home.dir.path(), &mut all);
+    assert!(
+        all.iter().any(|f| f.ends_with("node.log")) && all.iter().any(|f| f.to_string_lossy().contains(".db")),
+        "{all:?}"
+    );
+    let log_size = std::fs::metadata(home.path("node.log")).unwrap().len();
+    assert!(log_size > 10_000, "the log is not at trace level: {log_size} bytes");
+    for planted in PLANTED.iter().copied().chain(["cGxhbnRlZC1j", "planted-query%2FZr%229"]) {
+        assert!(!written.contains(planted), "{planted} was shown: {written}");
+        for file in &all {
+            let bytes = std::fs::read(file).unwrap();
+            let found = bytes.windows(planted.len()).position(|w| w == planted.as_bytes());
+            let around = found.map(|at| {
+                String::from_utf8_lossy(&bytes[at.saturating_sub(200)..(at + 60).min(bytes.len())]).into_owned()
+            });
+            assert!(around.is_none(), "{planted} is in {}: {around:?}", file.display());
+        }
+    }
+}
