@@ -138,7 +138,7 @@ impl Way {
             return Err(if number == MAX_ASKS { self.refuse(&facts, refusal).await } else { refused(&refusal) });
         }
         match self.authorised(ask, &tool, facts) {
-            Err((facts, refusal)) => Err(self.refuse(&facts, *refusal).await),
+            Err(denied) => Err(self.refuse(&denied.0, denied.1).await),
             Ok((authorised, question)) => match self.gate.limit(authorised).await {
                 Ok(limited) => Ok((limited, question)),
                 Err(refusal) => Err(refused(&refusal)),
@@ -151,11 +151,11 @@ impl Way {
         ask: &Ask,
         name: &ToolRef,
         mut facts: Facts,
-    ) -> Result<(stages::Authorised, Question), (Facts, Box<Refusal>)> {
+    ) -> Result<(stages::Authorised, Question), stages::Denied> {
         let view = self.gate.registry.peek();
         let Some(tool) = view.tool(name).filter(|tool| tool.visible_to(&self.principal)).cloned() else {
             let refusal = Refusal::new(RefusalKind::UnknownTool, format!("{} may not ask for that", self.upstream));
-            return Err((facts, Box::new(refusal)));
+            return Err(Box::new((facts, refusal)));
         };
         facts.effect = Some(tool.effect);
         facts.pin = tool.pin();
@@ -167,11 +167,11 @@ impl Way {
             .and_then(|()| questions::check(ask, &self.upstream, self.call, |host| tool.may_send_to(host)));
         let question = match checked {
             Ok(question) => question,
-            Err(refusal) => return Err((facts, Box::new(refusal))),
+            Err(refusal) => return Err(Box::new((facts, refusal))),
         };
         let Ok(canonical) = to_canonical(&question.input) else {
             let refusal = Refusal::new(RefusalKind::InvalidArguments, "the question has no canonical form");
-            return Err((facts, Box::new(refusal)));
+            return Err(Box::new((facts, refusal)));
         };
         facts.canonical_input = Some(canonical.clone().into());
         let resolved = Resolved { principal: Arc::clone(&self.principal), tool, raw: Vec::new(), facts };
@@ -182,9 +182,9 @@ impl Way {
                 let why =
                     "the approval policies want people to agree to this question, which can't be done during a call";
                 let refusal = Refusal::new(RefusalKind::ObligationUnmeetable, why);
-                Err((authorised.validated.resolved.facts, Box::new(refusal)))
+                Err(Box::new((authorised.validated.resolved.facts, refusal)))
             }
-            Err(denied) => Err((denied.0, Box::new(denied.1))),
+            Err(denied) => Err(denied),
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use countersign_domain::{Millis, Principal, UpstreamName};
-use countersign_gate::upstream::{AskError, AskKind};
+use countersign_gate::upstream::AskError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{oneshot, watch};
@@ -64,10 +64,13 @@ pub(crate) struct Session {
 struct State {
     level: &'static str,
     running: HashMap<String, watch::Sender<bool>>,
-    asked: HashMap<String, (AskKind, oneshot::Sender<Result<Box<RawValue>, AskError>>)>,
+    asked: HashMap<String, Waiting>,
     /// By upstream and the upstream's own URI: the URI as the client knows it.
     subscriptions: BTreeMap<(UpstreamName, String), String>,
 }
+
+/// The place for an answer.
+type Waiting = oneshot::Sender<Result<Box<RawValue>, AskError>>;
 
 /// Why there is no session for a request that names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,19 +217,19 @@ impl Session {
     /// Keeps the place for an answer, and gives the question an id that nobody can guess.
     pub fn asks(&self, question: Question) -> Option<(String, countersign_gate::upstream::Ask)> {
         let mut state = lock(&self.state);
-        state.asked.retain(|_, (_, sender)| !sender.is_closed());
+        state.asked.retain(|_, sender| !sender.is_closed());
         if state.asked.len() >= MAX_ASKED {
             let _ = question.answer.send(Err(AskError::Refused("too many questions wait for this client".into())));
             return None;
         }
         let id = random_id().simple().to_string();
-        state.asked.insert(id.clone(), (question.ask.kind, question.answer));
+        state.asked.insert(id.clone(), question.answer);
         Some((id, question.ask))
     }
 
     /// The client's answer to the question of this id. False if there is none.
     pub fn answers(&self, id: &str, outcome: Result<&RawValue, &RawValue>) -> bool {
-        let Some((_, sender)) = lock(&self.state).asked.remove(id) else { return false };
+        let Some(sender) = lock(&self.state).asked.remove(id) else { return false };
         sender.send(outcome.map(ToOwned::to_owned).map_err(refusal)).is_ok()
     }
 
@@ -274,7 +277,7 @@ pub(crate) fn refusal(error: &RawValue) -> AskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use countersign_gate::upstream::Ask;
+    use countersign_gate::upstream::{Ask, AskKind};
 
     fn question() -> (Question, oneshot::Receiver<Result<Box<RawValue>, AskError>>) {
         let (answer, came) = oneshot::channel();

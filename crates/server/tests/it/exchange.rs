@@ -208,7 +208,7 @@ async fn greeted(world: &World, token: &str, capabilities: Value) -> String {
     reply.header("mcp-session-id").expect("a session").to_owned()
 }
 
-fn in_session<'a>(session: &'a str) -> Vec<(&'a str, &'a str)> {
+fn in_session(session: &str) -> Vec<(&str, &str)> {
     let mut headers = LEGACY.to_vec();
     headers.push(("mcp-session-id", session));
     headers
