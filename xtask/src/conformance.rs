@@ -46,7 +46,7 @@ const ERAS: [Era; 2] = [Era::Modern, Era::Legacy];
 /// # Errors
 /// If it cannot be run.
 pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
-    setup::everything()?;
+    setup::node()?;
     let directory = paths::run_directory("conformance")?;
     let wanted = |part: &str| plan.only.as_deref().is_none_or(|only| only == part);
     let mut report = Report::default();
@@ -115,7 +115,7 @@ fn pairing(binary: &Path, directory: &Path, client: Era, era: Era) -> Result<Col
     let url = format!("http://{}/mcp/{UPSTREAM}", proxy.address());
     let out = directory.join(format!("{name}-results"));
     let scenarios = suite::server(&url, client.revision(), &out)?;
-    let counted = tally::compare(&node, &upstream.journal)?;
+    let counted = tally::compare(&node, &upstream.journal, era)?;
     node.stop()?;
     let title = format!("client {}, upstream {}", client.revision(), era.revision());
     Ok(Column { title, era: client, scenarios, counted, is_gateway: client == era })

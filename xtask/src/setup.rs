@@ -33,6 +33,15 @@ pub fn everything() -> Result<()> {
     python()
 }
 
+/// Installs Node.js and the npm packages alone.
+///
+/// # Errors
+/// If something cannot be installed.
+pub fn node() -> Result<()> {
+    programs(&["node", "npm"])?;
+    npm()
+}
+
 /// Installs the Debian packages of the programs that are missing.
 ///
 /// # Errors

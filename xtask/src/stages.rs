@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
-use crate::{crash, evidence, hostile, observe, oidc, paths, peers, power, setup, strace, tidy, twins, walkthrough};
+use crate::{
+    conformance, crash, evidence, hostile, observe, oidc, paths, peers, power, setup, strace, tidy, twins, walkthrough,
+};
 
 /// The demo promises less than a minute after the build.
 const DEMO_LIMIT: Duration = Duration::from_secs(60);
@@ -41,6 +43,7 @@ const STAGES: &[Stage] = &[
     ("walkthrough", |binary| one(walkthrough::run(binary))),
     ("peers", |binary| one(peers::run(binary))),
     ("oidc", |binary| one(oidc::run(binary))),
+    ("conformance", |binary| one(conformance::run(binary, &conformance::Plan { only: None, update: false }))),
     ("hostile", |binary| one(hostile::run(binary))),
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),
     ("crash, two nodes", |binary| {

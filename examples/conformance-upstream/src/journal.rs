@@ -18,6 +18,9 @@ pub struct Entry {
     pub again: bool,
 }
 
+/// The method of an entry that is no request: the server asked for input, and waits for the call to be made again.
+pub const ASKED: &str = "asked for input";
+
 pub(crate) struct Journal(Mutex<File>);
 
 impl Journal {

@@ -18,7 +18,7 @@ mod world;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use journal::{Entry, read};
+pub use journal::{ASKED, Entry, read};
 use world::World;
 
 /// Which revision the server speaks. It refuses the other.

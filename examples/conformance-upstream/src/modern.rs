@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::http::{error, json_response, respond, result, stream, text};
+use crate::journal::ASKED;
 use crate::tools::Talk;
 use crate::world::{Change, Out, World};
 use crate::{Era, definitions, results};
@@ -133,7 +134,10 @@ async fn call(world: Arc<World>, method: &str, id: &Value, params: &Value) -> Re
             Ok(given) if method == "resources/read" => (result(&id, cacheable(complete(given))), 200),
             Ok(given) => (result(&id, complete(given)), 200),
             Err(stop) => match stop.modern(&talk) {
-                Ok(input) => (result(&id, complete(input)), 200),
+                Ok(input) => {
+                    talk.world.journal.note(ASKED, &Value::Null);
+                    (result(&id, complete(input)), 200)
+                }
                 Err((code, message, data)) => {
                     let status = if code == -32021 { 400 } else { 200 };
                     (error(&id, code, &message, data), status)
