@@ -62,7 +62,10 @@ pub struct Sample {
     leaves: f64,
 }
 
-const COLUMNS: [(&str, fn(&Sample) -> f64); 10] = [
+/// A column's name and its value.
+type Column = (&'static str, fn(&Sample) -> f64);
+
+const COLUMNS: [Column; 10] = [
     ("seconds", |s| s.seconds),
     ("calls_per_second", |s| s.rate),
     ("p50_ms", |s| s.p50_ms),

@@ -179,7 +179,8 @@ impl Board {
         let mut parts: Vec<String> =
             [(tools, "toolsListChanged"), (prompts, "promptsListChanged"), (resources, "resourcesListChanged")]
                 .into_iter()
-                .filter_map(|(tells, name)| tells.then(|| format!("\"{name}\":true")))
+                .filter(|(tells, _)| *tells)
+                .map(|(_, name)| format!("\"{name}\":true"))
                 .collect();
         let watched = self.watched();
         if facts.subscriptions && !watched.is_empty() {

@@ -38,7 +38,7 @@ pub(crate) fn meta(id: u64, era: Era, exchange: &dyn Exchange) -> Option<String>
     let traced = Some(crate::traced::meta()).filter(|traced| !traced.is_empty());
     match era {
         Era::Legacy(_) => {
-            let parts: Vec<String> = progress.into_iter().chain(traced.map(Into::into)).collect();
+            let parts: Vec<String> = progress.into_iter().chain(traced).collect();
             (!parts.is_empty()).then(|| format!("{{{}}}", parts.join(",")))
         }
         Era::Modern => {
@@ -50,7 +50,7 @@ pub(crate) fn meta(id: u64, era: Era, exchange: &dyn Exchange) -> Option<String>
                 meta.push_str(",\"io.modelcontextprotocol/logLevel\":");
                 meta.push_str(&quote(level));
             }
-            for part in progress.into_iter().chain(traced.map(Into::into)) {
+            for part in progress.into_iter().chain(traced) {
                 meta.push(',');
                 meta.push_str(&part);
             }

@@ -192,7 +192,7 @@ impl Gate {
                 .by(&Principal::node())
                 .with("breaker", change.name.as_str())
                 .with("failure", change.failure)
-                .with("open_ms", change.opened.then(|| change.open_for.as_millis() as u64));
+                .with("open_ms", change.opened.then_some(change.open_for.as_millis() as u64));
             let gate = Arc::clone(self);
             tokio::spawn(async move {
                 let Ok(entry) = record::entry(draft, None, None, None) else { return };
