@@ -66,7 +66,7 @@ pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
     }
     for era in ERAS {
         if wanted("client") {
-            report.columns.push(client_side(&directory, era)?);
+            report.columns.push(client_side(binary, &directory, era)?);
         }
     }
     report.print();
@@ -122,9 +122,13 @@ fn pairing(binary: &Path, directory: &Path, client: Era, era: Era) -> Result<Col
 }
 
 /// The suite's client scenarios against the gateway's upstream side.
-fn client_side(directory: &Path, era: Era) -> Result<Column> {
-    paths::build(&["build", "--quiet", "--package", "countersign-connect", "--example", "conformance_client"])?;
-    let driver = paths::target().join("debug/examples/conformance_client");
+fn client_side(binary: &Path, directory: &Path, era: Era) -> Result<Column> {
+    // In the profile of the product, which is built already.
+    let profile = if binary.parent().is_some_and(|folder| folder.ends_with("debug")) { "dev" } else { "release" };
+    let folder = if profile == "dev" { "debug" } else { profile };
+    let example = ["--package", "countersign-connect", "--example", "conformance_client"];
+    paths::build(&[&["build", "--quiet", "--profile", profile], example.as_slice()].concat())?;
+    let driver = paths::target().join(folder).join("examples/conformance_client");
     let out = directory.join(format!("client-{}-results", short(era)));
     let scenarios = suite::client(&driver, era.revision(), &out)?;
     Ok(Column { title: format!("client side, {}", era.revision()), era, scenarios, counted: true, is_gateway: false })

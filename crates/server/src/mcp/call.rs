@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::era::{self, Era};
-use super::message::{INVALID_PARAMS, Params, RpcError};
+use super::message::{INVALID_PARAMS, MISSING_CAPABILITY, Params, RpcError};
 use super::wire::{Outcome, Wire};
 use super::{AWAIT_APPROVAL, Scope, offers, result};
 use crate::app::App;
@@ -197,12 +197,11 @@ async fn run_traced(
     let outcome = run_to_outcome(&app, &principal, &correlation, what, wire, timeout).await;
     conclude(&outcome);
     match outcome {
-        Ok(CallOutcome::Done(answer)) => match is_tool {
-            true => result::of_answer(&answer, era, false),
-            false => match result::upstream_error(&answer, era) {
-                Some(error) => Err(error),
-                None => result::of_answer(&answer, era, reads),
-            },
+        Ok(CallOutcome::Done(answer)) => match result::upstream_error(&answer, era) {
+            Some(error) if !is_tool => Err(error),
+            // The client's to mend, not the model's: it has to declare the capability (2026-07-28).
+            Some(error) if era == Era::Modern && error.code == MISSING_CAPABILITY => Err(error),
+            Some(_) | None => result::of_answer(&answer, era, reads),
         },
         Ok(CallOutcome::Pending(pending)) if is_tool => Ok(result::of_pending(&pending, era)),
         Ok(CallOutcome::Pending(pending)) => Err(result::pending_error(&pending)),

@@ -398,9 +398,22 @@ impl Exchange {
         let streams = accepts_stream(&self.headers);
         let Self { app, principal, session, .. } = self;
         let flight = Some(flight);
-        Talk { app, principal, id, era, token, level, session, streams, identity, flight, progressed: false }
-            .answer()
-            .await
+        Talk {
+            app,
+            principal,
+            id,
+            era,
+            token,
+            level,
+            session,
+            streams,
+            identity,
+            flight,
+            progressed: false,
+            status: StatusCode::OK,
+        }
+        .answer()
+        .await
     }
 
     async fn resume(self, called: Called, state: &str, responses: Option<&RawValue>) -> Response {
@@ -420,8 +433,20 @@ impl Exchange {
         let streams = accepts_stream(&self.headers);
         let Self { app, principal, .. } = self;
         let (era, level, flight) = (job.era, hearing.log_level, Some(resumed.flight));
-        let mut talk =
-            Talk { app, principal, id, era, token, level, session: None, streams, identity, flight, progressed: false };
+        let mut talk = Talk {
+            app,
+            principal,
+            id,
+            era,
+            token,
+            level,
+            session: None,
+            streams,
+            identity,
+            flight,
+            progressed: false,
+            status: StatusCode::OK,
+        };
         match talk.ask_again(still).await {
             Some(body) => answered(StatusCode::OK, body),
             None => talk.answer().await,

@@ -28,6 +28,8 @@ pub(crate) const PENDING: i64 = 4020;
 pub(crate) const HEADER_MISMATCH: i64 = -32020;
 /// 2026-07-28: a revision that is not spoken here.
 pub(crate) const UNSUPPORTED_VERSION: i64 = -32022;
+/// 2026-07-28, MissingRequiredClientCapabilityError.
+pub(crate) const MISSING_CAPABILITY: i64 = -32021;
 
 /// Longest id that is echoed, in bytes of JSON.
 const MAX_ID: usize = 512;

@@ -56,6 +56,8 @@ pub(crate) struct Talk {
     pub flight: Option<Flight>,
     /// Whether the upstream reports progress itself.
     pub progressed: bool,
+    /// The status of an answer that comes as JSON.
+    pub status: http::StatusCode,
 }
 
 /// What comes next.
@@ -77,7 +79,7 @@ impl Talk {
                     let events = [before, event(body)].concat();
                     return event_stream(stream::once(async move { Ok(Bytes::from(events)) }));
                 }
-                (Next::Done(body, _), _) => return answered(http::StatusCode::OK, body),
+                (Next::Done(body, _), _) => return answered(self.status, body),
                 (Next::Say(events), true) => return self.stream(events),
                 (Next::Quiet, true) => {
                     let beat = self.beat(0);
@@ -167,10 +169,16 @@ impl Talk {
         events
     }
 
-    fn response(&self, outcome: Outcome) -> Vec<u8> {
+    fn response(&mut self, outcome: Outcome) -> Vec<u8> {
         match outcome {
             Ok(result) => message::response(&self.id, &result),
-            Err(error) => error.response(Some(&self.id)),
+            Err(error) => {
+                // 2026-07-28, MissingRequiredClientCapabilityError.
+                if self.era == Era::Modern && error.code == message::MISSING_CAPABILITY {
+                    self.status = http::StatusCode::BAD_REQUEST;
+                }
+                error.response(Some(&self.id))
+            }
         }
     }
 
