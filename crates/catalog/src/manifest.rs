@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::definition::Kind;
+use crate::scan::Rule;
 
 pub use credential::{Credential, OauthSettings, SecretSource, StaticCredential};
 pub use duration::{DurationError, parse_duration};
@@ -157,6 +158,10 @@ pub struct ToolEntry {
     #[serde(default)]
     #[schemars(schema_with = "schema::pin")]
     pub pin: Option<Digest>,
+    /// Rules of the scan whose findings do not keep the asserted pin from being accepted.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::rules")]
+    pub despite: Vec<Rule>,
     /// Whether the last approval executes the call at once, without waiting for the agent to redeem it.
     #[serde(default)]
     pub execute_on_approval: bool,
@@ -241,6 +246,8 @@ pub struct ToolSettings {
     pub description: Option<String>,
     /// The pin that the manifest asserts, if any.
     pub pin: Option<Digest>,
+    /// Rules of the scan whose findings do not keep the asserted pin from being accepted.
+    pub despite: Vec<Rule>,
     /// Whether the last approval executes the call.
     pub execute_on_approval: bool,
     /// Whether the tool is kept out of lists and refused.
@@ -266,6 +273,7 @@ impl Manifest {
             effect: entry.effect.unwrap_or(self.default_effect(name)),
             description: entry.description,
             pin: entry.pin,
+            despite: entry.despite,
             execute_on_approval: entry.execute_on_approval,
             hidden: entry.hidden,
             rate_limit: entry.rate_limit,
@@ -374,6 +382,10 @@ mod schema {
     }
     pub fn pointer(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^/", "maxLength": 256 })
+    }
+    pub fn rules(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<&str> = crate::scan::Rule::ALL.iter().map(|rule| rule.id()).collect();
+        json_schema!({ "type": "array", "items": { "enum": names } })
     }
     pub fn pin(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^sha256:[0-9a-f]{64}$" })

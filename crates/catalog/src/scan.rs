@@ -30,6 +30,7 @@ use serde_json::Value;
 pub use names::Surroundings;
 pub use rule::Rule;
 
+pub use crate::definition::Kind;
 use crate::visible::visible_line;
 use fields::{Field, Role};
 
@@ -110,19 +111,6 @@ impl std::fmt::Display for Finding {
         let place = if place.is_empty() { "/" } else { &place };
         write!(f, "{} {} at {place}: {}: {}", self.severity, self.rule, self.message, self.excerpt)
     }
-}
-
-/// What kind of thing a definition defines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// An entry of `tools/list`.
-    Tool,
-    /// An entry of `prompts/list`; it may hold `messages`, as in the result of `prompts/get`.
-    Prompt,
-    /// An entry of `resources/list`.
-    Resource,
-    /// An entry of `resources/templates/list`.
-    Template,
 }
 
 impl Kind {

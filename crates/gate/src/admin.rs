@@ -3,8 +3,10 @@
 //! Each change is an event in the same transaction. Reading is bounded to the caller's workspace; the node's own events are
 //! for auditors and operators.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use countersign_catalog::scan::Rule;
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Effect, EventDraft, EventType, Principal, Refusal, RefusalKind, ToolRef, WorkspaceName};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow};
@@ -21,8 +23,10 @@ use uuid::Uuid;
 use crate::api::{BudgetReport, ToolReport, UnknownCall};
 use crate::approvals::{AUDITOR, METRICS, OPERATOR, READ_BACK};
 use crate::breakers::BreakerReport;
+use crate::findings::{standing, summary};
 use crate::gate::{AppendFailure, Gate};
 use crate::record;
+use crate::registry::View;
 use crate::stages;
 
 const MAX_NOTE_CHARS: usize = 1_000;
@@ -95,6 +99,11 @@ impl Gate {
                 definition: value(accepted),
                 proposal: value(proposed),
                 findings: view.findings.get(tool).cloned().unwrap_or_default(),
+                scan: view.scanned.of_tool(tool).to_vec(),
+                despite: match proposed {
+                    Some(_) => self.unnamed_rules(&view, tool, &[]).into_iter().collect(),
+                    None => Vec::new(),
+                },
             }
         };
         Ok(names.into_iter().map(report).collect())
@@ -118,15 +127,23 @@ impl Gate {
         Ok(())
     }
 
-    /// Accepts a tool's proposed definition by its pin, so that what was looked at is what is accepted.
+    /// The rules whose findings keep a tool's newest definition from being accepted, given those that were named.
+    fn unnamed_rules(&self, view: &View, tool: &ToolRef, despite: &[Rule]) -> BTreeSet<Rule> {
+        standing(view.scanned.of_tool(tool), self.registry.quarantine_at(), despite)
+    }
+
+    /// Accepts a tool's proposed definition by its pin, so that what was looked at is what is accepted. Grave findings of
+    /// the scan have to be named in `despite`.
     ///
     /// # Errors
-    /// If the pin is not the proposed one, or if the policies in force would no longer load with the new definition.
+    /// If the pin is not the proposed one, if a grave finding is not named, or if the policies in force would no longer load
+    /// with the new definition.
     pub async fn accept_tool(
         self: &Arc<Self>,
         principal: &Principal,
         tool: &ToolRef,
         pin: &Digest,
+        despite: &[Rule],
     ) -> Result<Uuid, Refusal> {
         self.require_operator(principal)?;
         let view = self.registry.view();
@@ -138,6 +155,15 @@ impl Gate {
             );
             return Err(Refusal::new(RefusalKind::NotFound, detail));
         };
+        let unnamed: Vec<&str> = self.unnamed_rules(&view, tool, despite).into_iter().map(Rule::id).collect();
+        if !unnamed.is_empty() {
+            let detail = format!(
+                "the definition of {tool} has grave findings that were not named: {}. Read them with `countersign tools show {tool}`; \
+                 to accept it all the same, name each with `--despite RULE`",
+                unnamed.join(", ")
+            );
+            return Err(Refusal::new(RefusalKind::Quarantined, detail).with("rules", json!(unnamed)));
+        }
         let effect = self.registry.settings(tool).map_or(Effect::Write, |s| s.effect);
         self.check_policies_with(tool, effect, &row).await?;
         let before =
@@ -148,7 +174,9 @@ impl Gate {
         let draft = self
             .node_draft(EventType::ToolAccepted, principal)
             .tool(tool, Some(pin), effect)
-            .with("accepted_pin_before", before);
+            .with("accepted_pin_before", before)
+            .with("findings", summary(view.scanned.of_tool(tool)))
+            .with("despite", (!despite.is_empty()).then(|| json!(despite)));
         let id = self.record_change(draft, principal, Some(tool.to_string()), vec![StateOp::PinAccept { row }]).await?;
         if let Err(why) = self.registry.rebuild().await {
             tracing::error!(%why, "the catalog could not be rebuilt");

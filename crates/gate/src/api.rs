@@ -1,5 +1,6 @@
 //! What goes into the gate and what comes out: plain data for the surfaces.
 
+use countersign_catalog::scan::{Finding, Rule};
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Effect, Millis, ObligationKind, Obligations, Principal, ToolRef};
 use countersign_ledger::state::{BudgetRow, RequestStatus};
@@ -145,8 +146,12 @@ pub struct ToolReport {
     pub definition: Option<Value>,
     /// The raw definition that waits for review.
     pub proposal: Option<Value>,
-    /// What speaks against it (confusable name, odd characters).
+    /// What speaks against it besides its text (a name that looks like another, a schema that can't be used).
     pub findings: Vec<String>,
+    /// What the scan found in the definition that waits for review, otherwise in the accepted one.
+    pub scan: Vec<Finding>,
+    /// The rules that have to be named to accept the definition that waits for review.
+    pub despite: Vec<Rule>,
 }
 
 /// A request for approval as a person sees it.

@@ -13,6 +13,7 @@ pub mod broker;
 pub mod budgets;
 pub mod directory;
 pub mod exchange;
+pub mod findings;
 pub mod flow;
 pub mod frozen;
 pub mod identity;

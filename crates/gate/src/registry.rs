@@ -4,6 +4,7 @@
 //! changed, its definitions are listed again and compared; a tool whose definition differs is quarantined until a person
 //! accepts the new one. The view is swapped as a whole, so a call sees one state of the catalog from start to end.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use countersign_catalog::manifest::{Cooldown, CostRule};
 use countersign_catalog::names::Cause;
-use countersign_catalog::scan;
+use countersign_catalog::scan::{Severity, Surroundings, scan};
 use countersign_catalog::{
     Definition, Kind, Manifest, NameMap, Review, ToolSettings, UriTemplate, confusable_key, mcp_names, own_names,
 };
@@ -27,6 +28,7 @@ use countersign_proof::digest::Digest;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
+use crate::findings::{Scanned, needs_a_look, standing, summary, surroundings};
 use crate::limits::Rate;
 use crate::operations::{self, Template};
 use crate::record;
@@ -167,6 +169,8 @@ pub struct View {
     pub pins: Vec<PinRow>,
     /// Findings by tool.
     pub findings: BTreeMap<ToolRef, Vec<String>>,
+    /// What the scan found in the newest definitions.
+    pub scanned: Arc<Scanned>,
     /// Grows with every change, so that surfaces can cache what they render.
     pub version: u64,
 }
@@ -251,6 +255,8 @@ pub struct Registry {
     clock: fn() -> Millis,
     rebuilding: Mutex<()>,
     versions: watch::Sender<u64>,
+    /// Definitions with a finding of this severity or above are not accepted unless the rule is named.
+    quarantine_at: Option<Severity>,
 }
 
 /// Why a refresh failed.
@@ -290,9 +296,22 @@ impl Registry {
             clock,
             rebuilding: Mutex::new(()),
             versions: watch::channel(0).0,
+            quarantine_at: Some(Severity::High),
         };
         registry.rebuild().await?;
         Ok(registry)
+    }
+
+    /// Sets from which severity on a finding keeps a definition from being accepted; `None` is never. `high` otherwise.
+    #[must_use]
+    pub fn with_quarantine_at(mut self, severity: Option<Severity>) -> Self {
+        self.quarantine_at = severity;
+        self
+    }
+
+    /// From which severity on a finding keeps a definition from being accepted.
+    pub fn quarantine_at(&self) -> Option<Severity> {
+        self.quarantine_at
     }
 
     /// The catalog right now.
@@ -389,6 +408,8 @@ impl Registry {
         stored: &[PinRow],
     ) -> Result<(Append, HashSet<String>), RefreshError> {
         let upstream = &source.manifest.upstream;
+        // Only what is new or changed is scanned, so mostly nothing has to be gathered.
+        let around = LazyCell::new(|| surroundings(stored, upstream.as_str(), &offer.tools));
         let stored: HashMap<(&str, bool), Digest> = stored
             .iter()
             .filter(|p| p.tool.upstream == *upstream)
@@ -424,7 +445,7 @@ impl Registry {
             }
             let known = |accepted| stored.get(&(definition.name.as_str(), accepted)).copied();
             let standing = (known(true), known(false));
-            self.compare_one(source, (kind, raw, &definition), standing, &mut append)?;
+            self.compare_one(source, (kind, raw, &definition), standing, &around, &mut append)?;
         }
         Ok((append, names))
     }
@@ -435,6 +456,7 @@ impl Registry {
         source: &Source,
         (kind, raw, definition): (Kind, &str, &Definition),
         (accepted, proposed): (Option<Digest>, Option<Digest>),
+        around: &Surroundings,
         append: &mut Append,
     ) -> Result<(), RefreshError> {
         let now = (self.clock)();
@@ -455,11 +477,21 @@ impl Registry {
                 settings.effect,
             )
         };
+        if accepted == Some(definition.pin) {
+            if proposed.is_some() {
+                append.ops.push(StateOp::PinWithdraw { tool });
+            }
+            return Ok(());
+        }
+        let members = Value::Object(definition.members.clone());
+        let found = scan(kind, tool.upstream.as_str(), &members, around);
+        let blocked = !standing(&found, self.quarantine_at, &settings.despite).is_empty();
         // A manifest that asserts a pin leaves nothing to the checks.
-        let by_checks = settings.pin.is_none()
-            && source.manifest.review(kind) == Review::Scanned
-            && is_harmless(kind, &tool.upstream, raw);
+        let checked = source.manifest.review(kind) == Review::Scanned && !needs_a_look(&found);
+        let by_checks = settings.pin.is_none() && checked;
         let accepting = match settings.pin {
+            // What is grave is not accepted by itself, whoever asserts it, unless the manifest names it.
+            _ if blocked => None,
             Some(pin) if pin == definition.pin => Some("manifest"),
             // The definition is the manifest's own text and nothing was accepted before. A later change of that text is a
             // change like any other: policies and people relied on the old one.
@@ -467,19 +499,19 @@ impl Registry {
             _ if by_checks => Some("checks"),
             _ => None,
         };
-        if accepted == Some(definition.pin) {
-            if proposed.is_some() {
-                append.ops.push(StateOp::PinWithdraw { tool });
-            }
-        } else if let Some(by) = accepting {
+        if let Some(by) = accepting {
             append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
             append.ops.push(StateOp::PinAccept { row: pin_row(PinStatus::Accepted, Some(by.into())) });
-            self.push(append, draft(EventType::ToolAccepted).with("by", by), &tool)?;
+            let draft = draft(EventType::ToolAccepted).with("by", by).with("findings", summary(&found));
+            self.push(append, draft, &tool)?;
         } else if proposed != Some(definition.pin) {
             append.ops.push(StateOp::PinPropose { row: pin_row(PinStatus::Proposed, None) });
             let why = if accepted.is_some() { "changed" } else { "new" };
             let before = accepted.map(|p| p.to_string());
-            let draft = draft(EventType::ToolQuarantined).with("cause", why).with("accepted_pin", before);
+            let draft = draft(EventType::ToolQuarantined)
+                .with("cause", why)
+                .with("accepted_pin", before)
+                .with("findings", summary(&found));
             self.push(append, draft, &tool)?;
         }
         Ok(())
@@ -500,12 +532,14 @@ impl Registry {
         let _one_at_a_time = self.rebuilding.lock().await;
         let pins = self.ledger.read(|r| r.pins()).await.map_err(|e| RefreshError::Ledger(e.to_string()))?;
         let version = self.view.load().version + 1;
-        self.view.store(Arc::new(self.build(pins, version)));
+        let before = Arc::clone(&self.view.load().scanned);
+        let scanned = Scanned::of(&pins, &before).map_or(before, Arc::new);
+        self.view.store(Arc::new(self.build(pins, version, scanned)));
         self.versions.send_replace(version);
         Ok(())
     }
 
-    fn build(&self, pins: Vec<PinRow>, version: u64) -> View {
+    fn build(&self, pins: Vec<PinRow>, version: u64, scanned: Arc<Scanned>) -> View {
         let mut by_tool: BTreeMap<ToolRef, (Option<&PinRow>, Option<&PinRow>)> = BTreeMap::new();
         for row in &pins {
             let slot = by_tool.entry(row.tool.clone()).or_default();
@@ -523,9 +557,6 @@ impl Registry {
         for (tool, (accepted, proposed)) in &by_tool {
             let Some(source) = self.sources.get(&tool.upstream) else { continue };
             let (state, mut found) = state_of(*accepted, *proposed, confusable.get(tool));
-            if let Some(row) = proposed.or(*accepted) {
-                found.extend(hidden_findings(&row.definition));
-            }
             if Kind::of(&tool.tool) == Kind::Template {
                 let form = Operation::of(&tool.tool);
                 match form_of(form) {
@@ -582,6 +613,7 @@ impl Registry {
             templates,
             pins,
             findings,
+            scanned,
             version,
         }
     }
@@ -681,19 +713,6 @@ fn form_of(operation: Operation<'_>) -> Option<UriTemplate> {
     }
 }
 
-/// Whether the checks find nothing that a person should read first.
-fn is_harmless(kind: Kind, upstream: &UpstreamName, raw: &str) -> bool {
-    let kind = match kind {
-        Kind::Tool => scan::Kind::Tool,
-        Kind::Prompt => scan::Kind::Prompt,
-        Kind::Resource => scan::Kind::Resource,
-        Kind::Template => scan::Kind::Template,
-    };
-    let Ok(definition) = serde_json::from_str::<Value>(raw) else { return false };
-    let findings = scan::scan(kind, upstream.as_str(), &definition, &scan::Surroundings::default());
-    hidden_findings(raw).is_none() && scan::worst(&findings).is_none_or(|worst| worst < scan::Severity::Medium)
-}
-
 /// A fixed operation's definition, which nobody reviews: it is part of this program.
 fn fixed_state(raw: &str) -> Result<Accepted, String> {
     let definition: Value = serde_json::from_str(raw).map_err(|e| e.to_string())?;
@@ -754,22 +773,4 @@ fn confusables<'a>(tools: impl Iterator<Item = (&'a ToolRef, bool)>) -> BTreeMap
         found.extend(group[1..].iter().map(|(tool, _)| ((*tool).clone(), first.clone())));
     }
     found
-}
-
-fn hidden_findings(definition: &str) -> Option<String> {
-    // Escapes hide characters from a look at the raw text, so the decoded strings are searched.
-    fn walk(value: &Value, found: &mut Vec<char>) {
-        match value {
-            Value::String(s) => {
-                found.extend(countersign_catalog::visible::hidden_characters(s, 8).into_iter().map(|(_, c)| c))
-            }
-            Value::Array(items) => items.iter().for_each(|v| walk(v, found)),
-            Value::Object(members) => members.values().for_each(|v| walk(v, found)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
-    let mut found = Vec::new();
-    walk(&serde_json::from_str(definition).ok()?, &mut found);
-    let listed: Vec<String> = found.iter().take(4).map(|c| format!("U+{:04X}", u32::from(*c))).collect();
-    (!listed.is_empty()).then(|| format!("its definition holds hidden characters: {}", listed.join(", ")))
 }

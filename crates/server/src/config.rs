@@ -24,6 +24,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use countersign_catalog::scan::Severity;
 use countersign_gate::breakers::BreakerRule;
 use countersign_gate::budgets::Budget;
 use countersign_gate::directory::WorkspaceMode;
@@ -87,6 +88,8 @@ pub struct Overrides {
     pub keys_dir: Option<PathBuf>,
     /// Whether a node without a head file may join a shared log.
     pub join: Option<bool>,
+    /// From which severity on a finding of the scan keeps a definition from being accepted: its name, or `never`.
+    pub quarantine_at: Option<String>,
 }
 
 /// A number of calls in a stretch of time.
@@ -198,6 +201,8 @@ pub struct Config {
     pub required_scopes: Vec<String>,
     /// Bounds.
     pub limits: LimitSettings,
+    /// From which severity on a finding of the scan keeps a definition from being accepted unless its rule is named.
+    pub quarantine_at: Option<Severity>,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
     pub approval_wait: Duration,
     /// The log.
@@ -304,6 +309,7 @@ fn with_environment(flags: &Overrides, env: &dyn Fn(&str) -> Option<String>) -> 
     path(&mut out.data_dir, "COUNTERSIGN_DATA_DIR");
     out.log_domain = out.log_domain.or_else(|| env("COUNTERSIGN_LOG_DOMAIN"));
     out.public_url = out.public_url.or_else(|| env("COUNTERSIGN_PUBLIC_URL"));
+    out.quarantine_at = out.quarantine_at.or_else(|| env("COUNTERSIGN_SCAN_QUARANTINE_AT"));
     if let (None, Some(text)) = (out.listen, env("COUNTERSIGN_LISTEN")) {
         out.listen = Some(parse_listen(&text).map_err(|m| wrong("COUNTERSIGN_LISTEN", m))?);
     }
@@ -388,6 +394,7 @@ fn build(
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
         limits: limits::settings(file.limits.unwrap_or_default(), source, env)?,
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
+        quarantine_at: quarantine_at(over.quarantine_at, file.scan.as_ref(), source)?,
         workspaces: workspaces(file.workspaces.as_ref(), source, &listen)?,
         log: operations::log(file.log, env)?,
         telemetry: operations::telemetry(file.telemetry, source, env)?,
@@ -406,6 +413,26 @@ fn build(
         development_issuer,
         issuers,
     })
+}
+
+/// `[scan] quarantine_at`: a severity, or `never`; `high` where nothing is said.
+fn quarantine_at(
+    over: Option<String>,
+    section: Option<&file::FileScan>,
+    source: &Source,
+) -> Result<Option<Severity>, ConfigError> {
+    let read = |text: &str| match text {
+        "never" => Ok(None),
+        _ => text.parse().map(Some).map_err(|why: String| format!("{why}; or never")),
+    };
+    if let Some(text) = over {
+        let source_name = "COUNTERSIGN_SCAN_QUARANTINE_AT".into();
+        return read(&text).map_err(|message| ConfigError::Value { source_name, message });
+    }
+    match section.and_then(|section| section.quarantine_at.as_ref()) {
+        None => Ok(Some(Severity::High)),
+        Some(text) => read(text.get_ref()).map_err(|message| source.complain(text, message)),
+    }
 }
 
 fn development_issuer(

@@ -6,6 +6,7 @@
 //! - [`node`]: the parts put together, on a listener that is handed in.
 //! - `http`, [`mcp`]: requests in, answers out.
 //! - `tls`: the listener's certificate, and whom client certificates name.
+//! - [`probe`]: an upstream for a moment, to look at what it lists.
 //! - [`keys`], [`dev_issuer`]: key files of the data directory.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod http;
 pub mod keys;
 pub mod mcp;
 pub mod node;
+pub mod probe;
 mod rawjson;
 mod telemetry;
 mod time;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use countersign_catalog::Manifest;
 use countersign_catalog::manifest::load_dir;
+use countersign_catalog::scan::Severity;
 use countersign_connect::connect;
 use countersign_domain::{Refusal, UpstreamName};
 use countersign_egress::{Egress, EgressConfig};
@@ -209,7 +210,7 @@ impl Node {
         let here = built_in.iter().map(|(manifest, _)| manifest);
         let names: Vec<UpstreamName> = manifests.iter().chain(here).map(|manifest| manifest.upstream.clone()).collect();
         let broker = tokens::parts(&config, &egress)?;
-        let registry = registry(manifests, built_in, &egress, &broker, &ledger).await?;
+        let registry = registry(manifests, built_in, &egress, &broker, &ledger, config.quarantine_at).await?;
         let policies = Arc::new(PolicyStore::new(config.policies.clone()));
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         if ledger.is_shared() {
@@ -345,6 +346,7 @@ async fn registry(
     egress: &Egress,
     broker: &Parts,
     ledger: &Ledger,
+    quarantine_at: Option<Severity>,
 ) -> Result<Arc<Registry>, StartError> {
     let mut upstreams = built_in;
     for manifest in manifests {
@@ -354,7 +356,9 @@ async fn registry(
         upstreams.push((manifest, upstream));
     }
     let registry = Registry::open(upstreams, ledger.clone(), clock()).await;
-    registry.map(Arc::new).map_err(|error| StartError::Setup(error.to_string()))
+    registry
+        .map(|r| Arc::new(r.with_quarantine_at(quarantine_at)))
+        .map_err(|error| StartError::Setup(error.to_string()))
 }
 
 fn settings(config: &Config) -> Result<Settings, StartError> {

@@ -58,10 +58,19 @@ impl serde::Serialize for Rule {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Rule {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl std::str::FromStr for Rule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|rule| rule.id() == text).ok_or_else(|| format!("there is no rule {text:?}"))
+        Self::ALL.iter().copied().find(|rule| rule.id() == text).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|rule| rule.id()).collect();
+            format!("the scan has no rule {text:?}; it has {}", known.join(", "))
+        })
     }
 }

@@ -15,6 +15,7 @@ pub mod members;
 pub mod policy;
 pub mod receipt;
 pub mod sample;
+pub mod scan;
 pub mod shell;
 pub mod token;
 pub mod tools;

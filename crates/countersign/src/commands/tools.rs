@@ -1,10 +1,11 @@
 //! `countersign tools`: what upstreams offer, and the review that lets a definition be called.
 
+use countersign_catalog::scan::{Rule, Severity};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::client::{Node, escaped};
-use crate::commands::import;
+use crate::commands::{import, scan};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Style};
 
@@ -16,6 +17,7 @@ Examples:
   countersign tools diff ads:createCampaign       what changed since the review
   countersign tools accept ads:createCampaign     shows the definition, then asks
   countersign tools accept --all --json
+  countersign tools scan https://tools.example/mcp   what in a server's definitions speaks to the model
   countersign tools import openapi api.yaml       a manifest from an API's description")]
 pub enum Command {
     /// Every tool with its state; without the role `operator`, those that you may use
@@ -32,6 +34,8 @@ pub enum Command {
     },
     /// Accept definitions after showing them; from then on they can be called and policies can name them
     Accept(Accept),
+    /// Look for what in definitions speaks to the model behind its user's back; needs no node
+    Scan(scan::Args),
     /// Write a manifest from the description of an API
     #[command(subcommand)]
     Import(import::Command),
@@ -49,6 +53,9 @@ pub struct Accept {
     /// Accept only if the definition still has this digest
     #[arg(long, value_name = "SHA256", conflicts_with = "all")]
     pin: Option<String>,
+    /// Accept in spite of grave findings of this rule of the scan (repeatable)
+    #[arg(long, value_name = "RULE", conflicts_with = "all")]
+    despite: Vec<Rule>,
     /// Don't ask whether you are sure (in a pipe, nothing is asked)
     #[arg(long, short)]
     yes: bool,
@@ -61,11 +68,13 @@ pub struct Accept {
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
     let command = match command {
         Command::Import(what) => return import::run(global, what),
+        Command::Scan(args) => return scan::run(global, args).await,
         other => other,
     };
     let node = Node::find(global)?;
     match command {
         Command::Import(what) => import::run(global, what),
+        Command::Scan(args) => scan::run(global, args).await,
         Command::List => list(global, &node).await,
         Command::Show { tool } => show(global, &node, &tool).await,
         Command::Diff { tool } => {
@@ -94,8 +103,9 @@ async fn list(global: &Global, node: &Node) -> anyhow::Result<Exit> {
     let tools = tools.as_array().cloned().unwrap_or_default();
     let rows = tools.iter().map(|tool| {
         let pin = tool["proposed"].as_str().or(tool["accepted"].as_str()).unwrap_or("–");
-        let findings = tool["findings"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let findings = output::visible(&findings.collect::<Vec<_>>().join("; "));
+        let others = tool["findings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let findings: Vec<String> = scanned(tool).into_iter().chain(others.map(output::visible)).collect();
+        let findings = findings.join("; ");
         vec![
             output::text(tool, "/name"),
             state(tool),
@@ -142,6 +152,19 @@ async fn show(global: &Global, node: &Node, tool: &str) -> anyhow::Result<Exit> 
     Ok(Exit::Ok)
 }
 
+/// The rules that found something, the gravest first, for a line of a table: `high secrecy, low padding`.
+fn scanned(tool: &Value) -> Option<String> {
+    let found = tool["scan"].as_array().into_iter().flatten();
+    let mut rules: Vec<(Severity, &str)> = found
+        .filter_map(|finding| Some((finding["severity"].as_str()?.parse().ok()?, finding["rule"].as_str()?)))
+        .filter(|(severity, _)| *severity > Severity::Info)
+        .collect();
+    rules.sort_by(|a, b| b.cmp(a));
+    rules.dedup();
+    let words: Vec<String> = rules.iter().map(|(severity, rule)| format!("{severity} {rule}")).collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
 fn unknown(tool: &str) -> Failure {
     Failure::new(Exit::Failed, format!("no tool {tool:?}")).advise("`countersign tools list` shows their names")
 }
@@ -176,7 +199,7 @@ async fn accept_tools(global: &Global, node: &Node, accept: Accept) -> anyhow::R
                 format!("{} now has the definition {pin}, not the one that you named", output::text(report, "/name"));
             return Err(Failure::new(Exit::Failed, message).advise("look at `countersign tools diff` again").into());
         }
-        if let Some(event) = accept_one(global, node, report, pin, accept.yes).await? {
+        if let Some(event) = accept_one(global, node, report, pin, &accept).await? {
             accepted.push(json!({"name": report["name"], "pin": pin, "receipt": event}));
         }
     }
@@ -194,7 +217,7 @@ async fn accept_one(
     node: &Node,
     report: &Value,
     pin: &str,
-    yes: bool,
+    accept: &Accept,
 ) -> anyhow::Result<Option<Value>> {
     let name = report["name"].as_str().unwrap_or_default();
     let path = format!("/admin/tools/{}", escaped(name));
@@ -204,11 +227,17 @@ async fn accept_one(
         for finding in report["findings"].as_array().into_iter().flatten() {
             output::line(format!("  {} {}", output::paint(Style::Warn, "finding:"), output::text(finding, "")));
         }
-        if output::can_ask() && !yes && !output::ask("Accept exactly this definition?") {
+        for finding in report["scan"].as_array().into_iter().flatten() {
+            let words = |key: &str| output::visible(finding[key].as_str().unwrap_or_default());
+            let Some(severity) = finding["severity"].as_str().and_then(|s| s.parse().ok()) else { continue };
+            let (rule, message, excerpt) = (words("rule"), words("message"), words("excerpt"));
+            output::line(format!("  {} {rule}: {message}: {excerpt}", scan::severity(severity)));
+        }
+        if output::can_ask() && !accept.yes && !output::ask("Accept exactly this definition?") {
             return Ok(None);
         }
     }
-    let reply = node.post(&format!("{path}/accept"), &json!({ "pin": pin })).await?;
+    let reply = node.post(&format!("{path}/accept"), &json!({ "pin": pin, "despite": accept.despite })).await?;
     let event = reply["receipt"].clone();
     if !global.json {
         output::line(format!("{}  receipt {}\n", output::paint(Style::Good, "accepted"), output::text(&event, "")));

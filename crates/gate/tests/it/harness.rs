@@ -334,7 +334,7 @@ pub async fn accept_all(world: &World) {
     world.gate.refresh_upstream(&operator, &upstream).await.expect("listed");
     for report in world.gate.tool_reports(&operator).await.expect("reports") {
         if let Some(pin) = report.proposed {
-            world.gate.accept_tool(&operator, &tool(&report.name), &pin).await.expect("accepted");
+            world.gate.accept_tool(&operator, &tool(&report.name), &pin, &[]).await.expect("accepted");
         }
     }
 }

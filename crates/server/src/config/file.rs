@@ -40,6 +40,13 @@ pub(super) struct File {
     pub log: Option<FileLog>,
     pub telemetry: Option<FileTelemetry>,
     pub drain: Option<FileDrain>,
+    pub scan: Option<FileScan>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileScan {
+    pub quarantine_at: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

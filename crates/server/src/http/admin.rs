@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
+use countersign_catalog::scan::Rule;
 use countersign_domain::{Principal, PrincipalKind, Refusal, RefusalKind, ToolRef, UpstreamName};
 use countersign_gate::policies::Reloaded;
 use countersign_ledger::state::FreezeTarget;
@@ -133,7 +134,7 @@ async fn diff(State(app): State<Arc<App>>, caller: Caller, Path(name): Path<Stri
     };
     json(&json!({
         "name": report.name, "status": report.status, "accepted": report.accepted, "proposed": report.proposed,
-        "findings": report.findings,
+        "findings": report.findings, "scan": report.scan, "despite": report.despite,
         "text": changes.as_ref().map(ToString::to_string),
         "changes": changes,
     }))
@@ -143,6 +144,8 @@ async fn diff(State(app): State<Arc<App>>, caller: Caller, Path(name): Path<Stri
 #[serde(deny_unknown_fields)]
 struct Accept {
     pin: Digest,
+    #[serde(default)]
+    despite: Vec<Rule>,
 }
 
 async fn accept(
@@ -153,8 +156,8 @@ async fn accept(
     body: Body,
 ) -> Answered {
     let tool = tool_named(&name)?;
-    let Accept { pin } = body_of(&app, &headers, body).await?;
-    event(app.gate.accept_tool(&caller.principal, &tool, &pin).await?)
+    let Accept { pin, despite } = body_of(&app, &headers, body).await?;
+    event(app.gate.accept_tool(&caller.principal, &tool, &pin, &despite).await?)
 }
 
 async fn refresh(State(app): State<Arc<App>>, caller: Caller, Path(name): Path<String>) -> Answered {
