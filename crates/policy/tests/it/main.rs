@@ -4,5 +4,6 @@
 mod conversion;
 mod decisions;
 mod examples;
+mod jobs;
 mod strictness;
 mod support;
