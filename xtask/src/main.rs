@@ -7,6 +7,7 @@ mod bench;
 mod conformance;
 mod crash;
 mod evidence;
+mod fuzz;
 mod hostile;
 mod observe;
 mod oidc;
@@ -47,6 +48,8 @@ cargo xtask COMMAND
                            the same on several nodes that share a log, with cut networks and an old database
   power-cut [--writes N] [--kills K] [--seed S]
                            the same on a layer that forgets what was not synced
+  fuzz [--minutes M] [--target T] [--jobs J]
+                           every fuzz target for that long; installs nightly and cargo-fuzz
   strace                   a system-call trace: no answer leaves before its sync
   oidc                     a real OpenID provider in front of a node: tokens, key rotation, absence
   walkthrough              docs/walkthrough.md, executed
@@ -123,6 +126,14 @@ fn run(arguments: &[String]) -> Result<bool> {
         "observe" => observe::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "soak" => soak(rest),
         "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "fuzz" => {
+            let options = Options::parse(rest, &["minutes", "target", "jobs"])?;
+            fuzz::run(&fuzz::Plan {
+                minutes: options.value("minutes", 10.0)?,
+                target: options.text("target").map(str::to_owned),
+                jobs: options.value("jobs", 2)?,
+            })
+        }
         "strace" => strace::run(&binary(&Options::parse(rest, &["binary"])?)?),
         _ => bail!("no command {command:?}; see `cargo xtask help`"),
     }

@@ -18,6 +18,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("redis-server", "redis-server"),
     ("psql", "postgresql"),
 ];
 /// The npm clients and the conformance suite need this much.
