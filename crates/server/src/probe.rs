@@ -21,8 +21,8 @@ pub async fn listing(manifest: &Manifest) -> Result<Value, String> {
     };
     let values = |raw: &[Box<RawValue>]| -> Result<Vec<Value>, String> {
         let read =
-            |raw: &Box<RawValue>| serde_json::from_str(raw.get()).map_err(|e| format!("a definition is not JSON: {e}"));
-        raw.iter().map(read).collect()
+            |raw: &RawValue| serde_json::from_str(raw.get()).map_err(|e| format!("a definition is not JSON: {e}"));
+        raw.iter().map(|raw| read(raw)).collect()
     };
     Ok(json!({
         "tools": values(&listed.tools)?,

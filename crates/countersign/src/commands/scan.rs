@@ -159,7 +159,7 @@ fn definition(target: &Target, finding: &Finding) -> String {
     let mut parts = finding.pointer.split('/').skip(1);
     let (member, index) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let name = target.listing.pointer(&format!("/{member}/{index}/name")).and_then(Value::as_str);
-    name.map_or_else(|| member.to_owned(), |name| output::visible(name))
+    name.map_or_else(|| member.to_owned(), output::visible)
 }
 
 fn entry(target: &Target, finding: &Finding) -> Value {
