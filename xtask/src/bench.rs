@@ -53,7 +53,7 @@ pub struct Plan {
 }
 
 /// A process that ends with the measurement.
-struct Process(Child);
+pub struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -210,7 +210,11 @@ fn through_gateway(name: &'static str, node: &Node) -> Way {
     }
 }
 
-fn start_upstream(address: SocketAddr) -> Result<Process> {
+/// The minimal upstream, as a process.
+///
+/// # Errors
+/// If it does not start.
+pub fn start_upstream(address: SocketAddr) -> Result<Process> {
     let child = Command::new(std::env::current_exe()?).args(["bench-upstream", &address.to_string()]).spawn()?;
     wait_for(address)?;
     Ok(Process(child))
@@ -242,8 +246,11 @@ fn start_nginx(directory: &Path, address: SocketAddr, upstream: SocketAddr) -> R
     Ok(Process(child))
 }
 
-/// `more` is configuration for the top level.
-fn start_gateway(binary: &Path, directory: &Path, upstream: SocketAddr, more: &str) -> Result<Node> {
+/// A node with everything on, in front of it. `more` is configuration for the top level.
+///
+/// # Errors
+/// If it does not start.
+pub fn start_gateway(binary: &Path, directory: &Path, upstream: SocketAddr, more: &str) -> Result<Node> {
     let home = Home::create(directory, &format!("{more}{LIMITS}"))?;
     let manifest = format!(
         "version: 1\nupstream: bench\ntransport:\n  type: http\n  url: http://{upstream}/mcp\n  protocol: 2025-11-25\n\
@@ -316,7 +323,7 @@ fn appends(directory: &Path) -> Result<Value> {
         return Ok(Value::Null);
     }
     paths::build(&["build", "--release", "--quiet", "--package", "countersign-store", "--example", "append_bench"])?;
-    setup::programs(&["psql"])?;
+    setup::programs(&[setup::INITDB])?;
     let sqlite = append_bench(directory, "SQLite", &[])?;
     let mut rows = Map::from_iter([("sqlite".to_owned(), sqlite)]);
     // Where whoever runs the server can reach it; its file system is printed by its own fsync being what it is.

@@ -165,7 +165,7 @@ fn conformance(arguments: &[String]) -> Result<bool> {
 }
 
 fn nodes_plan(options: &Options) -> Result<crash::nodes::Plan> {
-    setup::programs(&["psql"])?;
+    setup::programs(&[setup::INITDB])?;
     let plan = crash::nodes::Plan {
         writes: options.value("writes", 10_000)?,
         kills: options.value("kills", 20)?,

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::paths;
 
+/// What tells that a Postgres server is installed.
+pub const INITDB: &str = "initdb";
 /// A program that must be there, and the Debian package that brings it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
@@ -19,7 +21,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
     ("redis-server", "redis-server"),
-    ("psql", "postgresql"),
+    // A server's program: Debian keeps those out of PATH, and a client alone is not enough.
+    (INITDB, "postgresql"),
 ];
 /// The npm clients and the conformance suite need this much.
 const NODE_MAJOR: u32 = 22;
@@ -69,8 +72,7 @@ pub fn node_path() -> PathBuf {
 }
 
 fn debian(programs: &[(&str, &str)]) -> Result<()> {
-    let mut missing: Vec<&str> =
-        programs.iter().filter(|(program, _)| find(program).is_none()).map(|(_, p)| *p).collect();
+    let mut missing: Vec<&str> = programs.iter().filter(|(program, _)| !is_there(program)).map(|(_, p)| *p).collect();
     let has_venv = || quiet(Command::new("python3").args(["-c", "import ensurepip, venv"]));
     if programs.iter().any(|(program, _)| *program == "python3") && !has_venv() {
         missing.push("python3-venv");
@@ -94,6 +96,10 @@ fn debian(programs: &[(&str, &str)]) -> Result<()> {
     };
     install(&["update"])?;
     install(&[&["install", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+fn is_there(program: &str) -> bool {
+    if program == INITDB { countersign_testkit::postgres::binary(INITDB).is_ok() } else { find(program).is_some() }
 }
 
 fn as_root(program: &str) -> Command {

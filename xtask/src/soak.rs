@@ -9,23 +9,18 @@ mod graph;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::home::free_address;
-use countersign_testkit::node::Launch;
-use countersign_testkit::{Client, Home, Node};
-use serde_json::json;
+use countersign_testkit::{Client, Node};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::bench::{load, machine};
+use crate::bench::{self, load, machine};
 use crate::paths;
 
-const LIMITS: &str =
-    "[limits]\nper_principal = { calls = 100000000, per = \"1s\" }\nper_tool = { calls = 100000000, per = \"1s\" }\n";
 const PEAK_CONNECTIONS: usize = 32;
 const PEAK_TIME: Duration = Duration::from_secs(5);
 /// Connections of the paced load.
@@ -78,16 +73,6 @@ const COLUMNS: [Column; 10] = [
     ("leaves", |s| s.leaves),
 ];
 
-struct Upstream(Child);
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs the load and writes both files. Fails if a call fails.
 ///
 /// # Errors
@@ -98,9 +83,8 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let directory = paths::run_directory("soak")?;
     println!("machine: {}", machine::describe(&directory)?);
     let address = free_address()?;
-    let child = Command::new(std::env::current_exe()?).args(["bench-upstream", &address.to_string()]).spawn()?;
-    let upstream = Upstream(child);
-    let node = start(&plan.binary, &directory.join("node"), address)?;
+    let upstream = bench::start_upstream(address)?;
+    let node = bench::start_gateway(&plan.binary, &directory.join("node"), address, "")?;
     let token = node.home().agent("soak", &["tester"]);
     let request = load::echo_request(node.home().address(), "/mcp", "bench_echo", Some(&token));
     let at = node.home().address();
@@ -124,23 +108,6 @@ pub fn run(plan: &Plan) -> Result<bool> {
     drop(upstream);
     node.stop()?;
     Ok(true)
-}
-
-/// As the benchmark's gateway: everything on.
-fn start(binary: &Path, directory: &Path, upstream: SocketAddr) -> Result<Node> {
-    let home = Home::create(directory, LIMITS)?;
-    let manifest = format!(
-        "version: 1\nupstream: bench\ntransport:\n  type: http\n  url: http://{upstream}/mcp\n  protocol: 2025-11-25\n\
-         max_concurrency: 256\ntools:\n  echo: {{ effect: read }}\n"
-    );
-    home.manifest("bench", &manifest)?;
-    let node = Launch::new(binary).start(&home)?;
-    node.accept_all_tools(&["bench"])?;
-    let policy = "@id(\"testers\")\npermit (principal in Role::\"tester\", action == Action::\"bench:echo\", resource)\n\
-                  when { context.input.text like \"the quick*\" };\n";
-    home.access("bench", policy)?;
-    node.operator().post("/admin/policy/reload", &json!({}))?.expect(200)?;
-    Ok(node)
 }
 
 /// Drives the load on threads of its own, and samples on this one.

@@ -266,8 +266,11 @@ fn spawn(command: Command) -> Result<Child> {
     answered.recv()?.context("starting postgres (setpriv is of Debian's util-linux)")
 }
 
-/// A program of Postgres: from PATH, or the newest that Debian has installed.
-fn binary(name: &str) -> Result<PathBuf> {
+/// A program of Postgres's server: the newest that Debian has installed, or from PATH.
+///
+/// # Errors
+/// If there is none, with what to install.
+pub fn binary(name: &str) -> Result<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten() {
         let version = entry.file_name().to_string_lossy().parse().unwrap_or(0);

@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 32;
 /// # Errors
 /// If a node or the database does not start, or a receipt is missing.
 pub fn rows(binary: &Path, directory: &Path, upstream: SocketAddr, seconds: u64) -> Result<Vec<Value>> {
-    crate::setup::programs(&["psql"])?;
+    crate::setup::programs(&[crate::setup::INITDB])?;
     // Where whoever runs the server can reach it.
     let place = std::env::temp_dir().join(format!("countersign-bench-{}", std::process::id()));
     let mut rows = Vec::new();
