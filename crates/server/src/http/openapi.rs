@@ -314,6 +314,16 @@ fn administration() -> Vec<(String, Value)> {
         "type": "object", "required": ["outcome"], "additionalProperties": false,
         "properties": { "outcome": { "enum": ["executed", "not-executed"] }, "note": { "type": "string" } },
     });
+    let acceptance = json!({
+        "type": "object", "required": ["pin"], "additionalProperties": false,
+        "properties": {
+            "pin": { "type": "string" },
+            "despite": {
+                "type": "array", "items": { "type": "string" },
+                "description": "The rules of the scan whose grave findings were seen and are accepted.",
+            },
+        },
+    });
     let erasure = json!({
         "type": "object", "required": ["event", "reason"], "additionalProperties": false,
         "properties": { "event": { "type": "string", "format": "uuid" }, "reason": { "type": "string" } },
@@ -334,10 +344,7 @@ fn administration() -> Vec<(String, Value)> {
         ),
         item(
             "/admin/tools/{name}/accept",
-            vec![(
-                "post",
-                recorded(tool(operation("acceptTool", "Accept a definition as reviewed")).body(text("pin"))),
-            )],
+            vec![("post", recorded(tool(operation("acceptTool", "Accept a definition as reviewed")).body(acceptance)))],
         ),
         item(
             "/admin/upstreams/{upstream}/refresh",
