@@ -15,6 +15,7 @@ use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use uuid::Uuid;
 
+use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::directory::Directory;
 use crate::state::{
     BudgetKey, BudgetRow, Conflict, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
@@ -355,6 +356,13 @@ pub trait Reader: Send + Sync {
     fn directory(&self) -> Result<Directory, StoreError>;
     /// The number of the directory's last change: cheap enough to be asked several times a second.
     fn directory_version(&self) -> Result<u64, StoreError>;
+    /// A connection, whether it has expired or not.
+    fn connection(&self, key: &ConnectionKey) -> Result<Option<ConnectionRow>, StoreError>;
+    /// The connection of a stage with this version, whether it has expired or not.
+    fn connection_of(&self, stage: ConnectionStage, version: &Fingerprint)
+    -> Result<Option<ConnectionRow>, StoreError>;
+    /// A person's connections in a workspace, of all stages, by upstream and stage, at most 1000.
+    fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>, StoreError>;
     /// Refusal aggregates since a minute: minute, name, count.
     fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>, StoreError>;
 }

@@ -14,6 +14,7 @@ use countersign_domain::{Effect, Millis, Obligations, Principal, ToolRef, Worksp
 use countersign_proof::digest::Digest;
 use uuid::Uuid;
 
+use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::contract::{EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
 use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::state::{
@@ -39,6 +40,7 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     pins_are_proposed_and_accepted(&mut fresh());
     bodies_are_erased_and_commitments_stay(&mut fresh());
     the_directory_changes_by_checked_operations(&mut fresh());
+    connections_change_one_at_a_time(&mut fresh());
     small_state_is_kept(&mut fresh());
 }
 
@@ -561,6 +563,62 @@ fn the_directory_changes_by_checked_operations(store: &mut impl Store) {
     assert_eq!(reader.directory_version().unwrap(), now.version, "nor is what was refused");
     apply(store, &[remove("k")]).unwrap();
     assert_eq!(reader.directory().unwrap().rows, [other, role]);
+}
+
+fn connections_change_one_at_a_time(store: &mut impl Store) {
+    let now = now(store);
+    let key = |person: &str, stage| ConnectionKey {
+        workspace: workspace("w"),
+        upstream: "ads".parse().unwrap(),
+        person: person.into(),
+        stage,
+    };
+    let row = |person: &str, stage, version: u8| ConnectionRow {
+        key: key(person, stage),
+        version: [version; 32],
+        body: format!("{{\"n\":{version}}}"),
+        sealed: vec![version, 0, 255],
+        expires: None,
+        at: u64::from(version),
+        event: Some(id(version)),
+    };
+    let put = |row: &ConnectionRow, from: Option<u8>| StateOp::ConnectionPut {
+        row: Box::new(row.clone()),
+        from: from.map(|version| [version; 32]),
+    };
+    let take =
+        |row: &ConnectionRow, version: u8| StateOp::ConnectionTake { key: row.key.clone(), version: [version; 32] };
+    use ConnectionStage::{Connected, Consented, Started};
+    let first = row("ada", Connected, 1);
+    let reader = store.reader();
+    assert_eq!(apply(store, &[put(&first, Some(1))]), Err(Conflict::NotFound), "nothing to follow");
+    apply(store, &[put(&first, None)]).unwrap();
+    assert_eq!(reader.connection(&first.key).unwrap(), Some(first.clone()), "read back as written");
+    // Two that renew the same version: one does.
+    let (second, third) = (row("ada", Connected, 2), row("ada", Connected, 3));
+    let both = write(store, |group| {
+        (group.apply(&[put(&second, Some(1))]).unwrap(), group.apply(&[put(&third, Some(1))]).unwrap())
+    });
+    assert_eq!(both, (Ok(()), Err(Conflict::NotFound)), "not even within one group");
+    assert_eq!(reader.connection(&first.key).unwrap(), Some(second.clone()));
+    assert_eq!(apply(store, &[take(&second, 1)]), Err(Conflict::NotFound), "an older version");
+    // Stages, people and workspaces do not meet.
+    let started = ConnectionRow { expires: Some(now + 60_000), event: None, ..row("ada", Started, 4) };
+    let other = row("bert", Connected, 5);
+    apply(store, &[put(&started, None), put(&other, None)]).unwrap();
+    assert_eq!(reader.connections(&workspace("w"), "ada").unwrap(), [second.clone(), started.clone()]);
+    assert!(reader.connections(&workspace("v"), "ada").unwrap().is_empty());
+    assert_eq!(reader.connection_of(Started, &[4; 32]).unwrap(), Some(started.clone()));
+    assert_eq!(reader.connection_of(Connected, &[4; 32]).unwrap(), None, "of another stage");
+    // What is under way is used up once, and not after its time.
+    let both =
+        write(store, |group| (group.apply(&[take(&started, 4)]).unwrap(), group.apply(&[take(&started, 4)]).unwrap()));
+    assert_eq!(both, (Ok(()), Err(Conflict::NotFound)));
+    let late = ConnectionRow { expires: Some(now - 1), ..row("ada", Consented, 6) };
+    apply(store, &[put(&late, None)]).unwrap();
+    assert_eq!(apply(store, &[take(&late, 6)]), Err(Conflict::NotFound), "too late");
+    apply(store, &[take(&second, 2), take(&other, 5)]).unwrap();
+    assert_eq!(reader.connection(&second.key).unwrap(), None);
 }
 
 fn small_state_is_kept(store: &mut impl Store) {

@@ -6,6 +6,7 @@
 //! - [`contract`]: what a store must promise.
 //! - [`state`]: the facts that change together with events (requests, answers, idempotency, intents, freezes, pins).
 //! - [`directory`]: workspaces, granted roles and API keys, which change likewise.
+//! - [`connections`]: accounts that people connected, sealed.
 //! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
 //! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
 //! - `outside`: the thread that writes the head outside the database, and then answers.
@@ -16,6 +17,7 @@
 //! - [`fsck`]: rebuilds everything from the leaves and says what does not fit.
 //! - [`export`]: the chained JSONL files, and their verification.
 
+pub mod connections;
 pub mod contract;
 #[cfg(feature = "contract-tests")]
 pub mod contract_tests;

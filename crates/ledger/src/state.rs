@@ -11,6 +11,7 @@ use countersign_proof::digest::Digest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::connections::{ConnectionKey, ConnectionRow};
 use crate::directory::{DirectoryKind, DirectoryRow};
 
 /// A workspace HMAC over something that must be compared but not revealed.
@@ -446,6 +447,21 @@ pub enum StateOp {
         name: String,
         /// When.
         at: Millis,
+    },
+    /// Stores a connection in the place of the one with its key. Conflict: [`Conflict::NotFound`] if `from` is given and there
+    /// is none of that version.
+    ConnectionPut {
+        /// The row.
+        row: Box<ConnectionRow>,
+        /// The version that it follows; `None` takes the place of any.
+        from: Option<Fingerprint>,
+    },
+    /// Removes a connection, once. Conflict: [`Conflict::NotFound`] unless there is one of that version that has not expired.
+    ConnectionTake {
+        /// Which one.
+        key: ConnectionKey,
+        /// The version that was read.
+        version: Fingerprint,
     },
     /// Adds to a per-minute aggregate of refusals before authentication. Not an event; kept 30 days at most.
     CountRefusals {

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use countersign_domain::obligation::ObligationKind;
 use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::connections::{ConnectionKey, ConnectionRow};
 use countersign_ledger::contract::StoreError;
 use countersign_ledger::directory::{DirectoryKind, DirectoryRow};
 use countersign_ledger::state::{
@@ -85,6 +86,15 @@ statements! {
     DIRECTORY_USED = "UPDATE directory SET used = greatest(coalesce(used, 0), $4) \
         WHERE kind = $1 AND workspace = $2 AND name = $3";
     DIRECTORY_CHANGED = "UPDATE directory_version SET n = n + 1";
+    CONNECTION_THERE = "SELECT 1 FROM connection WHERE workspace = $1 AND upstream = $2 AND person = $3 AND stage = $4 \
+        AND version = $5";
+    CONNECTION_LIVE = "SELECT 1 FROM connection WHERE workspace = $1 AND upstream = $2 AND person = $3 AND stage = $4 \
+        AND version = $5 AND (expires IS NULL OR expires > $6)";
+    CONNECTION_PUT = "INSERT INTO connection (workspace, upstream, person, stage, version, body, sealed, expires, at, event) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (workspace, person, upstream, stage) DO UPDATE SET \
+        version = excluded.version, body = excluded.body, sealed = excluded.sealed, expires = excluded.expires, \
+        at = excluded.at, event = excluded.event";
+    CONNECTION_DROP = "DELETE FROM connection WHERE workspace = $1 AND upstream = $2 AND person = $3 AND stage = $4";
     REFUSAL = "INSERT INTO refusal (minute, name, count) VALUES ($1, $2, $3) \
         ON CONFLICT (minute, name) DO UPDATE SET count = refusal.count + excluded.count";
     CHANGE = "INSERT INTO change (at, kind, request) VALUES ($1, $2, $3)";
@@ -228,7 +238,15 @@ impl Applier<'_> {
             StateOp::DirectoryAdd { row, cap } => self.check_add(row, *cap).await,
             StateOp::DirectorySet { row } => self.check_row(row.kind, &row.workspace, &row.name).await,
             StateOp::DirectoryRemove { kind, workspace, name } => self.check_row(*kind, workspace, name).await,
-            StateOp::DirectoryUsed { .. }
+            StateOp::ConnectionPut { row, from: Some(from) } => self.check_connection(&row.key, from).await,
+            StateOp::ConnectionTake { key, version } => {
+                let (workspace, upstream, stage) = connection_key(key)?;
+                let live = [&workspace as &(dyn ToSql + Sync), &upstream, &key.person, &stage];
+                let version = version.as_slice();
+                self.exists(CONNECTION_LIVE, &[&live[..], &[&version, &time(now)]].concat()).await
+            }
+            StateOp::ConnectionPut { from: None, .. }
+            | StateOp::DirectoryUsed { .. }
             | StateOp::BudgetReturn { .. }
             | StateOp::CooldownDrop { .. }
             | StateOp::IdempotencySet { .. }
@@ -297,6 +315,11 @@ impl Applier<'_> {
         let count = self.rows(DIRECTORY_COUNT, &[&to_word(&row.kind)?]).await?;
         let there = count.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
         Ok(if there >= u64::from(cap) { Err(Conflict::Full { cap }) } else { Ok(()) })
+    }
+
+    async fn check_connection(&self, key: &ConnectionKey, version: &[u8; 32]) -> Result<Verdict> {
+        let (workspace, upstream, stage) = connection_key(key)?;
+        self.exists(CONNECTION_THERE, &[&workspace, &upstream, &key.person, &stage, &version.as_slice()]).await
     }
 
     async fn check_twin(&self, row: &IntentRow) -> Result<Verdict> {
@@ -378,6 +401,11 @@ impl Applier<'_> {
             }
             StateOp::DirectoryUsed { kind, workspace, name, at } => {
                 self.run(DIRECTORY_USED, &[&to_word(kind)?, &workspace.as_str(), name, &time(*at)]).await
+            }
+            StateOp::ConnectionPut { row, .. } => self.put_connection(row).await,
+            StateOp::ConnectionTake { key, .. } => {
+                let (workspace, upstream, stage) = connection_key(key)?;
+                self.run(CONNECTION_DROP, &[&workspace, &upstream, &key.person, &stage]).await
             }
             StateOp::CountRefusals { minute, counts } => {
                 for (name, count) in counts {
@@ -463,6 +491,17 @@ impl Applier<'_> {
         self.run(DIRECTORY_CHANGED, &[]).await
     }
 
+    async fn put_connection(&self, row: &ConnectionRow) -> Result<()> {
+        let (workspace, upstream, stage) = connection_key(&row.key)?;
+        let (version, expires, at) = (row.version.as_slice(), row.expires.map(time), time(row.at));
+        let (person, event) = (&row.key.person, &row.event);
+        self.run(
+            CONNECTION_PUT,
+            &[&workspace, &upstream, person, &stage, &version, &row.body, &row.sealed, &expires, &at, event],
+        )
+        .await
+    }
+
     async fn put_pin(&self, row: &PinRow, status: &str) -> Result<()> {
         let (tool, pin) = (row.tool.to_string(), row.pin.0.as_slice());
         self.run(PIN_PUT, &[&tool, &status, &pin, &row.definition, &time(row.at), &row.by]).await?;
@@ -473,6 +512,10 @@ impl Applier<'_> {
     async fn changed(&self, kind: &str, request: Option<Uuid>) -> Result<()> {
         self.run(CHANGE, &[&time(self.now), &kind, &request]).await
     }
+}
+
+fn connection_key(key: &ConnectionKey) -> Result<(&str, &str, String)> {
+    Ok((key.workspace.as_str(), key.upstream.as_str(), to_word(&key.stage)?))
 }
 
 fn is_pending(request: &RequestRow) -> bool {
@@ -531,6 +574,8 @@ fn wave(appends: &[&[StateOp]]) -> usize {
                 | StateOp::DirectorySet { .. }
                 | StateOp::DirectoryRemove { .. }
                 | StateOp::DirectoryUsed { .. }
+                | StateOp::ConnectionPut { .. }
+                | StateOp::ConnectionTake { .. }
                 | StateOp::CountRefusals { .. } => return n,
             };
             if touched.contains(&key) || checked && own.contains(&key) {

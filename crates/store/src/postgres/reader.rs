@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use countersign_ledger::contract::{
     Changes, EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail,
 };
@@ -20,7 +21,9 @@ use uuid::Uuid;
 
 use super::address::Address;
 use super::fence::LEASE;
-use super::rows::{self, Result, SHARD_BITS, big, get, now_sql, position, request_sql, shard_number, to_word};
+use super::rows::{
+    self, Result, SHARD_BITS, big, connection_sql, get, now_sql, position, request_sql, shard_number, to_word,
+};
 use super::session::{Io, Session, error};
 
 /// How long a read waits for a connection of the pool.
@@ -305,6 +308,22 @@ impl Reader for ReadPool {
 
     fn directory_version(&self) -> Result<u64> {
         Ok(self.first("SELECT n FROM directory_version", &[], |row| rows::unsigned(row, 0))?.unwrap_or(0))
+    }
+
+    fn connection(&self, key: &ConnectionKey) -> Result<Option<ConnectionRow>> {
+        let sql = connection_sql!("WHERE workspace = $1 AND upstream = $2 AND person = $3 AND stage = $4");
+        let (workspace, upstream, stage) = (key.workspace.as_str(), key.upstream.as_str(), to_word(&key.stage)?);
+        self.first(sql, &[&workspace, &upstream, &key.person, &stage], rows::connection)
+    }
+
+    fn connection_of(&self, stage: ConnectionStage, version: &Fingerprint) -> Result<Option<ConnectionRow>> {
+        let sql = connection_sql!("WHERE version = $1 AND stage = $2 LIMIT 1");
+        self.first(sql, &[&version.as_slice(), &to_word(&stage)?], rows::connection)
+    }
+
+    fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>> {
+        let sql = connection_sql!("WHERE workspace = $1 AND person = $2 ORDER BY upstream, stage LIMIT 1000");
+        self.all(sql, &[&workspace.as_str(), &person], rows::connection)
     }
 
     fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>> {

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use countersign_domain::Millis;
+use countersign_ledger::connections::{ConnectionKey, ConnectionRow};
 use countersign_ledger::contract::{EventRow, Head, Opening, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::DirectoryRow;
 use countersign_ledger::state::{
@@ -49,6 +50,16 @@ pub(super) const EVENT: &str =
 
 pub(super) const BUDGET_USED: &str =
     "SELECT used FROM budget WHERE budget = $1 AND workspace = $2 AND principal = $3 AND start = $4";
+macro_rules! connection_sql {
+    ($rest:literal) => {
+        concat!(
+            "SELECT workspace, upstream, person, stage, version, body, sealed, expires, at, event FROM connection ",
+            $rest
+        )
+    };
+}
+pub(super) use connection_sql;
+
 pub(super) const COOLDOWN: &str = "SELECT until FROM cooldown WHERE key = $1";
 
 pub(super) fn position(shard: u32, index: u64) -> i64 {
@@ -261,6 +272,25 @@ pub(super) fn directory(row: &Row) -> Result<Option<DirectoryRow>> {
         event: get(row, 6)?,
         used: get::<Option<i64>>(row, 7)?.map(|at| at.try_into().map_err(corrupt)).transpose()?,
     }))
+}
+
+/// The columns of `connection_sql`.
+pub(super) fn connection(row: &Row) -> Result<ConnectionRow> {
+    let key = ConnectionKey {
+        workspace: parsed(row, 0)?,
+        upstream: parsed(row, 1)?,
+        person: get(row, 2)?,
+        stage: word(row, 3)?,
+    };
+    Ok(ConnectionRow {
+        key,
+        version: fixed(row, 4)?,
+        body: get(row, 5)?,
+        sealed: get(row, 6)?,
+        expires: get::<Option<i64>>(row, 7)?.map(|at| at.try_into().map_err(corrupt)).transpose()?,
+        at: unsigned(row, 8)?,
+        event: get(row, 9)?,
+    })
 }
 
 /// Columns budget, workspace, principal, start, ends, used.

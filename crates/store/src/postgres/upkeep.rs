@@ -110,6 +110,8 @@ async fn purge(session: &Session) -> Result<()> {
         // A refund may come up to a call's deadline after the period's end; a day is plenty.
         concat!("DELETE FROM budget WHERE ends < ", now_sql!(), " - 86400000"),
         concat!("DELETE FROM cooldown WHERE until < ", now_sql!()),
+        // People who did not come back from a provider. What is in use has no end.
+        concat!("DELETE FROM connection WHERE expires < ", now_sql!()),
         // Every node has seen these, or starts again from everything.
         concat!(
             "DELETE FROM change WHERE n IN (SELECT n FROM change WHERE at < ",

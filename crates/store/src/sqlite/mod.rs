@@ -5,6 +5,7 @@
 //! the writer (`wal_autocheckpoint=0`) but by the housekeeping thread. `secure_delete` overwrites what is erased.
 
 mod backup;
+mod connections;
 mod directory;
 mod group;
 mod ops;

@@ -10,8 +10,8 @@ use countersign_ledger::state::{
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use uuid::Uuid;
 
-use super::directory;
 use super::rows::{self, Result, to_json, to_word};
+use super::{connections, directory};
 
 pub(super) enum Outcome {
     Done,
@@ -86,6 +86,8 @@ pub(super) fn apply(c: &Connection, op: &StateOp, now: Millis) -> Result<Outcome
         StateOp::DirectorySet { row } => directory::set(c, row),
         StateOp::DirectoryRemove { kind, workspace, name } => directory::remove(c, *kind, workspace, name),
         StateOp::DirectoryUsed { kind, workspace, name, at } => directory::used(c, *kind, workspace, name, *at),
+        StateOp::ConnectionPut { row, from } => connections::put(c, row, from.as_ref()),
+        StateOp::ConnectionTake { key, version } => connections::take(c, key, version, now),
         StateOp::CountRefusals { minute, counts } => count_refusals(c, *minute, counts),
     }
 }

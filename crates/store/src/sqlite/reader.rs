@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::Directory;
 use countersign_ledger::state::{
@@ -17,7 +18,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use uuid::Uuid;
 
-use super::{BUSY, STATEMENTS, directory, error, ops, rows};
+use super::{BUSY, STATEMENTS, connections, directory, error, ops, rows};
 
 pub(super) struct ReadPool {
     idle: Mutex<Vec<Connection>>,
@@ -247,6 +248,22 @@ impl Reader for ReadPool {
 
     fn directory_version(&self) -> Result<u64, StoreError> {
         self.with(directory::version)
+    }
+
+    fn connection(&self, key: &ConnectionKey) -> Result<Option<ConnectionRow>, StoreError> {
+        self.with(|c| connections::get(c, key))
+    }
+
+    fn connection_of(
+        &self,
+        stage: ConnectionStage,
+        version: &Fingerprint,
+    ) -> Result<Option<ConnectionRow>, StoreError> {
+        self.with(|c| connections::of_version(c, stage, version))
+    }
+
+    fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>, StoreError> {
+        self.with(|c| connections::of_person(c, workspace, person))
     }
 
     fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>, StoreError> {

@@ -157,6 +157,12 @@ impl Worker {
             now.saturating_sub(BUDGET_MS),
         )?;
         run("DELETE FROM cooldown WHERE key IN (SELECT key FROM cooldown WHERE until < ?1 LIMIT ?2)", now)?;
+        // People who did not come back from a provider. What is in use has no end.
+        run(
+            "DELETE FROM connection WHERE version IN (SELECT version FROM connection WHERE expires < ?1 LIMIT ?2)
+             AND expires IS NOT NULL",
+            now,
+        )?;
         // The sealed arguments of requests that are over; the rest of the row explains what happened.
         run(
             "UPDATE request SET arguments = x'' WHERE id IN (SELECT id FROM request
