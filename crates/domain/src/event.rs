@@ -53,6 +53,8 @@ event_types! {
     ApprovalExpired = "approval.expired";
     /// A pending call was revoked (freeze).
     ApprovalRevoked = "approval.revoked";
+    /// A pending call was withdrawn by its requester.
+    ApprovalWithdrawn = "approval.withdrawn";
     /// A write is about to be dispatched.
     CallIntent = "call.intent";
     /// A call ended with a known outcome.

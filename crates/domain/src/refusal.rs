@@ -100,7 +100,7 @@ kinds! {
     UpstreamProtocol = "upstream-protocol", 502, "The upstream broke the protocol";
     /// The upstream did not answer within the deadline.
     UpstreamTimeout = "upstream-timeout", 504, "The upstream did not answer in time";
-    /// The caller cancelled the call after it was sent.
+    /// The caller cancelled the call after it was sent, or withdrew it while it waited for people.
     Cancelled = "cancelled", 499, "The caller cancelled the call";
     /// The ledger could not record: nothing may happen.
     LedgerUnavailable = "ledger-unavailable", 503, "The ledger cannot record";

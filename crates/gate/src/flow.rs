@@ -146,7 +146,7 @@ impl Gate {
     }
 
     /// The caller's own rate, and then a place among the calls under way.
-    async fn enter_call(&self, principal: &Principal, facts: &Facts) -> Result<Place, Refusal> {
+    pub(crate) async fn enter_call(&self, principal: &Principal, facts: &Facts) -> Result<Place, Refusal> {
         let admitted = match self.limiter.take(&self.own_bucket(principal)).await {
             Ok(()) => self.load.enter(&principal.workspace),
             Err(refusal) => Err(refusal),
@@ -849,6 +849,7 @@ impl Gate {
             S::Redeemed => Standing::Redeemed,
             S::Denied => Standing::Over(denied_by(row)),
             S::Revoked => Standing::Over(Refusal::new(RefusalKind::Frozen, "the request was revoked by a freeze")),
+            S::Withdrawn => Standing::Over(withdrawn()),
         }
     }
 }
@@ -1050,7 +1051,7 @@ fn token_request(token: &str) -> Option<Uuid> {
 }
 
 /// The reserved name under which requests without a tool are recorded.
-fn own_upstream() -> countersign_domain::UpstreamName {
+pub(crate) fn own_upstream() -> countersign_domain::UpstreamName {
     "countersign".parse().unwrap_or_else(|_| unreachable!("a constant that fits its rule"))
 }
 
@@ -1063,14 +1064,14 @@ fn in_flight(call: Uuid) -> Refusal {
     refusal.with("call", call.to_string())
 }
 
-fn unknown(call: Uuid) -> Refusal {
+pub(crate) fn unknown(call: Uuid) -> Refusal {
     let detail = format!(
         "an identical call ({call}) was sent and its outcome is not known; an operator settles it with `countersign unknown resolve {call}`"
     );
     Refusal::new(RefusalKind::OutcomeUnknown, detail).with("call", call.to_string())
 }
 
-fn already_redeemed(row: &RequestRow) -> Refusal {
+pub(crate) fn already_redeemed(row: &RequestRow) -> Refusal {
     let refusal = Refusal::new(
         RefusalKind::AlreadyRedeemed,
         "this request was executed already; its outcome is in the event that `executed_as` names",
@@ -1079,6 +1080,10 @@ fn already_redeemed(row: &RequestRow) -> Refusal {
         Some(event) => refusal.with("executed_as", event.to_string()),
         None => refusal,
     }
+}
+
+pub(crate) fn withdrawn() -> Refusal {
+    Refusal::new(RefusalKind::Cancelled, "the caller withdrew this request; invoke the tool again to ask anew")
 }
 
 pub(crate) fn denied_by(row: &RequestRow) -> Refusal {
@@ -1103,6 +1108,7 @@ pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
                 Refusal::new(RefusalKind::ApprovalExpired, "nobody agreed in time; invoke the tool again to ask anew")
             }
             S::Revoked => Refusal::new(RefusalKind::Frozen, "the request was revoked by a freeze"),
+            S::Withdrawn => withdrawn(),
         },
         Conflict::TooManyOpen { open } => {
             let detail = format!("{open} of your requests wait for people; let them be answered, or expire, first");

@@ -31,6 +31,7 @@ mod raw;
 mod record;
 pub mod registry;
 pub mod stages;
+pub mod tasks;
 pub mod trace;
 pub mod upstream;
 pub mod waiters;

@@ -309,11 +309,18 @@ fn requests_expire_and_are_revoked(store: &mut impl Store) {
     assert_eq!(late.iter().map(|r| r.id).collect::<Vec<_>>(), [id(1)]);
     assert_eq!(store.reader().request_by_fingerprint(&[1; 32]).unwrap(), None, "expired whoever looks");
     apply(store, &[StateOp::Expire { request: id(1), closed_by: id(9) }]).unwrap();
+    apply(store, &[open(request(3, now))]).unwrap();
+    apply(store, &[StateOp::Withdraw { request: id(3), closed_by: id(6) }]).unwrap();
+    let withdrawn = RequestStatus::Withdrawn;
+    assert!(is_state(apply(store, &[StateOp::Withdraw { request: id(3), closed_by: id(5) }]), withdrawn));
+    assert!(is_state(apply(store, &[StateOp::Redeem { request: id(3) }]), withdrawn));
+    assert_eq!(store.reader().request(id(3)).unwrap().map(|r| (r.status, r.closed_by)), Some((withdrawn, Some(id(6)))));
     apply(store, &[StateOp::Revoke { request: id(2), closed_by: id(8) }]).unwrap();
     assert!(is_state(apply(store, &[StateOp::Revoke { request: id(2), closed_by: id(7) }]), RequestStatus::Revoked));
     let reader = store.reader();
     let rows = reader.requests(Some(&workspace("w")), None, None, 10).unwrap();
     let found: Vec<_> = rows.iter().map(|r| (r.id, r.status, r.closed_by)).collect();
+    let found = &found[1..];
     let expected = [(id(2), RequestStatus::Revoked, Some(id(8))), (id(1), RequestStatus::Expired, Some(id(9)))];
     assert_eq!(found, expected, "newest first");
     assert_eq!(reader.requests(None, Some(RequestStatus::Revoked), None, 10).unwrap().len(), 1);

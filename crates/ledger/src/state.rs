@@ -31,6 +31,8 @@ pub enum RequestStatus {
     Expired,
     /// Revoked by a freeze.
     Revoked,
+    /// Withdrawn by its requester.
+    Withdrawn,
 }
 
 /// A request for approval, as stored.
@@ -292,6 +294,13 @@ pub enum StateOp {
         /// The request.
         request: Uuid,
         /// The `approval.revoked` event.
+        closed_by: Uuid,
+    },
+    /// Ends one pending request because its requester no longer wants it. Conflicts: [`Conflict::RequestState`] unless pending.
+    Withdraw {
+        /// The request.
+        request: Uuid,
+        /// The `approval.withdrawn` event.
         closed_by: Uuid,
     },
     /// Sets `closed_by` of a redeemed request to its outcome event.

@@ -17,6 +17,7 @@ use crate::mcp::catalog::Listings;
 use crate::mcp::changes::Seats;
 use crate::mcp::parked::Parking;
 use crate::mcp::session::Sessions;
+use crate::mcp::tasks::Executions;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
 
@@ -38,6 +39,7 @@ pub(crate) struct App {
     pub sessions: Sessions,
     pub parking: Parking,
     pub seats: Seats,
+    pub executions: Executions,
     pub started: Instant,
     pub telemetry: Telemetry,
     /// Turns true when the node stops: waits for people end early then.

@@ -10,8 +10,7 @@
 //! - [`session`]: clients before 2026-07-28; [`parked`]: calls that wait for a retry with answers, since.
 //! - [`changes`], [`listen`]: what clients hear of between their requests.
 //! - [`http`]: the streamable HTTP transport; [`stdio`]: a proxy from standard input and output to it.
-//!
-//! Not here: tasks (not declared as a capability or extension).
+//! - [`tasks`]: calls that wait for people, for clients that follow them instead of waiting.
 
 pub(crate) mod call;
 pub(crate) mod catalog;
@@ -26,6 +25,7 @@ pub(crate) mod result;
 pub(crate) mod session;
 pub mod stdio;
 pub(crate) mod talk;
+pub(crate) mod tasks;
 pub(crate) mod wire;
 
 use countersign_domain::UpstreamName;

@@ -236,6 +236,7 @@ impl Node {
             sessions: Sessions::default(),
             parking: Parking::default(),
             seats: Seats::default(),
+            executions: crate::mcp::tasks::Executions::default(),
             started: Instant::now(),
             telemetry,
             stopping: stopping.clone(),

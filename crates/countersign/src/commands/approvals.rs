@@ -18,7 +18,7 @@ Examples:
 pub enum Command {
     /// The requests that you may see, newest first
     List {
-        /// Only these: pending, redeemed, denied, expired, revoked
+        /// Only these: pending, redeemed, denied, expired, revoked, withdrawn
         #[arg(long)]
         status: Option<String>,
         /// At most this many

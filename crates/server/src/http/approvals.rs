@@ -80,8 +80,9 @@ fn status_named(name: &str) -> Result<RequestStatus, Refusal> {
         "denied" => Ok(RequestStatus::Denied),
         "expired" => Ok(RequestStatus::Expired),
         "revoked" => Ok(RequestStatus::Revoked),
+        "withdrawn" => Ok(RequestStatus::Withdrawn),
         _ => {
-            let detail = "status: expected pending, redeemed, denied, expired or revoked";
+            let detail = "status: expected pending, redeemed, denied, expired, revoked or withdrawn";
             Err(Refusal::new(RefusalKind::MalformedRequest, detail))
         }
     }

@@ -168,7 +168,7 @@ fn tools() -> Vec<(String, Value)> {
 fn approvals() -> Vec<(String, Value)> {
     const TAG: &str = "approvals";
     let list = Operation::new(TAG, "listApprovals", "Requests for approval that the caller may see, newest first")
-        .query("status", "string", "pending, redeemed, denied, expired or revoked")
+        .query("status", "string", "pending, redeemed, denied, expired, revoked or withdrawn")
         .query("limit", "integer", "1 to 1000, default 100")
         .query("before", "string", "Only requests older than this id")
         .answers("200", "A page; `Link: <…>; rel=\"next\"` leads to the next.", array_of("Approval"));
@@ -560,7 +560,7 @@ fn schemas() -> Value {
             "owed": reference("Owed"), "given": { "type": "integer" }, "confirmed": { "type": "boolean" }, "receipt": uuid(),
         })),
         "Approval": object(&["id", "status", "tool", "principal", "preview", "owed", "answers", "expires_at", "can_answer"], json!({
-            "id": uuid(), "status": { "enum": ["pending", "redeemed", "denied", "expired", "revoked"] }, "tool": text(),
+            "id": uuid(), "status": { "enum": ["pending", "redeemed", "denied", "expired", "revoked", "withdrawn"] }, "tool": text(),
             "effect": text(), "pin": text(), "principal": any_object(), "arguments": {}, "preview": text(), "owed": any_object(),
             "answers": { "type": "array", "items": any_object() }, "created_at": millis(), "expires_at": millis(),
             "can_answer": { "type": "array", "items": { "enum": ["confirm", "approval"] } }, "cannot_answer": { "type": ["string", "null"] },

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::era::{self, Era};
 use super::message::{INVALID_PARAMS, MISSING_CAPABILITY, Params, RpcError};
 use super::wire::{Outcome, Wire};
-use super::{AWAIT_APPROVAL, Scope, offers, result};
+use super::{AWAIT_APPROVAL, Scope, offers, result, tasks};
 use crate::app::App;
 use crate::http::request::{is_idempotency_key, request_timeout};
 
@@ -194,7 +194,8 @@ async fn run_traced(
 ) -> Outcome {
     let Job { era, what, is_tool, timeout, .. } = job;
     let reads = matches!(&what, What::Call { tool, .. } if tool.tool == countersign_domain::operation::READ_RESOURCE);
-    let outcome = run_to_outcome(&app, &principal, &correlation, what, wire, timeout).await;
+    let gives_task = is_tool && era == Era::Modern && matches!(&what, What::Call { .. }) && wire.knows_tasks();
+    let outcome = run_to_outcome(&app, &principal, &correlation, what, wire, (timeout, gives_task)).await;
     conclude(&outcome);
     match outcome {
         Ok(CallOutcome::Done(answer)) => match result::upstream_error(&answer, era) {
@@ -203,6 +204,7 @@ async fn run_traced(
             Some(error) if era == Era::Modern && error.code == MISSING_CAPABILITY => Err(error),
             Some(_) | None => result::of_answer(&answer, era, reads),
         },
+        Ok(CallOutcome::Pending(pending)) if gives_task => tasks::created(&app, &principal, &pending).await,
         Ok(CallOutcome::Pending(pending)) if is_tool => Ok(result::of_pending(&pending, era)),
         Ok(CallOutcome::Pending(pending)) => Err(result::pending_error(&pending)),
         Err(refusal) if is_tool => result::of_refusal(&refusal, &correlation, era),
@@ -216,7 +218,7 @@ async fn run_to_outcome(
     correlation: &Arc<str>,
     what: What,
     wire: Arc<Wire>,
-    timeout: Option<Duration>,
+    (timeout, follows): (Option<Duration>, bool),
 ) -> Result<CallOutcome, Refusal> {
     let until = Instant::now() + app.config.approval_wait;
     let client: Arc<dyn Client> = wire.clone();
@@ -229,6 +231,10 @@ async fn run_to_outcome(
         }
         What::Await(id) => app.gate.redeem_within(principal, Redeem::Request(id), correlation, client, timeout).await?,
     };
+    // Who follows a task need not be kept waiting.
+    if follows {
+        return Ok(outcome);
+    }
     settle(app, principal, correlation, outcome, until, &wire).await
 }
 

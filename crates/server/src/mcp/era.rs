@@ -84,6 +84,7 @@ fn modern(method: &str, params: &Params<'_>, headers: &HeaderMap) -> Result<(), 
     let named = match method {
         "tools/call" | "prompts/get" => &params.name,
         "resources/read" => &params.uri,
+        "tasks/get" | "tasks/update" | "tasks/cancel" => &params.task_id,
         _ => return Ok(()),
     };
     let body = named.as_ref().map(|name| name.0.as_ref()).unwrap_or_default();

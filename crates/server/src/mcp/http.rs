@@ -22,13 +22,13 @@ use super::call::{self, Job};
 use super::era::{self, Era, LEGACY, MODERN};
 use super::listen::Listener;
 use super::message::{
-    self, HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, Message, PARSE_ERROR, Params, REFUSED,
-    RpcError, UNSUPPORTED_VERSION,
+    self, HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, MISSING_CAPABILITY, Message, PARSE_ERROR,
+    Params, REFUSED, RpcError, UNSUPPORTED_VERSION,
 };
 use super::session::{DEFAULT_LEVEL, NoSession, Session};
 use super::talk::Talk;
 use super::wire::{self, Abilities, Flight, Hearing, Running};
-use super::{INSTRUCTIONS, Scope, catalog, offers, parked, result};
+use super::{INSTRUCTIONS, Scope, catalog, offers, parked, result, tasks};
 use crate::app::App;
 use crate::http::problem::Refused;
 use crate::http::request::{Caller, Correlation, read_body};
@@ -167,6 +167,8 @@ enum Step {
     Listen(String, Option<String>),
     /// `resources/subscribe`, with its id and URI.
     Subscribe(String, String),
+    /// `tasks/*`, with its id and the task's.
+    Task(String, tasks::Method, String),
 }
 
 /// A call with what its request says of the way back.
@@ -196,6 +198,10 @@ impl Exchange {
             Step::Call(called) => self.call(*called).await,
             Step::Resume(called, state, responses) => self.resume(*called, &state, responses.as_deref()).await,
             Step::Listen(id, filter) => self.listen(&id, filter.as_deref()).await,
+            Step::Task(id, method, task) => {
+                let body = self.task(&id, method, &task).await;
+                answered(StatusCode::OK, body)
+            }
             Step::Subscribe(id, uri) => {
                 let body = self.subscribe(&id, &uri).await;
                 answered(StatusCode::OK, body)
@@ -262,6 +268,10 @@ impl Exchange {
                 None => Err(RpcError::new(INVALID_PARAMS, "resources/subscribe needs a uri")),
             },
             ("resources/unsubscribe", Era::Legacy) => self.unsubscribe(params),
+            ("tasks/get" | "tasks/update" | "tasks/cancel", Era::Modern) => match task_of(method, params) {
+                Ok((method, task)) => return Step::Task(id.to_owned(), method, task),
+                Err(error) => Err(error),
+            },
             ("server/discover", Era::Modern) => Ok(self.discover()),
             ("subscriptions/listen", Era::Modern) => {
                 return Step::Listen(id.to_owned(), params.notifications.map(|raw| raw.get().to_owned()));
@@ -374,7 +384,7 @@ impl Exchange {
             }
             // Of 2026-07-28 alone, which has no batches.
             Step::Resume(called, ..) => Some(not_in_batches(&called.id)),
-            Step::Listen(id, _) => Some(not_in_batches(&id)),
+            Step::Listen(id, _) | Step::Task(id, ..) => Some(not_in_batches(&id)),
         }
     }
 
@@ -499,6 +509,13 @@ impl Exchange {
         }
     }
 
+    async fn task(&self, id: &str, method: tasks::Method, task: &str) -> Vec<u8> {
+        match tasks::answer(&self.app, &self.principal, &self.correlation, method, task).await {
+            Ok(result) => message::response(id, &result),
+            Err(error) => error.response(Some(id)),
+        }
+    }
+
     fn unsubscribe(&self, params: &Params<'_>) -> Result<Vec<u8>, RpcError> {
         let uri =
             params.uri.as_ref().ok_or_else(|| RpcError::new(INVALID_PARAMS, "resources/unsubscribe needs a uri"))?;
@@ -534,7 +551,7 @@ impl Exchange {
             capabilities["completions"] = json!({});
         }
         if era == Era::Modern {
-            capabilities["extensions"] = json!({});
+            capabilities["extensions"] = json!({ wire::TASKS: {} });
         }
         capabilities
     }
@@ -575,6 +592,17 @@ impl Exchange {
     }
 }
 
+/// What is asked of which task.
+fn task_of(method: &str, params: &Params<'_>) -> Result<(tasks::Method, String), RpcError> {
+    let declared = params.meta.as_ref().and_then(|meta| meta.client_capabilities).map(RawValue::get);
+    if !Abilities::of(declared).knows_tasks() {
+        return Err(tasks::not_declared());
+    }
+    let needs = || RpcError::new(INVALID_PARAMS, format!("{} needs a taskId", short(method)));
+    let task = params.task_id.as_ref().ok_or_else(needs)?;
+    Ok((tasks::Method::of(method).ok_or_else(needs)?, task.0.clone().into_owned()))
+}
+
 fn not_in_batches(id: &str) -> Vec<u8> {
     RpcError::new(INVALID_REQUEST, "this request is not made in a batch").response(Some(id))
 }
@@ -583,7 +611,7 @@ fn not_in_batches(id: &str) -> Vec<u8> {
 fn status_of(error: &RpcError, era: Era) -> StatusCode {
     match (era, error.code) {
         (Era::Modern, METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
-        (Era::Modern, HEADER_MISMATCH | UNSUPPORTED_VERSION) => StatusCode::BAD_REQUEST,
+        (Era::Modern, HEADER_MISMATCH | UNSUPPORTED_VERSION | MISSING_CAPABILITY) => StatusCode::BAD_REQUEST,
         _ => StatusCode::OK,
     }
 }

@@ -80,6 +80,9 @@ pub(crate) struct Params<'a> {
     /// `tools/list`: where to go on.
     #[serde(borrow, default)]
     pub cursor: Option<Text<'a>>,
+    /// `tasks/*`: which one.
+    #[serde(borrow, default, rename = "taskId")]
+    pub task_id: Option<Text<'a>>,
     /// Resources: which one.
     #[serde(borrow, default)]
     pub uri: Option<Text<'a>>,

@@ -15,14 +15,14 @@ use crate::rawjson::{self, ObjectWriter};
 use crate::time::rfc3339;
 
 const OURS: &str = "dev.countersign/";
-const RECEIPT: &str = "dev.countersign/receipt";
-const CALL: &str = "dev.countersign/call";
+pub(super) const RECEIPT: &str = "dev.countersign/receipt";
+pub(super) const CALL: &str = "dev.countersign/call";
 const REPLAYED: &str = "dev.countersign/replayed";
-const PENDING: &str = "dev.countersign/pending";
+pub(super) const PENDING: &str = "dev.countersign/pending";
 const PROBLEM: &str = "dev.countersign/problem";
 /// Put there by the gate, not by the upstream.
 const UPSTREAM_ERROR: &str = "dev.countersign/upstream-error";
-const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+pub(super) const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 
 /// Who we are, for `initialize` and for every result of 2026-07-28.
 pub(crate) fn server_info() -> Value {
@@ -133,7 +133,7 @@ pub(crate) fn pending_error(pending: &PendingCall) -> RpcError {
     RpcError::new(PENDING_CODE, message).with(json!({ PENDING: pending_details(pending), RECEIPT: pending.receipt }))
 }
 
-fn pending_details(pending: &PendingCall) -> Value {
+pub(super) fn pending_details(pending: &PendingCall) -> Value {
     json!({
         "request_id": pending.request_id,
         "expires_at": pending.expires_at,
@@ -180,7 +180,7 @@ pub(crate) fn of_pending(pending: &PendingCall, era: Era) -> Vec<u8> {
     )
 }
 
-fn owed_in_words(pending: &PendingCall) -> String {
+pub(super) fn owed_in_words(pending: &PendingCall) -> String {
     let owed = &pending.owed;
     let mut parts = Vec::new();
     if owed.confirm && !pending.confirmed {

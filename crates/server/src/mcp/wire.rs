@@ -20,6 +20,10 @@ const UNREAD: usize = 256;
 /// Log levels, least severe first (RFC 5424 names, as MCP spells them).
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
+/// The extension under whose name tasks are declared.
+pub(crate) const TASKS: &str = "io.modelcontextprotocol/tasks";
+const KNOWS_TASKS: u8 = 16;
+
 /// What a client declared that it answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Abilities(pub u8);
@@ -44,7 +48,15 @@ impl Abilities {
         if value.get("roots").is_some_and(Value::is_object) {
             found |= bit(AskKind::ListRoots);
         }
+        if value.get("extensions").and_then(|all| all.get(TASKS)).is_some_and(Value::is_object) {
+            found |= KNOWS_TASKS;
+        }
         Self(found)
+    }
+
+    /// Whether a call may be answered with a task (2026-07-28, the extension).
+    pub fn knows_tasks(self) -> bool {
+        self.0 & KNOWS_TASKS != 0
     }
 
     /// Whether questions of this kind may be asked.
@@ -178,6 +190,13 @@ pub(crate) fn open(hearing: Hearing, run: impl FnOnce(Arc<Wire>) -> Running) -> 
     Flight { running: run(wire), says: heard, cancel, abilities }
 }
 
+impl Wire {
+    /// Whether the client knows tasks.
+    pub fn knows_tasks(&self) -> bool {
+        Abilities(self.abilities.load(Ordering::Acquire)).knows_tasks()
+    }
+}
+
 #[async_trait]
 impl Client for Wire {
     fn notify(&self, notice: Notice) {
@@ -236,12 +255,15 @@ mod tests {
             (Some(r#"{"elicitation":{"url":{}}}"#), vec![ElicitUrl]),
             (Some(r#"{"elicitation":{"form":{},"url":{}},"roots":{}}"#), vec![ElicitForm, ElicitUrl, ListRoots]),
             (Some(r#"{"sampling":{},"elicitation":true}"#), vec![Sample]),
+            (Some(r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#), vec![]),
             (Some("nonsense"), vec![]),
         ] {
             let abilities = Abilities::of(declared);
             let all = [ElicitForm, ElicitUrl, Sample, ListRoots];
             let found: Vec<_> = all.into_iter().filter(|kind| abilities.answers(*kind)).collect();
             assert_eq!(found, expected, "{declared:?}");
+            let tasks = declared.is_some_and(|text| text.contains(TASKS));
+            assert_eq!(abilities.knows_tasks(), tasks, "{declared:?}");
         }
     }
 

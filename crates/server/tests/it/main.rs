@@ -8,4 +8,5 @@ mod mcp;
 mod nodes;
 mod operations;
 mod support;
+mod tasks;
 mod tls;

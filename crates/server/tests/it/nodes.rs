@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::{Reply, World};
+use crate::tasks;
 
 async fn two() -> (World, World, tempfile::TempDir) {
     let url = tokio::task::spawn_blocking(|| countersign_testkit::postgres::fresh_schema().expect("a database"));
@@ -74,6 +75,19 @@ async fn what_one_node_did_or_decided_holds_on_the_other() {
     assert_eq!(read().await.problem(), "frozen");
     freeze("/admin/unfreeze").await;
     until(async || read().await.status == 200).await;
+    stop(first, second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_one_node_is_followed_on_the_other() {
+    let (first, second, _keys) = two().await;
+    let (agent, tess) = (first.agent("bot"), first.person("tess", &["treasurer"]));
+    let created = tasks::create(&first, &agent, 2_000).await;
+    let id = created["taskId"].as_str().expect("a task").to_owned();
+    assert_eq!(tasks::task(&second, &agent, "tasks/get", &id).await["result"]["status"], "working");
+    let request = created["_meta"]["dev.countersign/pending"]["request_id"].as_str().expect("a request");
+    assert_eq!(tasks::answer(&first, &tess, request, "approve").await.status, 200);
+    assert_eq!(tasks::ended(&second, &agent, &id).await["status"], "completed");
     stop(first, second).await;
 }
 

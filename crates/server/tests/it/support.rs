@@ -107,6 +107,13 @@ impl World {
         Self { node, config, address, issuer, home }
     }
 
+    /// The same node, stopped and started again.
+    pub async fn restart(self) -> Self {
+        self.node.shutdown().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::around(self.config, listener, self.home).await
+    }
+
     /// A node with these upstreams in its process, everything reviewed; `policy` beside leave to use all tools.
     pub async fn start_among(settings: &str, policy: &str, upstreams: Vec<(String, Arc<dyn Upstream>)>) -> Self {
         let home = tempfile::tempdir().expect("a directory");

@@ -205,7 +205,9 @@ impl Applier<'_> {
             StateOp::Expire { request, .. } => {
                 self.check_request(*request, |r| is_pending(r) && now >= r.expires).await
             }
-            StateOp::Revoke { request, .. } => self.check_request(*request, is_pending).await,
+            StateOp::Revoke { request, .. } | StateOp::Withdraw { request, .. } => {
+                self.check_request(*request, is_pending).await
+            }
             StateOp::CloseRequest { request, .. } => self.check_request(*request, |_| true).await,
             StateOp::IdempotencyBegin { row } => self.check_key(row).await,
             StateOp::IntentOpen { row } => self.check_twin(row).await,
@@ -345,6 +347,9 @@ impl Applier<'_> {
             }
             StateOp::Revoke { request, closed_by } => {
                 self.set_status(*request, RequestStatus::Revoked, Some(*closed_by)).await
+            }
+            StateOp::Withdraw { request, closed_by } => {
+                self.set_status(*request, RequestStatus::Withdrawn, Some(*closed_by)).await
             }
             StateOp::CloseRequest { request, closed_by } => {
                 self.run(CLOSE_REQUEST, &[request, closed_by]).await?;
@@ -563,6 +568,7 @@ fn wave(appends: &[&[StateOp]]) -> usize {
                 | StateOp::Answer { .. }
                 | StateOp::Expire { .. }
                 | StateOp::Revoke { .. }
+                | StateOp::Withdraw { .. }
                 | StateOp::IntentUnknown { .. }
                 | StateOp::Freeze { .. }
                 | StateOp::Unfreeze { .. }

@@ -37,6 +37,9 @@ pub(super) fn apply(c: &Connection, op: &StateOp, now: Millis) -> Result<Outcome
         StateOp::Revoke { request, closed_by } => {
             end_request(c, *request, is_pending, RequestStatus::Revoked, Some(*closed_by))
         }
+        StateOp::Withdraw { request, closed_by } => {
+            end_request(c, *request, is_pending, RequestStatus::Withdrawn, Some(*closed_by))
+        }
         StateOp::CloseRequest { request, closed_by } => close_request(c, *request, *closed_by),
         StateOp::IdempotencyBegin { row } => idempotency_begin(c, row, now),
         StateOp::IdempotencySet { scope, state, answer } => {

@@ -1,0 +1,363 @@
+//! Tasks (the extension `io.modelcontextprotocol/tasks` of 2026-07-28): a call that waits for people, as something that its client
+//! follows instead of waiting.
+//!
+//! A task is the pending request and nothing more. Its id is a sealed statement, good for the caller who got it, on any
+//! node. Whoever asks for a task whose approvals are there has it executed; a client that asks no more, executes nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use countersign_domain::{Principal, Refusal, RefusalKind};
+use countersign_gate::api::{Answer, CallOutcome, PendingCall, Redeem};
+use countersign_gate::tasks::{TaskState, TaskView};
+use countersign_gate::upstream::{Answers, AskError, AskKind, Client, Mute, Notice};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::era::Era;
+use super::message::{INVALID_PARAMS, MISSING_CAPABILITY, RpcError};
+use super::result::{self, CALL, PENDING, RECEIPT, SERVER_INFO};
+use super::wire::TASKS;
+use crate::app::App;
+use crate::rawjson::{ObjectWriter, write_string};
+use crate::time::rfc3339;
+
+/// How often a client should ask.
+const POLL_MS: u64 = 3_000;
+/// How long `tasks/get` waits for an execution that it started: most are over by then.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Executions that one node runs for tasks at a time.
+const MAX_RUNNING: usize = 1_024;
+const PURPOSE: &str = "mcp-task";
+
+/// What a task's id says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Handle {
+    /// A request for approval.
+    #[serde(rename = "r")]
+    Request(Uuid),
+}
+
+/// The executions under way for tasks, with the means to cancel them.
+#[derive(Debug, Default)]
+pub(crate) struct Executions {
+    running: Mutex<HashMap<Uuid, watch::Sender<bool>>>,
+}
+
+impl Executions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<bool>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for this execution; `None` if it runs already, or too many do.
+    fn enter(&self, id: Uuid) -> Option<watch::Receiver<bool>> {
+        let mut running = self.lock();
+        if running.contains_key(&id) || running.len() >= MAX_RUNNING {
+            return None;
+        }
+        let (sender, receiver) = watch::channel(false);
+        running.insert(id, sender);
+        Some(receiver)
+    }
+
+    fn leave(&self, id: Uuid) {
+        self.lock().remove(&id);
+    }
+
+    fn cancel(&self, id: Uuid) {
+        if let Some(sender) = self.lock().get(&id) {
+            sender.send_replace(true);
+        }
+    }
+}
+
+/// The caller's side of an execution that nobody is connected to.
+#[derive(Debug)]
+struct Follower {
+    cancelled: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Client for Follower {
+    fn notify(&self, _notice: Notice) {}
+    async fn ask(&self, asks: Vec<countersign_gate::upstream::Ask>) -> Answers {
+        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
+    }
+    fn answers(&self, _kind: AskKind) -> bool {
+        false
+    }
+    fn wants_progress(&self) -> bool {
+        false
+    }
+    fn log_level(&self) -> Option<&str> {
+        None
+    }
+    async fn cancelled(&self) {
+        if self.cancelled.clone().wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What can be asked of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    Get,
+    Update,
+    Cancel,
+}
+
+impl Method {
+    /// The method of this name.
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "tasks/get" => Some(Self::Get),
+            "tasks/update" => Some(Self::Update),
+            "tasks/cancel" => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+}
+
+/// Whoever did not declare the extension may not use it.
+pub(crate) fn not_declared() -> RpcError {
+    let required = json!({ "requiredCapabilities": { "extensions": { TASKS: {} } } });
+    RpcError::new(MISSING_CAPABILITY, "this request needs a client that declares the tasks extension").with(required)
+}
+
+fn no_task() -> RpcError {
+    RpcError::new(INVALID_PARAMS, "there is no such task of yours: its time is over, or it never was")
+}
+
+fn failed(refusal: Refusal, correlation: &str) -> RpcError {
+    match refusal.kind {
+        RefusalKind::NotFound => no_task(),
+        _ => result::refusal_error(&refusal, correlation, Era::Modern),
+    }
+}
+
+/// `CreateTaskResult` for a call that waits for people.
+///
+/// # Errors
+/// If the id could not be sealed.
+pub(crate) async fn created(app: &App, principal: &Principal, pending: &PendingCall) -> Result<Vec<u8>, RpcError> {
+    let id = sealed(app, principal, &Handle::Request(pending.request_id)).await?;
+    let view = app.gate.task(principal, pending.request_id, "").await.map_err(|refusal| failed(refusal, ""))?;
+    let view = view.ok_or_else(no_task)?;
+    let mut out = ObjectWriter::new(Vec::with_capacity(1_024));
+    out.plain("resultType", "task");
+    members(&mut out, &id, &view, "working", Some(&awaiting(pending)));
+    let meta = json!({
+        PENDING: result::pending_details(pending),
+        RECEIPT: pending.receipt,
+        CALL: pending.request_id,
+        SERVER_INFO: result::server_info(),
+    });
+    out.member("_meta", meta.to_string().as_bytes());
+    Ok(out.finish())
+}
+
+async fn sealed(app: &App, principal: &Principal, handle: &Handle) -> Result<String, RpcError> {
+    let plain = serde_json::to_vec(handle).unwrap_or_default();
+    app.gate.seal(principal, PURPOSE, &plain).await.map_err(|refusal| failed(refusal, ""))
+}
+
+/// What an id of ours means; nothing, for another caller's or no id at all.
+///
+/// # Errors
+/// If the workspace's key can't be had.
+pub(crate) async fn handle(app: &App, principal: &Principal, id: &str) -> Result<Option<Handle>, RpcError> {
+    let plain = app.gate.unseal(principal, PURPOSE, id).await.map_err(|refusal| failed(refusal, ""))?;
+    Ok(plain.and_then(|plain| serde_json::from_slice(&plain).ok()))
+}
+
+/// Answers `tasks/get`, `tasks/update` or `tasks/cancel`.
+///
+/// # Errors
+/// The error for the client.
+pub(crate) async fn answer(
+    app: &Arc<App>,
+    principal: &Arc<Principal>,
+    correlation: &Arc<str>,
+    method: Method,
+    id: &str,
+) -> Result<Vec<u8>, RpcError> {
+    let Some(Handle::Request(request)) = handle(app, principal, id).await? else { return Err(no_task()) };
+    match method {
+        Method::Get => {
+            let (members, _) = detailed(app, principal, correlation, id, request).await?;
+            Ok(result_of(members))
+        }
+        // What was asked of the client is answered on a page; there is nothing to bring.
+        Method::Update => {
+            let known = app.gate.task(principal, request, correlation).await;
+            known.map_err(|refusal| failed(refusal, correlation))?.ok_or_else(no_task)?;
+            Ok(result::of_value(Map::new(), Era::Modern))
+        }
+        Method::Cancel => {
+            app.executions.cancel(request);
+            match app.gate.withdraw(principal, request, correlation).await {
+                // What is over, or on its way, is acknowledged all the same.
+                Err(refusal) if refusal.kind != RefusalKind::NotOpen => Err(failed(refusal, correlation)),
+                Ok(()) | Err(_) => Ok(result::of_value(Map::new(), Era::Modern)),
+            }
+        }
+    }
+}
+
+fn result_of(mut out: ObjectWriter) -> Vec<u8> {
+    out.plain("resultType", "complete");
+    out.member("_meta", json!({ SERVER_INFO: result::server_info() }).to_string().as_bytes());
+    out.finish()
+}
+
+/// A task as it stands, with what there is of its end; executed first, if nothing is owed any more. The flag says whether
+/// it has ended.
+///
+/// # Errors
+/// If there is no such task, or a limit was reached.
+pub(crate) async fn detailed(
+    app: &Arc<App>,
+    principal: &Arc<Principal>,
+    correlation: &Arc<str>,
+    id: &str,
+    request: Uuid,
+) -> Result<(ObjectWriter, bool), RpcError> {
+    let refused = |refusal| failed(refusal, correlation);
+    let view = app.gate.task(principal, request, correlation).await.map_err(refused)?.ok_or_else(no_task)?;
+    let mut out = ObjectWriter::new(Vec::with_capacity(1_024));
+    let ended = match &view.state {
+        TaskState::Waiting(pending) => {
+            members(&mut out, id, &view, "working", Some(&awaiting(pending)));
+            false
+        }
+        TaskState::Running => {
+            members(&mut out, id, &view, "working", Some("people have agreed; the call is being executed"));
+            false
+        }
+        TaskState::Withdrawn => {
+            members(&mut out, id, &view, "cancelled", Some("withdrawn; nothing was executed"));
+            true
+        }
+        TaskState::Over(refusal) => {
+            fail(&mut out, id, &view, &result::refusal_error(refusal, correlation, Era::Modern));
+            true
+        }
+        TaskState::Done => {
+            let replayed = app.gate.redeem(principal, Redeem::Request(request), correlation, Arc::new(Mute)).await;
+            executed_as(&mut out, id, &view, Some(replayed), correlation)?
+        }
+        TaskState::Met(_) => {
+            let executed = execute(app, principal, correlation, request).await;
+            // What the execution changed is to be seen in the times.
+            let view = app.gate.task(principal, request, correlation).await.map_err(refused)?.ok_or_else(no_task)?;
+            executed_as(&mut out, id, &view, executed, correlation)?
+        }
+    };
+    Ok((out, ended))
+}
+
+/// Redeems the request, on a task of its own: an execution goes on when nobody waits for it. `None` while it does.
+async fn execute(
+    app: &Arc<App>,
+    principal: &Arc<Principal>,
+    correlation: &Arc<str>,
+    request: Uuid,
+) -> Option<Result<CallOutcome, Refusal>> {
+    let client = Arc::new(Follower { cancelled: app.executions.enter(request)? });
+    let (app, principal, correlation) = (Arc::clone(app), Arc::clone(principal), Arc::clone(correlation));
+    let run = tokio::spawn(async move {
+        let outcome = app.gate.redeem(&principal, Redeem::Request(request), &correlation, client).await;
+        app.executions.leave(request);
+        outcome
+    });
+    tokio::time::timeout(PATIENCE, run).await.ok()?.ok()
+}
+
+fn executed_as(
+    out: &mut ObjectWriter,
+    id: &str,
+    view: &TaskView,
+    executed: Option<Result<CallOutcome, Refusal>>,
+    correlation: &str,
+) -> Result<bool, RpcError> {
+    match executed {
+        None => members(out, id, view, "working", Some("people have agreed; the call is being executed")),
+        Some(Ok(CallOutcome::Pending(pending))) => members(out, id, view, "working", Some(&awaiting(&pending))),
+        Some(Ok(CallOutcome::Done(answer))) => {
+            complete(out, id, view, &answer)?;
+            return Ok(true);
+        }
+        Some(Err(refusal)) if passes(&refusal) && matches!(view.state, TaskState::Met(_)) => {
+            let why = format!("people have agreed, but for now: {}", refusal.detail);
+            members(out, id, view, "working", Some(&why));
+        }
+        Some(Err(refusal)) => {
+            fail(out, id, view, &result::refusal_error(&refusal, correlation, Era::Modern));
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn complete(out: &mut ObjectWriter, id: &str, view: &TaskView, answer: &Answer) -> Result<(), RpcError> {
+    match result::upstream_error(answer, Era::Modern) {
+        Some(error) if error.code == MISSING_CAPABILITY => fail(out, id, view, &error),
+        Some(_) | None => {
+            let result = result::of_answer(answer, Era::Modern, false)?;
+            members(out, id, view, "completed", None);
+            out.member("result", &result);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a refusal may be another one, or none, a while later.
+fn passes(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.kind,
+        RefusalKind::RateLimited
+            | RefusalKind::BudgetExhausted
+            | RefusalKind::CoolingDown
+            | RefusalKind::Overloaded
+            | RefusalKind::CircuitOpen
+            | RefusalKind::Frozen
+            | RefusalKind::Quarantined
+            | RefusalKind::CredentialUnavailable
+            | RefusalKind::UpstreamUnavailable
+            | RefusalKind::LedgerUnavailable
+            | RefusalKind::Unavailable
+    )
+}
+
+fn awaiting(pending: &PendingCall) -> String {
+    let until = rfc3339(pending.expires_at);
+    format!("NOT executed; awaiting approval until {until}. {}", result::owed_in_words(pending))
+}
+
+/// The members that all tasks have.
+fn members(out: &mut ObjectWriter, id: &str, view: &TaskView, status: &str, message: Option<&str>) {
+    out.plain("taskId", id);
+    out.plain("status", status);
+    if let Some(message) = message {
+        write_string(out.name("statusMessage"), message);
+    }
+    out.plain("createdAt", &rfc3339(view.created));
+    out.plain("lastUpdatedAt", &rfc3339(view.updated));
+    out.member("ttlMs", view.kept_until.saturating_sub(view.created).to_string().as_bytes());
+    out.member("pollIntervalMs", POLL_MS.to_string().as_bytes());
+}
+
+fn fail(out: &mut ObjectWriter, id: &str, view: &TaskView, error: &RpcError) {
+    members(out, id, view, "failed", Some(&error.message));
+    let mut members = Map::from_iter([
+        ("code".to_owned(), json!(error.code)),
+        ("message".to_owned(), Value::from(error.message.as_str())),
+    ]);
+    members.extend(error.data.clone().map(|data| ("data".to_owned(), data)));
+    out.member("error", Value::Object(members).to_string().as_bytes());
+}
