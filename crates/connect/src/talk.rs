@@ -52,6 +52,7 @@ pub(crate) fn notice(method: &str, params: Option<&RawValue>) -> Option<(Option<
             Some((Some(progress.token), Notice::Progress(params.to_owned())))
         }
         "notifications/message" => Some((None, Notice::Log(params.to_owned()))),
+        "notifications/elicitation/complete" => Some((None, Notice::Elicited(params.to_owned()))),
         _ => None,
     }
 }

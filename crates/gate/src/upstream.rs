@@ -91,6 +91,8 @@ pub enum Notice {
     Progress(Box<RawValue>),
     /// `notifications/message`: the raw `params` of a log message.
     Log(Box<RawValue>),
+    /// `notifications/elicitation/complete`: the raw `params`. What a person was sent to a page for is over (2025-11-25).
+    Elicited(Box<RawValue>),
 }
 
 /// What an upstream asks of the caller's side during a call.

@@ -4,6 +4,7 @@
 //! - [`peer`], [`resource`]: where a request comes from; how clients learn to be let in.
 //! - [`problem`]: the one place where a refusal becomes RFC 9457 problem details.
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
+//! - [`page`]: where a person decides about one request.
 //! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`: the handlers; `openapi`: their description.
 
 mod admin;
@@ -13,6 +14,7 @@ pub(crate) mod guard;
 mod log;
 mod members;
 mod openapi;
+pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod problem;
 pub(crate) mod request;
@@ -52,6 +54,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/tools/{name}/confirm", post(tools::confirm))
         .route("/approvals", get(approvals::list))
         .route("/approvals/{id}", get(approvals::show).post(approvals::answer))
+        .route("/approvals/{id}/page", get(page::show).post(page::act))
         .route("/audit/events", get(audit::events))
         .route("/receipts/{id}", get(audit::receipt).post(audit::receipt_disclosing))
         .route("/checkpoint", get(log::checkpoint))

@@ -7,6 +7,7 @@
 //! - [`catalog`], [`offers`]: listing tools, prompts and resources; [`call`]: calling, and waiting for people; [`result`]: results
 //!   with our `_meta`.
 //! - [`wire`]: the way back to a client while its request runs; [`talk`]: what of it goes out, as JSON or a stream.
+//! - [`invite`]: the person at the client, led to the page where an approval is decided.
 //! - [`session`]: clients before 2026-07-28; [`parked`]: calls that wait for a retry with answers, since.
 //! - [`changes`], [`listen`]: what clients hear of between their requests.
 //! - [`http`]: the streamable HTTP transport; [`stdio`]: a proxy from standard input and output to it.
@@ -17,6 +18,7 @@ pub(crate) mod catalog;
 pub(crate) mod changes;
 pub(crate) mod era;
 pub(crate) mod http;
+pub(crate) mod invite;
 pub(crate) mod listen;
 pub(crate) mod message;
 pub(crate) mod offers;

@@ -113,6 +113,12 @@ impl Operation {
         self
     }
 
+    fn form(mut self, schema: Value) -> Self {
+        let content = json!({ "application/x-www-form-urlencoded": { "schema": schema } });
+        self.0["requestBody"] = json!({ "required": true, "content": content });
+        self
+    }
+
     fn answers(self, status: &str, description: &str, schema: Value) -> Self {
         self.answers_as(status, description, "application/json", schema)
     }
@@ -187,7 +193,30 @@ fn approvals() -> Vec<(String, Value)> {
             },
         }))
         .answers("200", "The request after the answer.", reference("Approval"));
-    vec![item("/approvals", vec![("get", list)]), item("/approvals/{id}", vec![("get", show), ("post", answer)])]
+    let html = json!({ "type": "string" });
+    let page =
+        Operation::new(TAG, "approvalPage", "The page on which a person decides; it shows nothing before sign-in")
+            .public()
+            .path("id", "The request's id.")
+            .answers_as("200", "A form that asks for the person's own token.", "text/html", html.clone());
+    let decide =
+        Operation::new(TAG, "approvalPageForm", "The page's form: the token, and the decision if there is one")
+            .public()
+            .path("id", "The request's id.")
+            .form(json!({
+                "type": "object", "additionalProperties": false,
+                "properties": {
+                    "token": { "type": "string" }, "reason": { "type": "string", "maxLength": 1000 },
+                    "decision": { "type": "string", "enum": ["approve", "deny"] },
+                },
+            }))
+            .answers_as("200", "The request, as this person may see it.", "text/html", html.clone())
+            .answers_as("401", "The form again: the token was not accepted.", "text/html", html);
+    vec![
+        item("/approvals", vec![("get", list)]),
+        item("/approvals/{id}", vec![("get", show), ("post", answer)]),
+        item("/approvals/{id}/page", vec![("get", page), ("post", decide)]),
+    ]
 }
 
 fn audit() -> Vec<(String, Value)> {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::era::{self, Era};
+use super::invite::Invitation;
 use super::message::{INVALID_PARAMS, MISSING_CAPABILITY, Params, RpcError};
 use super::wire::{Outcome, Wire};
 use super::{AWAIT_APPROVAL, Scope, offers, result, tasks};
@@ -195,7 +196,7 @@ async fn run_traced(
     let Job { era, what, is_tool, timeout, .. } = job;
     let reads = matches!(&what, What::Call { tool, .. } if tool.tool == countersign_domain::operation::READ_RESOURCE);
     let gives_task = is_tool && era == Era::Modern && matches!(&what, What::Call { .. }) && wire.knows_tasks();
-    let outcome = run_to_outcome(&app, &principal, &correlation, what, wire, (timeout, gives_task)).await;
+    let outcome = run_to_outcome(&app, &principal, &correlation, what, wire, (timeout, gives_task, era)).await;
     conclude(&outcome);
     match outcome {
         Ok(CallOutcome::Done(answer)) => match result::upstream_error(&answer, era) {
@@ -218,9 +219,8 @@ async fn run_to_outcome(
     correlation: &Arc<str>,
     what: What,
     wire: Arc<Wire>,
-    (timeout, follows): (Option<Duration>, bool),
+    (timeout, follows, era): (Option<Duration>, bool, Era),
 ) -> Result<CallOutcome, Refusal> {
-    let until = Instant::now() + app.config.approval_wait;
     let client: Arc<dyn Client> = wire.clone();
     let outcome = match what {
         What::Call { tool, arguments, idempotency_key } => {
@@ -235,7 +235,7 @@ async fn run_to_outcome(
     if follows {
         return Ok(outcome);
     }
-    settle(app, principal, correlation, outcome, until, &wire).await
+    settle(app, principal, correlation, outcome, &wire, era).await
 }
 
 /// Waits for people and redeems, until the call is done, refused, or the time is up.
@@ -244,11 +244,13 @@ async fn settle(
     principal: &Arc<Principal>,
     correlation: &Arc<str>,
     mut outcome: CallOutcome,
-    until: Instant,
     wire: &Arc<Wire>,
+    era: Era,
 ) -> Result<CallOutcome, Refusal> {
+    let mut until = Instant::now() + app.config.approval_wait;
+    let mut invitation = Invitation::of(app, &outcome, wire, era);
     for _ in 0..MAX_ROUNDS {
-        let CallOutcome::Pending(pending) = &outcome else { return Ok(outcome) };
+        let CallOutcome::Pending(pending) = &outcome else { break };
         let id = pending.request_id;
         let left = until.saturating_duration_since(Instant::now());
         if left < Duration::from_millis(1) || *app.stopping.borrow() {
@@ -261,10 +263,16 @@ async fn settle(
             _ = stopping.wait_for(|stop| *stop) => WaitOutcome::StillPending,
             // Nobody waits for the answer any more; the request stays open.
             () = wire.cancelled() => WaitOutcome::StillPending,
+            came = invitation.answered() => match came {
+                // The person may only now have begun to read.
+                true => { until = Instant::now() + app.config.approval_wait; continue }
+                false => WaitOutcome::StillPending,
+            },
         };
         match waited {
             WaitOutcome::StillPending => break,
             WaitOutcome::Met | WaitOutcome::Closed => {
+                invitation.over();
                 outcome = app.gate.redeem(principal, Redeem::Request(id), correlation, wire.clone()).await?;
             }
         }

@@ -191,6 +191,8 @@ impl Drop for Seat {
 pub(crate) struct Filter {
     pub lists: Lists,
     pub uris: Vec<String>,
+    /// Tasks by their ids (the extension).
+    pub tasks: Vec<String>,
 }
 
 impl Filter {
@@ -198,19 +200,18 @@ impl Filter {
     pub fn of(raw: &str) -> Option<Self> {
         let value: Map<String, Value> = serde_json::from_str(raw).ok()?;
         let wants = |name: &str| value.get(name).and_then(Value::as_bool).unwrap_or(false);
-        let uris = match value.get("resourceSubscriptions") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(uris)) => {
-                uris.iter().map(|uri| uri.as_str().map(str::to_owned)).collect::<Option<_>>()?
-            }
-            Some(_) => return None,
+        let texts = |name: &str| match value.get(name) {
+            None | Some(Value::Null) => Some(Vec::new()),
+            Some(Value::Array(texts)) => texts.iter().map(|text| text.as_str().map(str::to_owned)).collect(),
+            Some(_) => None,
         };
+        let (uris, tasks) = (texts("resourceSubscriptions")?, texts("taskIds")?);
         let lists = Lists {
             tools: wants("toolsListChanged"),
             prompts: wants("promptsListChanged"),
             resources: wants("resourcesListChanged"),
         };
-        Some(Self { lists, uris })
+        Some(Self { lists, uris, tasks })
     }
 
     /// The filter as it is honoured.
@@ -224,6 +225,9 @@ impl Filter {
         out.extend(flags.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| (name.to_owned(), json!(true))));
         if !self.uris.is_empty() {
             out.insert("resourceSubscriptions".to_owned(), json!(self.uris));
+        }
+        if !self.tasks.is_empty() {
+            out.insert("taskIds".to_owned(), json!(self.tasks));
         }
         Value::Object(out)
     }

@@ -11,6 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use countersign_catalog::Kind;
 use countersign_domain::{Principal, Refusal, RefusalKind};
+use countersign_gate::upstream::AskKind;
 use countersign_proof::digest::Digest;
 use futures_util::future::join_all;
 use http::header::ACCEPT;
@@ -163,12 +164,12 @@ enum Step {
     Call(Box<Called>),
     /// A retry of a call, with answers.
     Resume(Box<Called>, String, Option<Box<RawValue>>),
-    /// `subscriptions/listen`, with its id and filter.
-    Listen(String, Option<String>),
+    /// `subscriptions/listen`, with its id and filter, and what its client declared.
+    Listen(String, Option<String>, Abilities),
     /// `resources/subscribe`, with its id and URI.
     Subscribe(String, String),
-    /// `tasks/*`, with its id and the task's.
-    Task(String, tasks::Method, String),
+    /// `tasks/*`, with its id.
+    Task(String, tasks::Asked),
 }
 
 /// A call with what its request says of the way back.
@@ -197,9 +198,9 @@ impl Exchange {
             Step::Greeting(body, abilities) => self.greet(body, abilities).await,
             Step::Call(called) => self.call(*called).await,
             Step::Resume(called, state, responses) => self.resume(*called, &state, responses.as_deref()).await,
-            Step::Listen(id, filter) => self.listen(&id, filter.as_deref()).await,
-            Step::Task(id, method, task) => {
-                let body = self.task(&id, method, &task).await;
+            Step::Listen(id, filter, abilities) => self.listen(&id, filter.as_deref(), abilities).await,
+            Step::Task(id, asked) => {
+                let body = self.task(&id, &asked).await;
                 answered(StatusCode::OK, body)
             }
             Step::Subscribe(id, uri) => {
@@ -269,12 +270,14 @@ impl Exchange {
             },
             ("resources/unsubscribe", Era::Legacy) => self.unsubscribe(params),
             ("tasks/get" | "tasks/update" | "tasks/cancel", Era::Modern) => match task_of(method, params) {
-                Ok((method, task)) => return Step::Task(id.to_owned(), method, task),
+                Ok(asked) => return Step::Task(id.to_owned(), asked),
                 Err(error) => Err(error),
             },
             ("server/discover", Era::Modern) => Ok(self.discover()),
             ("subscriptions/listen", Era::Modern) => {
-                return Step::Listen(id.to_owned(), params.notifications.map(|raw| raw.get().to_owned()));
+                let declared = params.meta.as_ref().and_then(|meta| meta.client_capabilities).map(RawValue::get);
+                let filter = params.notifications.map(|raw| raw.get().to_owned());
+                return Step::Listen(id.to_owned(), filter, Abilities::of(declared));
             }
             _ => Err(RpcError::new(METHOD_NOT_FOUND, format!("the method is not offered here: {}", short(method)))),
         };
@@ -384,7 +387,7 @@ impl Exchange {
             }
             // Of 2026-07-28 alone, which has no batches.
             Step::Resume(called, ..) => Some(not_in_batches(&called.id)),
-            Step::Listen(id, _) | Step::Task(id, ..) => Some(not_in_batches(&id)),
+            Step::Listen(id, ..) | Step::Task(id, _) => Some(not_in_batches(&id)),
         }
     }
 
@@ -434,7 +437,12 @@ impl Exchange {
         };
         let resumed = match parked::resume(&self.app, &self.principal, &request, state, responses).await {
             Ok(resumed) => resumed,
-            Err(error) => return answered(StatusCode::OK, error.response(Some(&id))),
+            Err(parked::Lost::Over(error)) => return answered(StatusCode::OK, error.response(Some(&id))),
+            Err(parked::Lost::Anew) => {
+                let abilities = hearing.abilities.without(AskKind::ElicitUrl);
+                let hearing = Hearing { abilities, ..hearing };
+                return self.call(Called { id, token, hearing, identity, job }).await;
+            }
         };
         resumed.flight.set_abilities(hearing.abilities);
         let (still, lost): (Vec<_>, Vec<_>) =
@@ -482,7 +490,7 @@ impl Exchange {
         }
     }
 
-    async fn listen(self, id: &str, filter: Option<&str>) -> Response {
+    async fn listen(self, id: &str, filter: Option<&str>, abilities: Abilities) -> Response {
         if !accepts_stream(&self.headers) {
             let error = RpcError::new(
                 INVALID_REQUEST,
@@ -490,8 +498,8 @@ impl Exchange {
             );
             return answered(StatusCode::NOT_ACCEPTABLE, error.response(Some(id)));
         }
-        let listened = self.listener().listen(id, filter).await;
-        listened.unwrap_or_else(|error| answered(StatusCode::OK, error.response(Some(id))))
+        let listened = self.listener().listen(id, filter, abilities).await;
+        listened.unwrap_or_else(|error| answered(status_of(&error, Era::Modern), error.response(Some(id))))
     }
 
     async fn subscribe(&self, id: &str, uri: &str) -> Vec<u8> {
@@ -509,8 +517,8 @@ impl Exchange {
         }
     }
 
-    async fn task(&self, id: &str, method: tasks::Method, task: &str) -> Vec<u8> {
-        match tasks::answer(&self.app, &self.principal, &self.correlation, method, task).await {
+    async fn task(&self, id: &str, asked: &tasks::Asked) -> Vec<u8> {
+        match tasks::answer(&self.app, &self.principal, &self.correlation, asked).await {
             Ok(result) => message::response(id, &result),
             Err(error) => error.response(Some(id)),
         }
@@ -593,14 +601,16 @@ impl Exchange {
 }
 
 /// What is asked of which task.
-fn task_of(method: &str, params: &Params<'_>) -> Result<(tasks::Method, String), RpcError> {
-    let declared = params.meta.as_ref().and_then(|meta| meta.client_capabilities).map(RawValue::get);
-    if !Abilities::of(declared).knows_tasks() {
+fn task_of(method: &str, params: &Params<'_>) -> Result<tasks::Asked, RpcError> {
+    let abilities = Abilities::of(params.meta.as_ref().and_then(|meta| meta.client_capabilities).map(RawValue::get));
+    if !abilities.knows_tasks() {
         return Err(tasks::not_declared());
     }
     let needs = || RpcError::new(INVALID_PARAMS, format!("{} needs a taskId", short(method)));
     let task = params.task_id.as_ref().ok_or_else(needs)?;
-    Ok((tasks::Method::of(method).ok_or_else(needs)?, task.0.clone().into_owned()))
+    let method = tasks::Method::of(method).ok_or_else(needs)?;
+    let responses = params.input_responses.map(ToOwned::to_owned);
+    Ok(tasks::Asked { method, task: task.0.clone().into_owned(), abilities, responses })
 }
 
 fn not_in_batches(id: &str) -> Vec<u8> {

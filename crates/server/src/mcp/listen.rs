@@ -10,17 +10,23 @@ use countersign_gate::api::{CallOutcome, CallRequest};
 use countersign_gate::upstream::Mute;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
 
 use super::changes::{Ear, Filter, Lists, News, Seat};
 use super::era::Era;
 use super::message::{self, INVALID_PARAMS, RpcError};
 use super::session::Session;
 use super::talk::{KEEP_ALIVE, event, event_stream};
+use super::tasks::{self, Follows, Handle};
+use super::wire::Abilities;
 use super::{Scope, offers, result};
 use crate::app::App;
+use crate::rawjson::ObjectWriter;
 
 /// Most resources that one request can ask to hear of.
 const MAX_URIS: usize = 100;
+/// Most tasks that one request can ask to hear of.
+const MAX_TASKS: usize = 32;
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// Who listens, and where.
@@ -67,14 +73,20 @@ impl Listener {
     ///
     /// # Errors
     /// If the request is not one, or too many streams are open.
-    pub async fn listen(self, id: &str, filter: Option<&str>) -> Result<Response, RpcError> {
-        let filter = filter.and_then(Filter::of).filter(|filter| filter.uris.len() <= MAX_URIS);
+    pub async fn listen(self, id: &str, filter: Option<&str>, abilities: Abilities) -> Result<Response, RpcError> {
+        let fits = |filter: &Filter| filter.uris.len() <= MAX_URIS && filter.tasks.len() <= MAX_TASKS;
+        let filter = filter.and_then(Filter::of).filter(fits);
         let mut filter = filter.ok_or_else(|| {
             RpcError::new(
                 INVALID_PARAMS,
-                format!("subscriptions/listen needs a notifications filter of at most {MAX_URIS} resources"),
+                format!(
+                    "subscriptions/listen needs a notifications filter of at most {MAX_URIS} resources and {MAX_TASKS} tasks"
+                ),
             )
         })?;
+        if !filter.tasks.is_empty() && !abilities.knows_tasks() {
+            return Err(tasks::not_declared());
+        }
         let seat = self.seat()?;
         // Listening starts before subscribing, so that nothing falls between.
         let ear = Ear::new(Arc::clone(&self.app), Arc::clone(&self.principal), self.scope.clone(), filter.lists);
@@ -88,11 +100,44 @@ impl Listener {
                 heard.push((home, uri));
             }
         }
+        let followed = self.follow(&mut filter, abilities).await?;
         let meta = Meta { subscription: id.to_owned() };
         let ack = Map::from_iter([("notifications".to_owned(), filter.acknowledged())]);
         let first = event(meta.notification("notifications/subscriptions/acknowledged", ack));
         let names = Names::Fixed(heard);
-        Ok(lasting(Lasting { ear, names, meta: Some(meta), first: Some(first), ended: None, _seat: seat }))
+        Ok(lasting(Lasting {
+            ear,
+            names,
+            meta: Some(meta),
+            first: Some(first),
+            ended: None,
+            tasks: followed,
+            _seat: seat,
+        }))
+    }
+
+    /// Follows those of the tasks that are this caller's, each on a task of its own, which ends with the stream.
+    async fn follow(
+        &self,
+        filter: &mut Filter,
+        abilities: Abilities,
+    ) -> Result<Option<mpsc::Receiver<ObjectWriter>>, RpcError> {
+        let mut ids = std::mem::take(&mut filter.tasks);
+        ids.dedup();
+        let (sender, told) = mpsc::channel(MAX_TASKS);
+        for id in ids {
+            // What is left out of the acknowledgement is not there, or another's.
+            let Some(Handle::Request(request)) = tasks::handle(&self.app, &self.principal, &id).await? else {
+                continue;
+            };
+            filter.tasks.push(id.clone());
+            let (listener, sender) = (self.clone(), sender.clone());
+            tokio::spawn(async move {
+                let Listener { app, principal, correlation, .. } = &listener;
+                Follows { app, principal, correlation, abilities }.to_the_end(&id, request, &sender).await;
+            });
+        }
+        Ok((!filter.tasks.is_empty()).then_some(told))
     }
 
     /// The GET stream of a session: everything that it subscribed to, and every list.
@@ -105,7 +150,7 @@ impl Listener {
         let ear = Ear::new(Arc::clone(&self.app), Arc::clone(&self.principal), self.scope.clone(), lists);
         let ended = Some(session.ended());
         let first = Some(b": listening\n\n".to_vec());
-        Ok(lasting(Lasting { ear, names: Names::Session(session), meta: None, first, ended, _seat: seat }))
+        Ok(lasting(Lasting { ear, names: Names::Session(session), meta: None, first, ended, tasks: None, _seat: seat }))
     }
 
     fn seat(&self) -> Result<Seat, RpcError> {
@@ -151,6 +196,12 @@ impl Meta {
         message::notification(method, Value::Object(params).to_string().as_bytes())
     }
 
+    fn task(&self, mut task: ObjectWriter) -> Vec<u8> {
+        let id: Value = serde_json::from_str(&self.subscription).unwrap_or_default();
+        task.member("_meta", json!({ SUBSCRIPTION: id }).to_string().as_bytes());
+        message::notification("notifications/tasks", &task.finish())
+    }
+
     fn end(&self) -> Vec<u8> {
         let id: Value = serde_json::from_str(&self.subscription).unwrap_or_default();
         let members = Map::from_iter([("_meta".to_owned(), json!({ SUBSCRIPTION: id }))]);
@@ -164,6 +215,8 @@ struct Lasting {
     meta: Option<Meta>,
     first: Option<Vec<u8>>,
     ended: Option<tokio::sync::watch::Receiver<bool>>,
+    /// How tasks that are followed have ended.
+    tasks: Option<mpsc::Receiver<ObjectWriter>>,
     _seat: Seat,
 }
 
@@ -178,8 +231,19 @@ impl Lasting {
                     None => std::future::pending().await,
                 }
             };
+            let task = async {
+                match self.tasks.as_mut() {
+                    Some(told) => told.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             let news = tokio::select! {
                 news = self.ear.next() => news,
+                task = task => match task.zip(self.meta.as_ref()) {
+                    Some((task, meta)) => return (event(meta.task(task)), false),
+                    // All that were followed have ended.
+                    None => { self.tasks = None; continue }
+                },
                 () = over => vec![News::Over],
                 () = tokio::time::sleep(KEEP_ALIVE) => return (b": listening\n\n".to_vec(), false),
             };

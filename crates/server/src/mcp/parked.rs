@@ -49,6 +49,9 @@ struct Statement {
     t: Millis,
     /// The call's id in the ledger, where it is known.
     c: Option<String>,
+    /// Whether all that was asked is to open the page of an approval, so that nothing is lost if the call is made anew.
+    #[serde(default)]
+    a: bool,
 }
 
 /// The parked calls of a node.
@@ -89,7 +92,10 @@ pub(crate) async fn park(
 ) -> Result<Vec<u8>, Flight> {
     let caller = principal.caller_key();
     let during = questions.iter().find_map(|(_, question)| call_of(question));
-    let statement = Statement { k: random_id(), r: *request, t: now() + PATIENCE.as_millis() as Millis, c: during };
+    // What an upstream asks always says during which call; its name for the question proves nothing.
+    let invites = during.is_none() && questions.iter().all(|(name, _)| name == super::invite::KEY);
+    let until = now() + PATIENCE.as_millis() as Millis;
+    let statement = Statement { k: random_id(), r: *request, t: until, c: during, a: invites };
     let plain = serde_json::to_vec(&statement).unwrap_or_default();
     let state = match app.gate.seal(principal, PURPOSE, &plain).await {
         Ok(state) if app.parking.has_room(&caller) => state,
@@ -158,28 +164,30 @@ pub(crate) async fn resume(
     request: &Digest,
     state: &str,
     responses: Option<&RawValue>,
-) -> Result<Resumed, RpcError> {
+) -> Result<Resumed, Lost> {
     let foreign = || {
-        RpcError::new(
+        Lost::Over(RpcError::new(
             INVALID_PARAMS,
             "the requestState was not made for this caller and this request, or its time is over",
-        )
+        ))
     };
     let plain = app.gate.unseal(principal, PURPOSE, state).await;
-    let plain = plain.map_err(|refusal| RpcError::new(INTERNAL_ERROR, refusal.detail))?.ok_or_else(foreign)?;
+    let plain = plain.map_err(|refusal| Lost::Over(RpcError::new(INTERNAL_ERROR, refusal.detail)))?;
+    let plain = plain.ok_or_else(foreign)?;
     let statement: Statement = serde_json::from_slice(&plain).map_err(|_| foreign())?;
     if statement.r != *request || statement.t <= now() {
         return Err(foreign());
     }
     let members = match responses {
         None => Vec::new(),
-        Some(raw) => rawjson::members(raw.get())
-            .map_err(|_| RpcError::new(INVALID_PARAMS, "inputResponses is an object of answers by their names"))?,
+        Some(raw) => rawjson::members(raw.get()).map_err(|_| {
+            Lost::Over(RpcError::new(INVALID_PARAMS, "inputResponses is an object of answers by their names"))
+        })?,
     };
     // Taken out at once: a state is good for one retry.
     let parked = app.parking.lock().remove(&statement.k);
     let Some(Parked { flight, questions, .. }) = parked.filter(|parked| parked.caller == principal.caller_key()) else {
-        return Err(gone(statement.c));
+        return Err(if statement.a { Lost::Anew } else { Lost::Over(gone(statement.c)) });
     };
     let mut missing = Vec::new();
     for (name, question) in questions {
@@ -189,6 +197,14 @@ pub(crate) async fn resume(
         }
     }
     Ok(Resumed { flight, missing })
+}
+
+/// Why a call does not go on.
+pub(crate) enum Lost {
+    /// The error for the client.
+    Over(RpcError),
+    /// It only waited for people, which the same request made anew does as well.
+    Anew,
 }
 
 /// A call that goes on.

@@ -199,6 +199,11 @@ impl Talk {
                 }
                 message::notification("notifications/message", params.get().as_bytes())
             }
+            // Ended with 2026-07-28, where a client that was sent to a page comes back by itself.
+            Notice::Elicited(_) if self.era == Era::Modern => return None,
+            Notice::Elicited(params) => {
+                message::notification("notifications/elicitation/complete", params.get().as_bytes())
+            }
         };
         Some(event(message))
     }

@@ -4,26 +4,28 @@
 //! A task is the pending request and nothing more. Its id is a sealed statement, good for the caller who got it, on any
 //! node. Whoever asks for a task whose approvals are there has it executed; a client that asks no more, executes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_domain::{Principal, Refusal, RefusalKind};
-use countersign_gate::api::{Answer, CallOutcome, PendingCall, Redeem};
+use countersign_gate::api::{Answer, CallOutcome, PendingCall, Redeem, WaitOutcome};
 use countersign_gate::tasks::{TaskState, TaskView};
 use countersign_gate::upstream::{Answers, AskError, AskKind, Client, Mute, Notice};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use super::era::Era;
+use super::invite;
 use super::message::{INVALID_PARAMS, MISSING_CAPABILITY, RpcError};
 use super::result::{self, CALL, PENDING, RECEIPT, SERVER_INFO};
-use super::wire::TASKS;
+use super::wire::{Abilities, TASKS};
 use crate::app::App;
-use crate::rawjson::{ObjectWriter, write_string};
+use crate::rawjson::{self, ObjectWriter, write_string};
 use crate::time::rfc3339;
 
 /// How often a client should ask.
@@ -32,6 +34,11 @@ const POLL_MS: u64 = 3_000;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Executions that one node runs for tasks at a time.
 const MAX_RUNNING: usize = 1_024;
+/// Requests of which one node remembers that somebody was led to their page.
+const MAX_INVITED: usize = 4_096;
+/// How often at most a task that is followed is looked at, and how long one wait for people lasts.
+const BREATH: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(60);
 const PURPOSE: &str = "mcp-task";
 
 /// What a task's id says.
@@ -46,6 +53,8 @@ pub(crate) enum Handle {
 #[derive(Debug, Default)]
 pub(crate) struct Executions {
     running: Mutex<HashMap<Uuid, watch::Sender<bool>>>,
+    /// Requests to whose page a client has led somebody. Forgotten, a client is asked again, which it can tell by the name.
+    invited: Mutex<HashSet<Uuid>>,
 }
 
 impl Executions {
@@ -62,6 +71,18 @@ impl Executions {
         let (sender, receiver) = watch::channel(false);
         running.insert(id, sender);
         Some(receiver)
+    }
+
+    fn invited(&self, id: Uuid) {
+        let mut invited = self.invited.lock().unwrap_or_else(PoisonError::into_inner);
+        if invited.len() >= MAX_INVITED {
+            invited.clear();
+        }
+        invited.insert(id);
+    }
+
+    fn was_invited(&self, id: Uuid) -> bool {
+        self.invited.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     fn leave(&self, id: Uuid) {
@@ -121,6 +142,17 @@ impl Method {
             _ => None,
         }
     }
+}
+
+/// One request about a task.
+pub(crate) struct Asked {
+    pub method: Method,
+    /// The task's id, as the client has it.
+    pub task: String,
+    /// What the client declared with this request.
+    pub abilities: Abilities,
+    /// `tasks/update`: the answers.
+    pub responses: Option<Box<RawValue>>,
 }
 
 /// Whoever did not declare the extension may not use it.
@@ -183,19 +215,24 @@ pub(crate) async fn answer(
     app: &Arc<App>,
     principal: &Arc<Principal>,
     correlation: &Arc<str>,
-    method: Method,
-    id: &str,
+    asked: &Asked,
 ) -> Result<Vec<u8>, RpcError> {
+    let id = asked.task.as_str();
     let Some(Handle::Request(request)) = handle(app, principal, id).await? else { return Err(no_task()) };
-    match method {
+    match asked.method {
         Method::Get => {
-            let (members, _) = detailed(app, principal, correlation, id, request).await?;
+            let who = Follows { app, principal, correlation, abilities: asked.abilities };
+            let (members, _) = who.detailed(id, request).await?;
             Ok(result_of(members))
         }
-        // What was asked of the client is answered on a page; there is nothing to bring.
+        // The decision is made on the page; all that a client can say is that it led somebody there.
         Method::Update => {
             let known = app.gate.task(principal, request, correlation).await;
             known.map_err(|refusal| failed(refusal, correlation))?.ok_or_else(no_task)?;
+            let members = asked.responses.as_ref().and_then(|raw| rawjson::members(raw.get()).ok()).unwrap_or_default();
+            if members.iter().any(|(name, _)| name == invite::KEY) {
+                app.executions.invited(request);
+            }
             Ok(result::of_value(Map::new(), Era::Modern))
         }
         Method::Cancel => {
@@ -215,50 +252,82 @@ fn result_of(mut out: ObjectWriter) -> Vec<u8> {
     out.finish()
 }
 
-/// A task as it stands, with what there is of its end; executed first, if nothing is owed any more. The flag says whether
-/// it has ended.
-///
-/// # Errors
-/// If there is no such task, or a limit was reached.
-pub(crate) async fn detailed(
-    app: &Arc<App>,
-    principal: &Arc<Principal>,
-    correlation: &Arc<str>,
-    id: &str,
-    request: Uuid,
-) -> Result<(ObjectWriter, bool), RpcError> {
-    let refused = |refusal| failed(refusal, correlation);
-    let view = app.gate.task(principal, request, correlation).await.map_err(refused)?.ok_or_else(no_task)?;
-    let mut out = ObjectWriter::new(Vec::with_capacity(1_024));
-    let ended = match &view.state {
-        TaskState::Waiting(pending) => {
-            members(&mut out, id, &view, "working", Some(&awaiting(pending)));
-            false
+/// Who follows a task.
+#[derive(Clone, Copy)]
+pub(crate) struct Follows<'a> {
+    pub app: &'a Arc<App>,
+    pub principal: &'a Arc<Principal>,
+    pub correlation: &'a Arc<str>,
+    pub abilities: Abilities,
+}
+
+impl Follows<'_> {
+    /// A task as it stands, with what there is of its end; executed first, if nothing is owed any more. The flag says whether
+    /// it has ended.
+    ///
+    /// # Errors
+    /// If there is no such task, or a limit was reached.
+    pub(crate) async fn detailed(&self, id: &str, request: Uuid) -> Result<(ObjectWriter, bool), RpcError> {
+        let Self { app, principal, correlation, .. } = *self;
+        let refused = |refusal| failed(refusal, correlation);
+        let view = app.gate.task(principal, request, correlation).await.map_err(refused)?.ok_or_else(no_task)?;
+        let mut out = ObjectWriter::new(Vec::with_capacity(1_024));
+        let ended = match &view.state {
+            TaskState::Waiting(pending) => {
+                let invites = self.abilities.answers(AskKind::ElicitUrl) && !app.executions.was_invited(request);
+                let status = if invites { "input_required" } else { "working" };
+                members(&mut out, id, &view, status, Some(&awaiting(pending)));
+                if invites {
+                    let page = json!({ "method": "elicitation/create", "params": invite::params(app, pending) });
+                    out.member("inputRequests", json!({ invite::KEY: page }).to_string().as_bytes());
+                }
+                false
+            }
+            TaskState::Running => {
+                members(&mut out, id, &view, "working", Some("people have agreed; the call is being executed"));
+                false
+            }
+            TaskState::Withdrawn => {
+                members(&mut out, id, &view, "cancelled", Some("withdrawn; nothing was executed"));
+                true
+            }
+            TaskState::Over(refusal) => {
+                fail(&mut out, id, &view, &result::refusal_error(refusal, correlation, Era::Modern));
+                true
+            }
+            TaskState::Done => {
+                let replayed = app.gate.redeem(principal, Redeem::Request(request), correlation, Arc::new(Mute)).await;
+                executed_as(&mut out, id, &view, Some(replayed), correlation)?
+            }
+            TaskState::Met(_) => {
+                let executed = execute(app, principal, correlation, request).await;
+                // What the execution changed is to be seen in the times.
+                let view =
+                    app.gate.task(principal, request, correlation).await.map_err(refused)?.ok_or_else(no_task)?;
+                executed_as(&mut out, id, &view, executed, correlation)?
+            }
+        };
+        Ok((out, ended))
+    }
+
+    /// Waits for the task's end and tells of it, as long as anybody listens. Executes it, once people have agreed.
+    pub(crate) async fn to_the_end(&self, id: &str, request: Uuid, told: &mpsc::Sender<ObjectWriter>) {
+        loop {
+            let Ok((task, ended)) = self.detailed(id, request).await else { return };
+            if ended {
+                let _ = told.send(task).await;
+                return;
+            }
+            let changed = async {
+                tokio::time::sleep(BREATH).await;
+                while let Ok(WaitOutcome::StillPending) = self.app.gate.wait(self.principal, request, LOOK).await {}
+            };
+            tokio::select! {
+                () = changed => {}
+                () = told.closed() => return,
+            }
         }
-        TaskState::Running => {
-            members(&mut out, id, &view, "working", Some("people have agreed; the call is being executed"));
-            false
-        }
-        TaskState::Withdrawn => {
-            members(&mut out, id, &view, "cancelled", Some("withdrawn; nothing was executed"));
-            true
-        }
-        TaskState::Over(refusal) => {
-            fail(&mut out, id, &view, &result::refusal_error(refusal, correlation, Era::Modern));
-            true
-        }
-        TaskState::Done => {
-            let replayed = app.gate.redeem(principal, Redeem::Request(request), correlation, Arc::new(Mute)).await;
-            executed_as(&mut out, id, &view, Some(replayed), correlation)?
-        }
-        TaskState::Met(_) => {
-            let executed = execute(app, principal, correlation, request).await;
-            // What the execution changed is to be seen in the times.
-            let view = app.gate.task(principal, request, correlation).await.map_err(refused)?.ok_or_else(no_task)?;
-            executed_as(&mut out, id, &view, executed, correlation)?
-        }
-    };
-    Ok((out, ended))
+    }
 }
 
 /// Redeems the request, on a task of its own: an execution goes on when nobody waits for it. `None` while it does.

@@ -54,6 +54,12 @@ impl Abilities {
         Self(found)
     }
 
+    /// The same without questions of this kind.
+    #[must_use]
+    pub fn without(self, kind: AskKind) -> Self {
+        Self(self.0 & !bit(kind))
+    }
+
     /// Whether a call may be answered with a task (2026-07-28, the extension).
     pub fn knows_tasks(self) -> bool {
         self.0 & KNOWS_TASKS != 0

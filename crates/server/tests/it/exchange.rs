@@ -124,7 +124,7 @@ async fn world(names: &[&str]) -> (World, Vec<Arc<Talker>>) {
 const LEGACY: &[(&str, &str)] =
     &[("accept", "application/json, text/event-stream"), ("mcp-protocol-version", "2025-11-25")];
 
-fn message(id: u64, method: &str, params: &Value) -> String {
+pub fn message(id: u64, method: &str, params: &Value) -> String {
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string()
 }
 
@@ -166,14 +166,14 @@ async fn modern(world: &World, token: &str, method: &str, params: Value) -> Valu
 }
 
 /// A request whose answer is read as it comes.
-struct Open {
+pub struct Open {
     stream: TcpStream,
     read: String,
     events: VecDeque<Value>,
 }
 
 impl Open {
-    async fn send(world: &World, method: &str, token: &str, headers: &[(&str, &str)], body: &str) -> Self {
+    pub async fn send(world: &World, method: &str, token: &str, headers: &[(&str, &str)], body: &str) -> Self {
         let mut stream = world.connect().await;
         let mut head = format!("{method} /mcp HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", world.address());
         head += &format!("authorization: Bearer {token}\r\ncontent-length: {}\r\n", body.len());
@@ -185,7 +185,7 @@ impl Open {
     }
 
     /// The next message of the stream.
-    async fn next(&mut self) -> Value {
+    pub async fn next(&mut self) -> Value {
         while self.events.is_empty() {
             let mut buffer = [0; 4096];
             let reading = tokio::time::timeout(Duration::from_secs(30), self.stream.read(&mut buffer));
@@ -202,13 +202,13 @@ impl Open {
     }
 }
 
-async fn greeted(world: &World, token: &str, capabilities: Value) -> String {
+pub async fn greeted(world: &World, token: &str, capabilities: Value) -> String {
     let params = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": {"name": "t", "version": "1"}});
     let reply = world.send("POST", "/mcp", token, LEGACY, Some(&message(1, "initialize", &params))).await;
     reply.header("mcp-session-id").expect("a session").to_owned()
 }
 
-fn in_session(session: &str) -> Vec<(&str, &str)> {
+pub fn in_session(session: &str) -> Vec<(&str, &str)> {
     let mut headers = LEGACY.to_vec();
     headers.push(("mcp-session-id", session));
     headers

@@ -7,6 +7,7 @@ mod log;
 mod mcp;
 mod nodes;
 mod operations;
+mod page;
 mod support;
 mod tasks;
 mod tls;
