@@ -33,7 +33,7 @@ async fn status(world: &World, token: &str, request: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_decides_on_the_page_and_nobody_else() {
     let world = World::start().await;
-    let (agent, tess) = (world.agent("bot"), world.person("tess", &["treasurer"]));
+    let (agent, tess) = (world.agent("quentin"), world.person("tess", &["treasurer"]));
     let id = pending(&world, &agent, "<script>alert(1)</script>").await;
     let path = format!("/approvals/{id}/page");
     // Before anybody has signed in, the page says nothing of the request.
@@ -41,7 +41,7 @@ async fn a_person_decides_on_the_page_and_nobody_else() {
     assert_eq!((bare.status, bare.header("cache-control")), (200, Some("no-store")), "{bare:?}");
     let policy = bare.header("content-security-policy").expect("a policy").to_owned();
     assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
-    assert!(!bare.text().contains("createCampaign") && !bare.text().contains("bot"), "{bare:?}");
+    assert!(!bare.text().contains("createCampaign") && !bare.text().contains("quentin"), "{}", bare.text());
     for body in ["", "token=nonsense", "decision=approve"] {
         assert_eq!(submit(&world, &id, body).await.status, 401, "{body}");
     }
@@ -108,17 +108,20 @@ async fn a_client_of_a_session_leads_its_person_to_the_page() {
     let mut other = call();
     other["arguments"]["name"] = json!("Q");
     let (headers, body) = (in_session(&session), message(9, "tools/call", &other));
-    let mut waiting = Open::send(&world, "POST", &agent, &headers, &body).await;
-    let request = loop {
-        let open = world.get("/approvals?status=pending", &tess).await.json();
-        if let Some(id) = open[0]["id"].as_str() {
-            break id.to_owned();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let calling = world.send("POST", "/mcp", &agent, &headers, Some(&body));
+    let approving = async {
+        let request = loop {
+            let open = world.get("/approvals?status=pending", &tess).await.json();
+            if let Some(id) = open[0]["id"].as_str() {
+                break id.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(submit(&world, &request, &form(&tess, "&decision=approve")).await.status, 200);
     };
-    assert_eq!(submit(&world, &request, &form(&tess, "&decision=approve")).await.status, 200);
-    let first = waiting.next().await;
-    assert_eq!(first["result"]["isError"], false, "no question came before: {first}");
+    let (reply, ()) = tokio::join!(calling, approving);
+    let text = reply.text();
+    assert!(text.contains("\"isError\":false") && !text.contains("elicitation"), "{text}");
     world.node.shutdown().await;
 }
 
