@@ -9,6 +9,7 @@ pub mod load;
 pub mod machine;
 mod nodes;
 pub mod upstream;
+mod waiters;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,8 +33,7 @@ use load::{Load, Outcome};
 
 /// The rows' connections, unless the caller wants others.
 pub const CONNECTIONS: [usize; 4] = [1, 8, 32, 128];
-const LIMITS: &str =
-    "[limits]\nper_principal = { calls = 100000000, per = \"1s\" }\nper_tool = { calls = 100000000, per = \"1s\" }\n";
+const LIMITS: &str = "[limits]\nper_principal = { calls = 100000000, per = \"1s\" }\nper_tool = { calls = 100000000, per = \"1s\" }\nconnections = 12000\n";
 const FEATURE: &str = "bench-no-commit";
 
 /// What to measure.
@@ -50,6 +50,12 @@ pub struct Plan {
     pub ways: Option<Vec<String>>,
     /// Over how many calls the gateway's memory is watched.
     pub growth: usize,
+}
+
+impl Plan {
+    fn wants(&self, way: &str) -> bool {
+        self.ways.as_ref().is_none_or(|named| named.iter().any(|name| name == way))
+    }
 }
 
 /// A process that ends with the measurement.
@@ -100,7 +106,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let mut ids = BTreeSet::new();
     let mut calls = 0;
     println!("{:<10} {:>5} {:>12} {:>9} {:>9} {:>12}", "way", "conn", "requests/s", "p50 µs", "p99 µs", "CPU µs/call");
-    ways.retain(|way| plan.ways.as_ref().is_none_or(|named| named.iter().any(|name| name == way.name)));
+    ways.retain(|way| plan.wants(way.name));
     for connections in plan.connections.iter().copied() {
         for way in &ways {
             let (row, outcome) = measure(way, connections, plan.seconds)?;
@@ -118,9 +124,11 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let (valid, verified_per_second) = verify(&gateway, &ids)?;
     println!("calls {calls}, valid receipts {valid}; {verified_per_second:.0} receipts verified a second on one core");
     gateway.stop()?;
-    let wanted = plan.ways.as_ref().is_none_or(|named| named.iter().any(|name| name == "postgres"));
-    let nodes = if wanted { nodes::rows(&binary, &directory, upstream_address, plan.seconds)? } else { Vec::new() };
-    let appends = appends(&directory)?;
+    let optional =
+        |what: &str, measure: &dyn Fn() -> Result<Value>| if plan.wants(what) { measure() } else { Ok(Value::Null) };
+    let waiting = optional("waiters", &|| waiters::row(&binary, &directory, upstream_address))?;
+    let nodes = optional("postgres", &|| nodes::rows(&binary, &directory, upstream_address, plan.seconds))?;
+    let appends = optional("appends", &|| appends(&directory))?;
     let report = json!({
         "version": 1,
         "machine": machine,
@@ -131,6 +139,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
         "calls": calls,
         "valid_receipts": valid,
         "receipts_verified_per_second": verified_per_second.round(),
+        "waiting_for_people": waiting,
         "postgres_nodes": nodes,
         "ledger_appends": appends,
     });

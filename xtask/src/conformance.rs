@@ -123,10 +123,10 @@ fn pairing(binary: &Path, directory: &Path, client: Era, era: Era) -> Result<Col
 
 /// The suite's client scenarios against the gateway's upstream side.
 fn client_side(binary: &Path, directory: &Path, era: Era) -> Result<Column> {
-    // In the profile of the product, which is built already.
+    // In the profile of the product, and with the features of the whole workspace: so it is built already.
     let profile = if binary.parent().is_some_and(|folder| folder.ends_with("debug")) { "dev" } else { "release" };
     let folder = if profile == "dev" { "debug" } else { profile };
-    let example = ["--package", "countersign-connect", "--example", "conformance_client"];
+    let example = ["--workspace", "--example", "conformance_client"];
     paths::build(&[&["build", "--quiet", "--profile", profile], example.as_slice()].concat())?;
     let driver = paths::target().join(folder).join("examples/conformance_client");
     let out = directory.join(format!("client-{}-results", short(era)));

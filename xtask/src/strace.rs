@@ -44,8 +44,8 @@ pub fn run(binary: &Path) -> Result<bool> {
         let body = json!({"name": format!("traced-{number}"), "budget": 100, "startDate": "2026-12-01"});
         http.post("/tools/ads:createCampaign/invoke", &body)?.expect(200)?;
     }
-    // The tracer ends with its group; what it has written is complete up to the last answer.
-    node.kill()?;
+    // In order, so that the tracer ends by itself and writes out what it still holds.
+    node.stop()?;
     let events = parse(&fs::read_to_string(&trace)?);
     let verdict = judge(&events)?;
     for problem in verdict.problems.iter().take(10) {

@@ -30,7 +30,7 @@ impl Home {
     /// A starter home whose sample upstream keeps its journal inside.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = countersign_testkit::home::free_address().unwrap().port();
         let home = Self { dir, port, node: None };
         expect(&home.run(&["up", "--init"]), 0);
         let manifest = home.path("manifests/ads.yaml");

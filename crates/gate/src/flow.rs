@@ -134,6 +134,7 @@ impl Gate {
         if let Err(refusal) = self.peers.require_sight() {
             return Err(Box::new((facts, refusal)));
         }
+        self.policies_know_the_catalog().await;
         let view = self.registry.peek();
         let resolved = stages::resolve(principal, view.tool(tool).cloned(), &self.frozen.load(), arguments, facts)?;
         let validated = stages::validate(resolved, &self.settings.arguments, &view)?;

@@ -341,12 +341,22 @@ impl Gate {
         Ok(())
     }
 
+    /// The policies have been tried against the catalog of now: whoever sees a tool listed is not refused because the set
+    /// in force has not heard of it yet.
+    pub(crate) async fn policies_know_the_catalog(&self) {
+        if self.policies.catalog() < self.registry.peek().version {
+            self.reload_policies().await;
+        }
+    }
+
     /// Reads the policies again. A set that does not load leaves the old one in force and says so in the log and the ledger.
     pub async fn reload_policies(&self) -> Reloaded {
-        let policies = Arc::clone(&self.policies);
-        let tools = self.registry.view().descriptions();
-        let reloaded =
-            tokio::task::spawn_blocking(move || policies.reload(&tools)).await.unwrap_or(Reloaded::Unchanged);
+        let (policies, registry) = (Arc::clone(&self.policies), Arc::clone(&self.registry));
+        let tools = move || {
+            let view = registry.view();
+            (view.version, view.descriptions())
+        };
+        let reloaded = tokio::task::spawn_blocking(move || policies.reload(tools)).await.unwrap_or(Reloaded::Unchanged);
         let draft =
             |kind| EventDraft::new(record::event_id(), WorkspaceName::node(), kind, self.now()).by(&Principal::node());
         let draft = match &reloaded {

@@ -3,7 +3,8 @@
 //! A set that does not load leaves the old one in force. With no set in force every call is denied.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use countersign_policy::{Policies, PolicyProblem, SetKind, Severity, SourceFile, ToolDescription};
@@ -29,13 +30,25 @@ pub struct PolicyStore {
     directory: PathBuf,
     current: ArcSwapOption<Policies>,
     problems: Mutex<Vec<PolicyProblem>>,
+    /// What was tried last. Held from reading to putting in force: of two who reload, the one who read first must not
+    /// put an older set over a newer one.
     tried: Mutex<Option<[u8; 32]>>,
+    catalog: AtomicU64,
 }
+
+/// The accepted tools, and the version of the catalog that they are from.
+pub type CatalogState = (u64, Vec<ToolDescription>);
 
 impl PolicyStore {
     /// A store over a directory with `access/*.cedar` and `approval/*.cedar`. Nothing is loaded yet.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, current: ArcSwapOption::empty(), problems: Mutex::default(), tried: Mutex::default() }
+        Self {
+            directory,
+            current: ArcSwapOption::empty(),
+            problems: Mutex::default(),
+            tried: Mutex::default(),
+            catalog: AtomicU64::new(0),
+        }
     }
 
     /// The directory that is read.
@@ -53,14 +66,27 @@ impl PolicyStore {
         self.problems.lock().map(|p| p.clone()).unwrap_or_default()
     }
 
-    /// Reads the directory and tries the set against these tools. Blocking file reads.
-    pub fn reload(&self, tools: &[ToolDescription]) -> Reloaded {
+    /// The version of the catalog that a set was last tried against.
+    pub fn catalog(&self) -> u64 {
+        self.catalog.load(Ordering::Acquire)
+    }
+
+    /// Reads the directory and tries the set against the tools of this moment. One at a time; blocking file reads.
+    pub fn reload(&self, tools: impl FnOnce() -> CatalogState) -> Reloaded {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let (version, tools) = tools();
+        let reloaded = self.reload_against(&tools, &mut tried);
+        self.catalog.store(version, Ordering::Release);
+        reloaded
+    }
+
+    fn reload_against(&self, tools: &[ToolDescription], tried: &mut Option<[u8; 32]>) -> Reloaded {
         let files = match read_files(&self.directory) {
             Ok(files) => files,
             Err(problem) => return self.refuse(vec![problem]),
         };
         let identity = identity(&files, tools);
-        if self.tried.lock().is_ok_and(|mut tried| tried.replace(identity) == Some(identity)) {
+        if tried.replace(identity) == Some(identity) {
             return Reloaded::Unchanged;
         }
         match Policies::load(&files, tools) {

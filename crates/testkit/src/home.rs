@@ -1,10 +1,13 @@
 //! A node's home in a directory of its own: configuration, manifests, policies, and a test issuer that it trusts.
 
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::issuer::{Claims, Issuer};
 
@@ -103,9 +106,22 @@ impl Home {
 
 /// A loopback address that nobody listens on just now.
 ///
+/// Its port is below those that the system gives to outgoing connections and to listeners on port 0: between this and its
+/// use nobody else is given it.
+///
 /// # Errors
 /// If there is none.
 pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?)
+    // Each process begins elsewhere, and takes the ports in order from there.
+    static NEXT: LazyLock<AtomicU64> =
+        LazyLock::new(|| AtomicU64::new(RandomState::new().build_hasher().finish() >> 1));
+    let range = 10_000..32_000_u16;
+    for _ in range.clone() {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed) % u64::from(range.end - range.start);
+        let port = range.start + u16::try_from(offset)?;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    bail!("no port of {range:?} is free")
 }

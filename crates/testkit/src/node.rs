@@ -33,6 +33,7 @@ pub struct Launch {
 pub struct Node {
     child: Child,
     home: Home,
+    is_wrapped: bool,
 }
 
 impl Launch {
@@ -77,7 +78,7 @@ impl Launch {
             // A group of its own, so that a wrapper and the node end together.
             .process_group(0);
         let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
-        Ok(Node { child, home: home.clone() })
+        Ok(Node { child, home: home.clone(), is_wrapped: !program.is_empty() })
     }
 }
 
@@ -126,12 +127,16 @@ impl Node {
         }
     }
 
-    /// Asks it to end (SIGTERM) and waits.
+    /// Asks it to end (SIGTERM) and waits. What it was started through is asked together with it, and waited for: a tracer
+    /// holds such signals back, and ends once it has written down the end of what it traces.
     ///
     /// # Errors
     /// If it does not end within 15 s, or not by itself.
     pub fn stop(mut self) -> Result<ExitStatus> {
-        self.signal(Signal::SIGTERM)?;
+        match self.is_wrapped {
+            true => killpg(self.raw_pid(), Signal::SIGTERM)?,
+            false => self.signal(Signal::SIGTERM)?,
+        }
         let end = Instant::now() + STOP;
         loop {
             if let Some(status) = self.child.try_wait()? {

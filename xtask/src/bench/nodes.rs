@@ -21,7 +21,7 @@ const CONNECTIONS: usize = 32;
 ///
 /// # Errors
 /// If a node or the database does not start, or a receipt is missing.
-pub fn rows(binary: &Path, directory: &Path, upstream: SocketAddr, seconds: u64) -> Result<Vec<Value>> {
+pub fn rows(binary: &Path, directory: &Path, upstream: SocketAddr, seconds: u64) -> Result<Value> {
     crate::setup::programs(&[crate::setup::INITDB])?;
     // Where whoever runs the server can reach it.
     let place = std::env::temp_dir().join(format!("countersign-bench-{}", std::process::id()));
@@ -60,7 +60,7 @@ pub fn rows(binary: &Path, directory: &Path, upstream: SocketAddr, seconds: u64)
         nodes.into_iter().try_for_each(|node| node.stop().map(drop))?;
     }
     std::fs::remove_dir_all(&place)?;
-    Ok(rows)
+    Ok(Value::Array(rows))
 }
 
 /// The connections shared out evenly, all at once.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use countersign_server::config::LogFormat;
 use countersign_server::{Config, Ended, Node, Overrides, StartError};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
@@ -70,6 +71,7 @@ impl From<Format> for LogFormat {
 /// If the configuration cannot be used, or the node cannot start.
 pub async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     small_pages();
+    many_descriptors();
     let join = args.join.then_some(true);
     let log_domain = args.log_domain.clone();
     let overrides = Overrides { listen: args.listen, log_domain, join, ..local::overrides(global)? };
@@ -102,6 +104,15 @@ fn small_pages() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::debug!(%error, "transparent huge pages stay as they are");
+    }
+}
+
+/// As many files and sockets as the system allows: the usual first limit, 1024, is below the connections that are taken.
+fn many_descriptors() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

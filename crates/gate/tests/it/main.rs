@@ -10,3 +10,4 @@ mod identity;
 mod limits;
 mod members;
 mod operations;
+mod policies;
