@@ -41,6 +41,8 @@ event_types! {
     PolicyLoaded = "policy.loaded";
     /// A policy set was refused; the old one stays in force.
     PolicyRejected = "policy.rejected";
+    /// Somebody had kept decisions decided again by another policy set, which is not in force.
+    PolicyReplayed = "policy.replayed";
     /// A call was refused before anything reached the upstream.
     CallDenied = "call.denied";
     /// A call waits for people.

@@ -48,11 +48,11 @@ impl Gate {
         require(principal, &[OPERATOR, AUDITOR, METRICS])
     }
 
-    fn node_draft(&self, kind: EventType, principal: &Principal) -> EventDraft {
+    pub(crate) fn node_draft(&self, kind: EventType, principal: &Principal) -> EventDraft {
         EventDraft::new(record::event_id(), WorkspaceName::node(), kind, self.now()).by(principal)
     }
 
-    async fn record_change(
+    pub(crate) async fn record_change(
         &self,
         draft: EventDraft,
         principal: &Principal,
@@ -480,7 +480,7 @@ fn is_of(principal: &Principal, row: &EventRow) -> bool {
     who.is_some_and(|who| who == principal.record())
 }
 
-fn require(principal: &Principal, roles: &[&str]) -> Result<(), Refusal> {
+pub(crate) fn require(principal: &Principal, roles: &[&str]) -> Result<(), Refusal> {
     // An agent that acts for an operator is not the operator.
     if principal.on_behalf_of.is_none() && roles.iter().any(|role| principal.roles.contains(*role)) {
         return Ok(());

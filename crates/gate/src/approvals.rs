@@ -65,6 +65,7 @@ impl Gate {
         row.event = draft.id;
         let mut ops =
             vec![StateOp::RequireNotFrozen { targets: frozen::targets(&limited.resolved().principal, &row.tool) }];
+        ops.extend(Self::keep_decision(facts, row.event, keys));
         ops.push(StateOp::OpenRequest { row: Box::new(row.clone()), cap: self.settings.open_requests });
         ops.extend(self.take_key(idempotency, row.id, row.expires));
         let entry = facts.entry(draft, None)?;

@@ -53,7 +53,8 @@ impl Gate {
     }
 
     async fn call_uncounted(self: &Arc<Self>, request: CallRequest) -> Result<CallOutcome, Refusal> {
-        let facts = Facts::new(Uuid::now_v7(), &request.principal, &request.tool, &request.correlation);
+        let mut facts = Facts::new(Uuid::now_v7(), &request.principal, &request.tool, &request.correlation);
+        facts.keep = self.keeps_decisions();
         // The caller's own limit comes first: otherwise refusals by later stages could be made without bound.
         let place = self.enter_call(&request.principal, &facts).await?;
         let deadline = request.timeout.map(|timeout| Instant::now() + timeout);
@@ -224,7 +225,8 @@ impl Gate {
             Ok(entry) => entry,
             Err(internal) => return internal,
         };
-        match self.append(Append { events: vec![entry], ops: vec![] }).await {
+        let ops = self.kept_with_refusal(facts, id).await;
+        match self.append(Append { events: vec![entry], ops }).await {
             Ok(_) => refusal.recorded_as(id),
             Err(failure) => {
                 tracing::error!(refusal = %refusal, failure = ?failure, "a refusal could not be recorded");
@@ -651,6 +653,7 @@ impl Gate {
         );
         let mut ops =
             vec![StateOp::RequireNotFrozen { targets: frozen::targets(&resolved.principal, &resolved.tool.tool) }];
+        ops.extend(Self::keep_decision(facts, event, keys));
         ops.extend(claim.uses.claim());
         ops.extend(claim.request.as_ref().map(|r| StateOp::Redeem { request: r.id }));
         if let Some((scope, fingerprint)) = claim.idempotency {
@@ -714,6 +717,9 @@ impl Gate {
             }
         };
         let mut ops = Vec::new();
+        if parent.is_none() {
+            ops.extend(Self::keep_decision(facts, event, keys));
+        }
         if parent.is_some() {
             let call = facts.call;
             ops.push(if judged.kind == EventType::CallUnknown {
@@ -823,6 +829,8 @@ impl Gate {
                 correlation: String::new(),
                 policy: None,
                 canonical_input: None,
+                keep: false,
+                decided: None,
             };
             let outcome = json!({"status": "crashed", "duration_ms": 0});
             let draft = facts.draft(EventType::CallUnknown, self.now(), Some(intent.event)).with("outcome", outcome);

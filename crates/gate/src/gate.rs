@@ -53,6 +53,8 @@ pub struct Settings {
     pub arguments: Limits,
     /// How long a recorded answer can be replayed.
     pub idempotency_ttl: Duration,
+    /// How long what calls were decided upon is kept, sealed, to be explained and decided again; zero keeps none.
+    pub decisions_kept: Duration,
     /// Whether a workspace has to be registered before anyone can act in it.
     pub workspaces: WorkspaceMode,
     /// The clock.
@@ -425,6 +427,9 @@ impl Gate {
             }
             if let Err(why) = self.recover().await {
                 tracing::warn!(%why, "writes of nodes that died could not be marked as unknown");
+            }
+            if let Err(why) = self.forget_decisions().await {
+                tracing::warn!(%why, "decisions that have had their time could not be forgotten");
             }
             if round % 12 == 11 {
                 self.flush_aggregates().await;

@@ -34,6 +34,8 @@ pub struct PolicyStore {
     /// put an older set over a newer one.
     tried: Mutex<Option<[u8; 32]>>,
     catalog: AtomicU64,
+    /// The set that was last tried on past calls: a replay asks for the same one page after page.
+    trial: Mutex<Option<([u8; 32], Arc<Policies>)>>,
 }
 
 /// The accepted tools, and the version of the catalog that they are from.
@@ -48,6 +50,7 @@ impl PolicyStore {
             problems: Mutex::default(),
             tried: Mutex::default(),
             catalog: AtomicU64::new(0),
+            trial: Mutex::default(),
         }
     }
 
@@ -109,6 +112,27 @@ impl PolicyStore {
     pub fn would_load(&self, tools: &[ToolDescription]) -> Result<(), Vec<PolicyProblem>> {
         let files = read_files(&self.directory).map_err(|p| vec![p])?;
         Policies::load(&files, tools).map(|_| ())
+    }
+
+    /// Loads a set that is not to come into force, against these tools. Also says whether it is another one than the last.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn on_trial(
+        &self,
+        files: &[SourceFile],
+        tools: &[ToolDescription],
+    ) -> Result<(Arc<Policies>, bool), Vec<PolicyProblem>> {
+        let identity = identity(files, tools);
+        let last = self.trial.lock().ok().and_then(|last| last.clone());
+        if let Some((_, policies)) = last.filter(|(of, _)| *of == identity) {
+            return Ok((policies, false));
+        }
+        let policies = Arc::new(Policies::load(files, tools)?);
+        if let Ok(mut last) = self.trial.lock() {
+            *last = Some((identity, Arc::clone(&policies)));
+        }
+        Ok((policies, true))
     }
 
     fn refuse(&self, found: Vec<PolicyProblem>) -> Reloaded {

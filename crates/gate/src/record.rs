@@ -27,6 +27,17 @@ pub(crate) struct Facts {
     pub policy: Option<Value>,
     /// The arguments in RFC 8785 form, once they are known to be JSON.
     pub canonical_input: Option<std::sync::Arc<[u8]>>,
+    /// Whether what the call is decided upon is to be kept.
+    pub keep: bool,
+    /// What it was decided upon, if that is to be kept.
+    pub decided: Option<Decided>,
+}
+
+/// Who was decided upon, and when. The rest of a decision's facts is in its event, or beside it here.
+#[derive(Debug, Clone)]
+pub(crate) struct Decided {
+    pub principal: std::sync::Arc<Principal>,
+    pub at: Millis,
 }
 
 impl Facts {
@@ -41,6 +52,8 @@ impl Facts {
             correlation: correlation.to_owned(),
             policy: None,
             canonical_input: None,
+            keep: false,
+            decided: None,
         }
     }
 

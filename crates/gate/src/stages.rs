@@ -17,7 +17,7 @@ use crate::budgets::Uses;
 use crate::frozen::FrozenSet;
 use crate::load::Place;
 use crate::operations;
-use crate::record::Facts;
+use crate::record::{Decided, Facts};
 use crate::registry::{Tool, ToolState, View};
 
 /// The tool is known, visible to the caller, reviewed, and nothing involved is frozen.
@@ -169,6 +169,9 @@ pub(crate) fn authorise(
         now_ms,
     });
     validated.resolved.facts.policy = Some(policy_record(policies.version(), &decision));
+    let principal = &validated.resolved.principal;
+    let decided = || Decided { principal: Arc::clone(principal), at: now_ms };
+    validated.resolved.facts.decided = validated.resolved.facts.keep.then(decided);
     match verdict(&decision, &validated.resolved.principal) {
         Ok(()) => Ok(Authorised { validated, owed: decision.owed, policy_version: policies.version().to_owned() }),
         Err(refusal) => Err(Box::new((validated.resolved.facts, refusal))),

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::directory::Directory;
 use crate::state::{
-    BudgetKey, BudgetRow, Conflict, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
+    BudgetKey, BudgetRow, Conflict, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
     RequestStatus, StateOp,
 };
 
@@ -352,6 +352,12 @@ pub trait Reader: Send + Sync {
     fn cooldown(&self, key: &Fingerprint) -> Result<Option<Millis>, StoreError>;
     /// Every known tool definition.
     fn pins(&self) -> Result<Vec<PinRow>, StoreError>;
+    /// What is kept of the decisions of these calls, at most 1000, in no particular order.
+    fn decisions(&self, calls: &[Uuid]) -> Result<Vec<DecisionRow>, StoreError>;
+    /// The oldest call of which a decision is kept.
+    fn oldest_decision(&self) -> Result<Option<Uuid>, StoreError>;
+    /// The global position of the first event, by id, that was made at this time or later.
+    fn position_at(&self, time: Millis) -> Result<Option<u64>, StoreError>;
     /// The whole directory, in one consistent state.
     fn directory(&self) -> Result<Directory, StoreError>;
     /// The number of the directory's last change: cheap enough to be asked several times a second.

@@ -18,8 +18,8 @@ use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::contract::{EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
 use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::state::{
-    AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, FreezeRow, FreezeTarget, IdempotencyRow, IdempotencyState,
-    IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp,
+    AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, DecisionRow, FreezeRow, FreezeTarget, IdempotencyRow,
+    IdempotencyState, IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp, first_id_at,
 };
 
 /// Runs the whole suite; panics where the store breaks the contract.
@@ -39,6 +39,7 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     freezes_refuse(&mut fresh());
     pins_are_proposed_and_accepted(&mut fresh());
     bodies_are_erased_and_commitments_stay(&mut fresh());
+    decisions_are_kept_for_a_while(&mut fresh());
     the_directory_changes_by_checked_operations(&mut fresh());
     connections_change_one_at_a_time(&mut fresh());
     small_state_is_kept(&mut fresh());
@@ -523,6 +524,61 @@ fn bodies_are_erased_and_commitments_stay(store: &mut impl Store) {
     for (n, why) in [(1, "already erased"), (9, "unknown"), (0, "opens the log"), (2, "explains an erasure")] {
         assert_eq!(apply(store, &[erase(n)]), Err(Conflict::NotFound), "{why}");
     }
+}
+
+fn decisions_are_kept_for_a_while(store: &mut impl Store) {
+    let at = |time: Millis| Uuid::from_u128(first_id_at(time).as_u128() | 0x7000_8000_0000_0000_0001);
+    let row = |time, n: u8| DecisionRow { call: at(time), sealed: vec![n; 40] };
+    let keep = |row: &DecisionRow| StateOp::KeepDecision { row: row.clone() };
+    let reader = store.reader();
+    assert_eq!((reader.oldest_decision().unwrap(), reader.position_at(0).unwrap()), (None, None));
+    let events: Vec<EventRow> = [1000, 2000, 3000]
+        .into_iter()
+        .zip(0..)
+        .map(|(time, n)| EventRow {
+            id: at(time),
+            call: Some(at(time)),
+            seq: n + 1,
+            workspace: workspace("w"),
+            ..event(n, 0, "call.completed")
+        })
+        .collect();
+    write(store, |group| {
+        group.open_shard(&shard()).unwrap();
+        // Each with its event, as the ledger does it.
+        let ops: Vec<[StateOp; 1]> = [1000, 2000].map(|time| [keep(&row(time, 1))]).into();
+        let ops: Vec<&[StateOp]> = ops.iter().map(<[StateOp; 1]>::as_slice).collect();
+        assert!(group.apply_all(&ops).unwrap().iter().all(Result::is_ok));
+        events.iter().for_each(|row| group.insert(row).unwrap());
+        group.set_head(&head(3)).unwrap();
+    });
+    let found = |times: &[Millis]| {
+        let calls: Vec<Uuid> = times.iter().copied().map(at).collect();
+        let mut found = reader.decisions(&calls).unwrap();
+        found.sort_by_key(|row| row.call);
+        found
+    };
+    assert_eq!(found(&[2000, 9, 1000]), [row(1000, 1), row(2000, 1)]);
+    assert_eq!(found(&[]), []);
+    let position = |time| reader.position_at(time).unwrap().map(|position| position & 0xff);
+    assert_eq!([0, 1001, 3000, 3001].map(position), [Some(0), Some(1), Some(2), None]);
+
+    let refused = [keep(&row(3000, 1)), StateOp::Unfreeze { target: FreezeTarget::Tool(tool()) }];
+    assert_eq!(apply(store, &refused), Err(Conflict::NotFound));
+    assert_eq!(found(&[3000]), [], "kept only with its append");
+    apply(store, &[keep(&row(3000, 1))]).unwrap();
+    apply(store, &[keep(&row(3000, 2))]).unwrap();
+    assert_eq!(found(&[3000]), [row(3000, 1)], "the first one stays");
+
+    apply(store, &[StateOp::Erase { event: events[1].id }]).unwrap();
+    assert_eq!(found(&[1000, 2000, 3000]), [row(1000, 1), row(3000, 1)], "erased with its event");
+    let forget = |before, limit| StateOp::ForgetDecisions { before, limit };
+    apply(store, &[forget(1000, 10)]).unwrap();
+    assert_eq!(reader.oldest_decision().unwrap(), Some(at(1000)));
+    apply(store, &[forget(9000, 1)]).unwrap();
+    assert_eq!(found(&[1000, 3000]), [row(3000, 1)], "the oldest first, no more than asked for");
+    apply(store, &[forget(9000, 10)]).unwrap();
+    assert_eq!(reader.oldest_decision().unwrap(), None);
 }
 
 fn the_directory_changes_by_checked_operations(store: &mut impl Store) {

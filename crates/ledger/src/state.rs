@@ -254,6 +254,24 @@ pub struct BudgetRow {
     pub used: u64,
 }
 
+/// What a call was decided upon, kept for a while so that it can be explained and decided again. Only what the event does
+/// not say, and sealed: these are argument values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionRow {
+    /// The call. Its id is a UUIDv7: ids sort by time, so that the oldest are found without an index of their own.
+    pub call: Uuid,
+    /// Sealed under the workspace's key.
+    pub sealed: Vec<u8>,
+}
+
+/// The least UUIDv7 of a millisecond: ids made from then on are not less.
+pub fn first_id_at(time: Millis) -> Uuid {
+    let time = time.min((1 << 48) - 1).to_be_bytes();
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&time[2..]);
+    Uuid::from_bytes(bytes)
+}
+
 /// How far a node's clock and the database's may be apart before budgets refuse to be spent by a period of the node's clock.
 pub const CLOCK_SLACK: Millis = 60_000;
 
@@ -412,11 +430,23 @@ pub enum StateOp {
         /// The tool.
         tool: ToolRef,
     },
-    /// Erases body, salt and detail salt of an event; the commitment stays. Conflict: [`Conflict::NotFound`], also if it was
+    /// Erases body, salt and detail salt of an event, and what was kept of the call's decision; the commitment stays. Conflict: [`Conflict::NotFound`], also if it was
     /// erased before, and for `log.opened` and `event.erased` events, without which nobody could tell an erasure from a loss.
     Erase {
         /// The event.
         event: Uuid,
+    },
+    /// Keeps what a call was decided upon. A second one for the same call is ignored.
+    KeepDecision {
+        /// The row.
+        row: DecisionRow,
+    },
+    /// Forgets decisions of calls made before a time, the oldest first.
+    ForgetDecisions {
+        /// Calls from then on stay.
+        before: Millis,
+        /// At most this many rows, so that nobody waits long for it.
+        limit: u32,
     },
     /// Stores a workspace's wrapped key if it has none yet; a second one is ignored.
     WorkspaceKey {

@@ -90,6 +90,8 @@ pub struct Overrides {
     pub join: Option<bool>,
     /// From which severity on a finding of the scan keeps a definition from being accepted: its name, or `never`.
     pub quarantine_at: Option<String>,
+    /// For how many days decisions are kept for replays.
+    pub replay_days: Option<u32>,
 }
 
 /// A number of calls in a stretch of time.
@@ -203,6 +205,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// From which severity on a finding of the scan keeps a definition from being accepted unless its rule is named.
     pub quarantine_at: Option<Severity>,
+    /// How long what calls were decided upon is kept for replays; zero keeps none.
+    pub decisions_kept: Duration,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
     pub approval_wait: Duration,
     /// The log.
@@ -317,6 +321,10 @@ fn with_environment(flags: &Overrides, env: &dyn Fn(&str) -> Option<String>) -> 
         let message = || wrong("COUNTERSIGN_DEVELOPMENT_ISSUER", format!("{text:?} is neither true nor false"));
         out.development_issuer = Some(text.parse().map_err(|_| message())?);
     }
+    if let (None, Some(text)) = (out.replay_days, env("COUNTERSIGN_POLICY_REPLAY_DAYS")) {
+        let message = || wrong("COUNTERSIGN_POLICY_REPLAY_DAYS", format!("{text:?} is not a number of days"));
+        out.replay_days = Some(text.parse().map_err(|_| message())?);
+    }
     out.database_url = out.database_url.or_else(|| env("COUNTERSIGN_DATABASE_URL")).or_else(|| env("DATABASE_URL"));
     path(&mut out.keys_dir, "COUNTERSIGN_KEYS_DIR");
     if let (None, Some(text)) = (out.join, env("COUNTERSIGN_JOIN")) {
@@ -395,6 +403,7 @@ fn build(
         limits: limits::settings(file.limits.unwrap_or_default(), source, env)?,
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
         quarantine_at: quarantine_at(over.quarantine_at, file.scan.as_ref(), source)?,
+        decisions_kept: operations::decisions_kept(over.replay_days, file.policy.unwrap_or_default(), source)?,
         workspaces: workspaces(file.workspaces.as_ref(), source, &listen)?,
         log: operations::log(file.log, env)?,
         telemetry: operations::telemetry(file.telemetry, source, env)?,
@@ -551,6 +560,7 @@ mod tests {
         assert!(config.data_dir.ends_with("data") && config.head_file.ends_with("state/head"));
         assert_eq!(config.approval_wait, Duration::from_secs(45));
         assert_eq!(config.limits.body_bytes, 1_048_576);
+        assert_eq!(config.decisions_kept, Duration::from_secs(30 * 86_400));
     }
 
     #[test]
@@ -586,6 +596,7 @@ mod tests {
                 "[[limits.budgets]]\nname = \"a\"\nper = \"day\"\n",
                 "countersign.toml:2: a budget counts calls, cost or both",
             ),
+            ("[policy]\nreplay_days = 9999\n", "countersign.toml:2: replay_days is at most"),
             ("[approval]\nwait_seconds = 90\n", "countersign.toml:2: wait_seconds is at most 50"),
             (
                 "[[issuers]]\nissuer = \"https://idp\"\n",
@@ -631,6 +642,9 @@ mod tests {
         let flags = Overrides { log_domain: Some("flag.example".into()), ..Overrides::default() };
         let config = load(text, flags, &env).expect("valid");
         assert_eq!((config.listen.port(), config.log_domain.as_str()), (2, "flag.example"));
+        let none =
+            load("[policy]\nreplay_days = 5\n", Overrides::default(), &[("COUNTERSIGN_POLICY_REPLAY_DAYS", "0")]);
+        assert!(none.expect("valid").decisions_kept.is_zero());
         let bad = load(text, Overrides::default(), &[("COUNTERSIGN_LISTEN", "x")]).expect_err("not an address");
         assert!(bad.starts_with("COUNTERSIGN_LISTEN: "), "{bad}");
     }

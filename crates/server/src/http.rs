@@ -5,7 +5,7 @@
 //! - [`problem`]: the one place where a refusal becomes RFC 9457 problem details.
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
 //! - [`page`]: where a person decides about one request.
-//! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`: the handlers; `openapi`: their description.
+//! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`, `replay`: the handlers; `openapi`: their description.
 
 mod admin;
 mod approvals;
@@ -17,6 +17,7 @@ mod openapi;
 pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod problem;
+mod replay;
 pub(crate) mod request;
 pub(crate) mod resource;
 pub mod serve;
@@ -69,6 +70,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/mcp/{upstream}", post(mcp::http::one).get(mcp::http::one_stream).delete(mcp::http::end))
         .merge(admin::routes())
         .merge(members::routes())
+        .merge(replay::routes())
         .route_layer(NoteRoute)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

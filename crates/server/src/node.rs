@@ -380,6 +380,7 @@ fn settings(config: &Config) -> Result<Settings, StartError> {
         budgets: config.limits.budgets.clone(),
         arguments: Limits { max_bytes: config.limits.body_bytes, max_depth: config.limits.depth },
         idempotency_ttl: IDEMPOTENCY_TTL,
+        decisions_kept: config.decisions_kept,
         workspaces: config.workspaces,
         clock: clock(),
     })

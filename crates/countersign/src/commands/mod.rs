@@ -14,6 +14,7 @@ pub mod mcp;
 pub mod members;
 pub mod policy;
 pub mod receipt;
+pub mod replay;
 pub mod sample;
 pub mod scan;
 pub mod shell;

@@ -20,6 +20,8 @@ Examples:
   countersign policy check policies
   countersign policy test policies/cases.yaml
   countersign policy explain ads:createCampaign budget:=75000 --sub maya --act campaign-bot --role finance-write
+  countersign policy explain --call 0199a1c2-77aa-7d31-9e0d-2f5ab1c90e12
+  countersign policy replay --days 7 --set ./edited
   countersign policy schema > schema.cedarschema
 
 The tools that policies are checked against are those that the node has accepted. Without a node or a data directory
@@ -44,8 +46,10 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         tools: Option<PathBuf>,
     },
-    /// Why the running node would decide as it would
+    /// Why the running node would decide as it would, or why it decided a past call as it did
     Explain(ExplainArgs),
+    /// Decide the calls of the last days again by an edited set, and show what would have changed
+    Replay(super::replay::Args),
     /// The Cedar schema that the accepted tools give
     Schema {
         /// Accepted tools, as `tools list --json` writes them
@@ -56,11 +60,15 @@ pub enum Command {
     Reload,
 }
 
-/// A call that nobody makes.
+/// A call that nobody makes, or one that was made.
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
     /// The tool, as `upstream:tool`
-    tool: String,
+    #[arg(required_unless_present = "call")]
+    tool: Option<String>,
+    /// A past call: its id, the id of one of its events or receipts, or a receipt file
+    #[arg(long, value_name = "ID|FILE", conflicts_with_all = ["tool", "arguments", "act", "roles", "scopes"])]
+    call: Option<String>,
     /// Arguments
     #[arg(value_name = "KEY=VALUE|KEY:=JSON")]
     arguments: Vec<String>,
@@ -101,6 +109,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
             test(global, &cases, &directory, &tools)
         }
         Command::Explain(args) => explain(global, args).await,
+        Command::Replay(args) => super::replay::replay(global, &args).await,
         Command::Schema { tools } => {
             let tools = accepted_tools(global, tools.as_deref()).await?;
             let schema = countersign_policy::CedarSchema::generate(&tools)?;
@@ -266,8 +275,13 @@ fn test(global: &Global, cases: &Path, directory: &Path, tools: &[ToolDescriptio
 }
 
 async fn explain(global: &Global, args: ExplainArgs) -> anyhow::Result<Exit> {
+    let tool = match (args.call, args.tool) {
+        (Some(call), _) => return super::replay::explain_past(global, &call).await,
+        (None, Some(tool)) => tool,
+        (None, None) => return Err(Failure::new(Exit::Usage, "name a tool, or a past call with --call").into()),
+    };
     let node = Node::find(global)?;
-    let schema = super::call::input_schema(&node, &args.tool).await?;
+    let schema = super::call::input_schema(&node, &tool).await?;
     let arguments = args.arguments.iter().map(|pair| super::call::argument(pair, &schema));
     let arguments = Value::Object(arguments.collect::<Result<Map<_, _>, _>>()?);
     let (id, on_behalf_of, kind) = match args.act {
@@ -279,7 +293,7 @@ async fn explain(global: &Global, args: ExplainArgs) -> anyhow::Result<Exit> {
             "kind": kind, "id": id, "on_behalf_of": on_behalf_of, "workspace": args.workspace,
             "roles": args.roles, "scopes": args.scopes,
         },
-        "tool": args.tool,
+        "tool": tool,
         "arguments": arguments,
     });
     let reply = node.post("/admin/policy/explain", &body).await?;

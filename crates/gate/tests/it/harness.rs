@@ -280,6 +280,7 @@ pub fn settings() -> Settings {
         budgets: Vec::new(),
         arguments: Limits { max_bytes: 10_000, max_depth: 16 },
         idempotency_ttl: Duration::from_secs(3600),
+        decisions_kept: Duration::from_secs(3600),
         workspaces: countersign_gate::directory::WorkspaceMode::Open,
         clock: now,
     }

@@ -11,3 +11,4 @@ mod limits;
 mod members;
 mod operations;
 mod policies;
+mod replay;

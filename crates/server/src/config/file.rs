@@ -41,6 +41,13 @@ pub(super) struct File {
     pub telemetry: Option<FileTelemetry>,
     pub drain: Option<FileDrain>,
     pub scan: Option<FileScan>,
+    pub policy: Option<FilePolicy>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FilePolicy {
+    pub replay_days: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Deserialize)]

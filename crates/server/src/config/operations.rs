@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use url::Url;
 
+use super::file::FilePolicy;
 use super::{ConfigError, Source, is_loopback, parse_duration, parse_listen};
 
 /// How the node logs.
@@ -73,6 +74,25 @@ pub(super) fn drain(file: Option<FileDrain>, source: &Source) -> Result<DrainSet
         },
     };
     Ok(DrainSettings { delay: time(file.delay, 0)?, timeout: time(file.timeout, 10)? })
+}
+
+/// A month of calls, and ten years at most.
+const REPLAY_DAYS: u32 = 30;
+const MOST_REPLAY_DAYS: u32 = 3660;
+
+pub(super) fn decisions_kept(over: Option<u32>, file: FilePolicy, source: &Source) -> Result<Duration, ConfigError> {
+    let message = || format!("replay_days is at most {MOST_REPLAY_DAYS}");
+    let days = match (over, &file.replay_days) {
+        (Some(days), _) if days > MOST_REPLAY_DAYS => {
+            let source_name = "COUNTERSIGN_POLICY_REPLAY_DAYS".to_owned();
+            return Err(ConfigError::Value { source_name, message: message() });
+        }
+        (Some(days), _) => days,
+        (None, Some(days)) if *days.get_ref() > MOST_REPLAY_DAYS => return Err(source.complain(days, message())),
+        (None, Some(days)) => *days.get_ref(),
+        (None, None) => REPLAY_DAYS,
+    };
+    Ok(Duration::from_secs(u64::from(days) * 86_400))
 }
 
 #[derive(Debug, Default, Deserialize)]

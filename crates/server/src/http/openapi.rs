@@ -361,6 +361,24 @@ fn administration() -> Vec<(String, Value)> {
         "type": "object", "required": ["principal", "tool"], "additionalProperties": false,
         "properties": { "principal": any_object(), "tool": { "type": "string" }, "arguments": any_object() },
     });
+    let number = || json!({ "type": "integer", "minimum": 0 });
+    let edited_set = json!({
+        "type": "object", "required": ["files", "since"], "additionalProperties": false,
+        "properties": {
+            "files": {
+                "type": "array",
+                "items": {
+                    "type": "object", "required": ["path", "kind", "text"], "additionalProperties": false,
+                    "properties": {
+                        "path": { "type": "string" }, "kind": { "enum": ["access", "approval"] }, "text": { "type": "string" },
+                    },
+                },
+            },
+            "workspace": { "type": "string" },
+            "since": number(), "until": number(), "cursor": number(),
+            "limit": { "type": "integer", "minimum": 1, "maximum": 500 },
+        },
+    });
     vec![
         item("/admin/status", vec![("get", object(operation("getStatus", "How the node stands"), "The status."))]),
         item(
@@ -453,6 +471,27 @@ fn administration() -> Vec<(String, Value)> {
                 object(
                     operation("explainPolicy", "What the policies say of a call, and why").body(question),
                     "The explanation.",
+                ),
+            )],
+        ),
+        item(
+            "/admin/policy/calls/{id}",
+            vec![(
+                "get",
+                object(
+                    operation("explainCall", "Why a past call was decided as it was, and what the policies say today")
+                        .path("id", "The id of a call, or of one of its events."),
+                    "The past decisions and today's explanation.",
+                ),
+            )],
+        ),
+        item(
+            "/admin/policy/replay",
+            vec![(
+                "post",
+                object(
+                    operation("replayPolicy", "Decide past calls again by an edited set").body(edited_set),
+                    "A page: what differs, and what could not be decided again.",
                 ),
             )],
         ),

@@ -8,6 +8,7 @@ mod mcp;
 mod nodes;
 mod operations;
 mod page;
+mod replay;
 mod support;
 mod tasks;
 mod tls;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use countersign_domain::{Millis, WorkspaceName};
 use countersign_ledger::contract::{EventRow, Group, Head, ShardRow, StoreError, Tail};
-use countersign_ledger::state::{Conflict, StateOp};
+use countersign_ledger::state::{Conflict, DecisionRow, StateOp};
 use countersign_proof::merkle::Hash;
-use futures_util::future::{join4, try_join, try_join_all, try_join3};
+use futures_util::future::{join4, try_join_all, try_join3, try_join4};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -28,6 +28,9 @@ const TAILS: &str = "SELECT w.name, t.seq, t.commitment FROM unnest($1::text[]) 
 const INSERT: &str = "INSERT INTO event (position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, \
     detail_salt, body) SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], \
     $7::bytea[], $8::uuid[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])";
+/// A second one for a call is ignored.
+const KEEP: &str =
+    "INSERT INTO decision (call, sealed) SELECT * FROM unnest($1::uuid[], $2::bytea[]) ON CONFLICT DO NOTHING";
 const TILE: &str = "INSERT INTO tile (shard, level, n, hashes) VALUES ($1, $2, $3, $4)";
 const SET_HEAD: &str =
     "UPDATE head SET shard = $1, origin = $2, size = $3, root = $4, frontier = $5, checkpoint = $6 WHERE one = 1";
@@ -40,7 +43,7 @@ const ACCEPT: &str = "UPDATE head SET contested = NULL WHERE one = 1";
 
 /// What a session needs before its first group.
 pub(super) const STATEMENTS: &[&str] =
-    &[LOCK, NOW, NEWS, TAILS, INSERT, TILE, SET_HEAD, OPEN_SHARD, CLOSE_SHARD, CONTEST, ACCEPT];
+    &[LOCK, NOW, NEWS, TAILS, INSERT, KEEP, TILE, SET_HEAD, OPEN_SHARD, CLOSE_SHARD, CONTEST, ACCEPT];
 
 /// A group: rolled back when it is dropped.
 pub(super) struct PostgresGroup<'a> {
@@ -53,6 +56,7 @@ pub(super) struct PostgresGroup<'a> {
     news: Vec<(i64, WorkspaceName, Tail)>,
     events: Vec<EventRow>,
     tiles: Vec<(u32, u8, u64, Vec<u8>)>,
+    decisions: Vec<DecisionRow>,
     open: bool,
 }
 
@@ -97,6 +101,7 @@ impl<'a> PostgresGroup<'a> {
             tails: HashMap::new(),
             events: Vec::new(),
             tiles: Vec::new(),
+            decisions: Vec::new(),
             open: true,
         })
     }
@@ -106,7 +111,9 @@ impl<'a> PostgresGroup<'a> {
     async fn flush(&mut self) -> Result<()> {
         let events = std::mem::take(&mut self.events);
         let tiles = std::mem::take(&mut self.tiles);
-        try_join(insert(self.session, &events), self.insert_tiles(tiles)).await.map(drop)
+        let decisions = std::mem::take(&mut self.decisions);
+        let session = self.session;
+        try_join3(insert(session, &events), keep(session, &decisions), self.insert_tiles(tiles)).await.map(drop)
     }
 
     async fn insert_tiles(&self, tiles: Vec<(u32, u8, u64, Vec<u8>)>) -> Result<()> {
@@ -122,8 +129,10 @@ impl<'a> PostgresGroup<'a> {
     async fn write_head(&mut self, head: &Head) -> Result<()> {
         let events = std::mem::take(&mut self.events);
         let tiles = std::mem::take(&mut self.tiles);
+        let decisions = std::mem::take(&mut self.decisions);
         // All at once: each statement is sent when its future is first polled, in this order.
-        let written = try_join3(insert(self.session, &events), self.insert_tiles(tiles), self.update_head(head));
+        let (inserted, kept) = (insert(self.session, &events), keep(self.session, &decisions));
+        let written = try_join4(inserted, kept, self.insert_tiles(tiles), self.update_head(head));
         written.await.map(drop)
     }
 
@@ -138,6 +147,17 @@ impl<'a> PostgresGroup<'a> {
             .await;
         done.map(drop).map_err(error)
     }
+}
+
+/// All decisions of a group in one statement.
+async fn keep(session: &Session, decisions: &[DecisionRow]) -> Result<()> {
+    if decisions.is_empty() {
+        return Ok(());
+    }
+    let statement = session.statement(KEEP).await?;
+    let calls: Vec<Uuid> = decisions.iter().map(|row| row.call).collect();
+    let sealed: Vec<&[u8]> = decisions.iter().map(|row| row.sealed.as_slice()).collect();
+    session.client().execute(&statement, &[&calls, &sealed]).await.map(drop).map_err(error)
 }
 
 /// All events of a group in one statement.
@@ -222,16 +242,21 @@ impl Group for PostgresGroup<'_> {
     }
 
     fn apply_all(&mut self, appends: &[&[StateOp]]) -> Result<Vec<std::result::Result<(), Conflict>>> {
-        if appends.iter().all(|ops| ops.is_empty()) {
-            return Ok(vec![Ok(()); appends.len()]);
-        }
-        self.session.wait(async {
-            // An operation may look at an event of this group.
-            self.flush().await?;
-            let applier =
-                Applier { session: self.session, now: self.now, owner: self.replica.as_ref().map(|(id, _)| *id) };
-            applier.apply_all(appends).await
-        })
+        // What only waits for the group's events needs no round trip of its own.
+        let verdicts = if appends.iter().all(|ops| ops.iter().all(|op| kept(op).is_some())) {
+            vec![Ok(()); appends.len()]
+        } else {
+            self.session.wait(async {
+                // An operation may look at an event of this group.
+                self.flush().await?;
+                let applier =
+                    Applier { session: self.session, now: self.now, owner: self.replica.as_ref().map(|(id, _)| *id) };
+                applier.apply_all(appends).await
+            })?
+        };
+        let fit = appends.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
+        self.decisions.extend(fit.flat_map(|(ops, _)| ops.iter().filter_map(kept)).cloned());
+        Ok(verdicts)
     }
 
     fn insert(&mut self, row: &EventRow) -> Result<()> {
@@ -291,7 +316,8 @@ impl Group for PostgresGroup<'_> {
     fn commit(mut self: Box<Self>) -> Result<()> {
         // Events without a new head are the tests' own.
         let session = self.session;
-        let flushed = if self.events.is_empty() && self.tiles.is_empty() { Ok(()) } else { session.wait(self.flush()) };
+        let none = self.events.is_empty() && self.tiles.is_empty() && self.decisions.is_empty();
+        let flushed = if none { Ok(()) } else { session.wait(self.flush()) };
         flushed?;
         self.open = false;
         // With `synchronous_commit` on this returns after the write-ahead log was flushed, here and wherever
@@ -306,6 +332,10 @@ impl Drop for PostgresGroup<'_> {
             roll_back(self.session);
         }
     }
+}
+
+fn kept(op: &StateOp) -> Option<&DecisionRow> {
+    if let StateOp::KeepDecision { row } = op { Some(row) } else { None }
 }
 
 /// Lets go of the lock now. If that fails, the session is of no use, and the server lets go when it ends.

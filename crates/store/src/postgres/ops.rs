@@ -13,7 +13,7 @@ use countersign_ledger::contract::StoreError;
 use countersign_ledger::directory::{DirectoryKind, DirectoryRow};
 use countersign_ledger::state::{
     AnswerRow, BudgetKey, CLOCK_SLACK, Conflict, FreezeRow, IdempotencyRow, IdempotencyState, IntentRow, PinRow,
-    RequestRow, RequestStatus, StateOp,
+    RequestRow, RequestStatus, StateOp, first_id_at,
 };
 use futures_util::future::{join_all, try_join_all};
 use tokio_postgres::Row;
@@ -69,6 +69,8 @@ statements! {
     PIN_WITHDRAW = "DELETE FROM pin WHERE tool = $1 AND status = 'proposed'";
     ERASABLE = "SELECT 1 FROM event WHERE id = $1 AND body IS NOT NULL AND kind NOT IN ('log.opened', 'event.erased')";
     ERASE = "UPDATE event SET salt = NULL, detail_salt = NULL, body = NULL WHERE id = $1";
+    ERASE_DECISION = "DELETE FROM decision WHERE call = (SELECT call FROM event WHERE id = $1)";
+    FORGET_DECISIONS = "DELETE FROM decision WHERE call IN (SELECT call FROM decision WHERE call < $1 ORDER BY call LIMIT $2)";
     WORKSPACE_KEY = "INSERT INTO workspace_key (workspace, wrapped) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     BUDGET_USED = rows::BUDGET_USED;
     BUDGET_SPEND = "INSERT INTO budget (budget, workspace, principal, start, ends, used) VALUES ($1, $2, $3, $4, $5, $6) \
@@ -256,6 +258,8 @@ impl Applier<'_> {
             | StateOp::Freeze { .. }
             | StateOp::PinPropose { .. }
             | StateOp::PinWithdraw { .. }
+            | StateOp::KeepDecision { .. }
+            | StateOp::ForgetDecisions { .. }
             | StateOp::WorkspaceKey { .. }
             | StateOp::CountRefusals { .. } => Ok(Ok(())),
         }
@@ -395,7 +399,15 @@ impl Applier<'_> {
                 self.run(PIN_WITHDRAW, &[&tool.to_string()]).await?;
                 self.changed("pin", None).await
             }
-            StateOp::Erase { event } => self.run(ERASE, &[event]).await,
+            StateOp::Erase { event } => {
+                self.run(ERASE, &[event]).await?;
+                self.run(ERASE_DECISION, &[event]).await
+            }
+            // The group stores them with its events.
+            StateOp::KeepDecision { .. } => Ok(()),
+            StateOp::ForgetDecisions { before, limit } => {
+                self.run(FORGET_DECISIONS, &[&first_id_at(*before), &i64::from(*limit)]).await
+            }
             StateOp::WorkspaceKey { workspace, wrapped } => {
                 self.run(WORKSPACE_KEY, &[&workspace.as_str(), wrapped]).await
             }
@@ -546,7 +558,10 @@ fn wave(appends: &[&[StateOp]]) -> usize {
         let mut closes = false;
         for op in *ops {
             let (key, checked) = match op {
-                StateOp::RequireNotFrozen { .. } | StateOp::WorkspaceKey { .. } => continue,
+                StateOp::RequireNotFrozen { .. }
+                | StateOp::WorkspaceKey { .. }
+                | StateOp::KeepDecision { .. }
+                | StateOp::ForgetDecisions { .. } => continue,
                 StateOp::Redeem { request } | StateOp::CloseRequest { request, .. } => (Key::Request(*request), true),
                 StateOp::IdempotencyBegin { row } => (Key::Scope(row.scope), true),
                 StateOp::IdempotencySet { scope, .. } | StateOp::IdempotencyDrop { scope } => {

@@ -11,7 +11,8 @@ use countersign_ledger::contract::{
 };
 use countersign_ledger::directory::Directory;
 use countersign_ledger::state::{
-    BudgetKey, BudgetRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow, RequestStatus,
+    BudgetKey, BudgetRow, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
+    RequestStatus, first_id_at,
 };
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
@@ -293,6 +294,21 @@ impl Reader for ReadPool {
 
     fn pins(&self) -> Result<Vec<PinRow>> {
         self.all("SELECT tool, pin, definition, status, at, accepted_by FROM pin ORDER BY tool, status", &[], rows::pin)
+    }
+
+    fn decisions(&self, calls: &[Uuid]) -> Result<Vec<DecisionRow>> {
+        let calls = &calls[..calls.len().min(1000)];
+        let read = |row: &Row| Ok(DecisionRow { call: get(row, 0)?, sealed: get(row, 1)? });
+        self.all("SELECT call, sealed FROM decision WHERE call = ANY ($1)", &[&calls], read)
+    }
+
+    fn oldest_decision(&self) -> Result<Option<Uuid>> {
+        self.first("SELECT call FROM decision ORDER BY call LIMIT 1", &[], |row| get(row, 0))
+    }
+
+    fn position_at(&self, time: Millis) -> Result<Option<u64>> {
+        let sql = "SELECT position FROM event WHERE id >= $1 ORDER BY id LIMIT 1";
+        self.first(sql, &[&first_id_at(time)], |row| rows::unsigned(row, 0))
     }
 
     fn directory(&self) -> Result<Directory> {

@@ -5,7 +5,7 @@ use countersign_domain::Millis;
 use countersign_domain::obligation::ObligationKind;
 use countersign_ledger::state::{
     AnswerRow, BudgetKey, CLOCK_SLACK, Conflict, Fingerprint, FreezeTarget, IdempotencyRow, IdempotencyState,
-    IntentRow, PinRow, RequestRow, RequestStatus, StateOp,
+    IntentRow, PinRow, RequestRow, RequestStatus, StateOp, first_id_at,
 };
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use uuid::Uuid;
@@ -81,6 +81,15 @@ pub(super) fn apply(c: &Connection, op: &StateOp, now: Millis) -> Result<Outcome
         StateOp::PinAccept { row } => pin_accept(c, row),
         StateOp::PinWithdraw { tool } => drop_proposal(c, &tool.to_string()),
         StateOp::Erase { event } => erase(c, *event),
+        StateOp::KeepDecision { row } => {
+            let sql = "INSERT INTO decision (call, sealed) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+            run(c, sql, params![row.call.as_bytes(), row.sealed]).map(|_| Outcome::Done)
+        }
+        StateOp::ForgetDecisions { before, limit } => {
+            let sql = "DELETE FROM decision WHERE call IN \
+                       (SELECT call FROM decision WHERE call < ?1 ORDER BY call LIMIT ?2)";
+            run(c, sql, params![first_id_at(*before).as_bytes(), limit]).map(|_| Outcome::Done)
+        }
         StateOp::WorkspaceKey { workspace, wrapped } => {
             let sql = "INSERT INTO workspace_key (workspace, wrapped) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
             run(c, sql, params![workspace.as_str(), wrapped]).map(|_| Outcome::Done)
@@ -337,7 +346,11 @@ fn drop_proposal(c: &Connection, tool: &str) -> Result<Outcome> {
 fn erase(c: &Connection, event: Uuid) -> Result<Outcome> {
     let sql = "UPDATE event SET salt = NULL, detail_salt = NULL, body = NULL \
                WHERE id = ?1 AND body IS NOT NULL AND kind NOT IN ('log.opened', 'event.erased')";
-    found(run(c, sql, params![event.as_bytes()])?)
+    if run(c, sql, params![event.as_bytes()])? == 0 {
+        return refused(Conflict::NotFound);
+    }
+    let sql = "DELETE FROM decision WHERE call = (SELECT call FROM event WHERE id = ?1)";
+    run(c, sql, params![event.as_bytes()]).map(|_| Outcome::Done)
 }
 
 fn count_refusals(c: &Connection, minute: u64, counts: &[(String, u64)]) -> Result<Outcome> {

@@ -9,8 +9,8 @@ use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionSt
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::Directory;
 use countersign_ledger::state::{
-    BudgetKey, BudgetRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, IntentState, PinRow, RequestRow,
-    RequestStatus,
+    BudgetKey, BudgetRow, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, IntentState, PinRow,
+    RequestRow, RequestStatus, first_id_at,
 };
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
@@ -240,6 +240,25 @@ impl Reader for ReadPool {
     fn pins(&self) -> Result<Vec<PinRow>, StoreError> {
         let sql = "SELECT tool, pin, definition, status, at, accepted_by FROM pin ORDER BY tool, status";
         self.with(|c| c.prepare_cached(sql)?.query_map([], rows::pin)?.collect())
+    }
+
+    fn decisions(&self, calls: &[Uuid]) -> Result<Vec<DecisionRow>, StoreError> {
+        let read = |r: &rusqlite::Row<'_>| Ok(DecisionRow { call: rows::uuid(r, 0)?, sealed: r.get(1)? });
+        self.with(|c| {
+            let mut statement = c.prepare_cached("SELECT call, sealed FROM decision WHERE call = ?1")?;
+            let found = calls.iter().take(1000).map(|call| statement.query_row([call.as_bytes()], read).optional());
+            found.filter_map(rusqlite::Result::transpose).collect()
+        })
+    }
+
+    fn oldest_decision(&self) -> Result<Option<Uuid>, StoreError> {
+        let sql = "SELECT call FROM decision ORDER BY call LIMIT 1";
+        self.with(|c| c.prepare_cached(sql)?.query_row([], |r| rows::uuid(r, 0)).optional())
+    }
+
+    fn position_at(&self, time: Millis) -> Result<Option<u64>, StoreError> {
+        let sql = "SELECT position FROM event WHERE id >= ?1 ORDER BY id LIMIT 1";
+        self.with(|c| c.prepare_cached(sql)?.query_row([first_id_at(time).as_bytes()], |r| r.get(0)).optional())
     }
 
     fn directory(&self) -> Result<Directory, StoreError> {

@@ -8,8 +8,13 @@ use super::error;
 /// Marks the file as ours ("CSLG").
 const APPLICATION_ID: i64 = 0x4353_4c47;
 /// One script for each version. Released scripts never change; new ones expand first and contract in a later release.
-const MIGRATIONS: &[&str] =
-    &[include_str!("v1.sql"), include_str!("v2.sql"), include_str!("v3.sql"), include_str!("v4.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("v1.sql"),
+    include_str!("v2.sql"),
+    include_str!("v3.sql"),
+    include_str!("v4.sql"),
+    include_str!("v5.sql"),
+];
 
 /// Brings the database to the newest version, each step in its own transaction.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
