@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    administer, approvals, audit, backup, call, config, doctor, limits, log, mcp, members, policy, receipt, sample,
-    shell, token, tools, up, verify,
+    administer, approvals, audit, backup, call, config, doctor, health, limits, log, mcp, members, policy, receipt,
+    sample, shell, token, tools, up, verify,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -128,6 +128,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Look for what is wrong, and say how to fix it
     Doctor(doctor::Args),
+    /// Whether the node lives: for supervisors and containers
+    Health(health::Args),
     /// Configuration of the programs around the node
     #[command(subcommand)]
     Config(config::Command),
@@ -173,6 +175,7 @@ impl Cli {
             Command::Backup(args) => backup::backup(global, args).await,
             Command::Restore(args) => backup::restore(global, &args),
             Command::Doctor(args) => doctor::run(global, args).await,
+            Command::Health(args) => health::run(global, &args).await,
             Command::Config(command) => config::run(global, command),
             Command::Completions(args) => shell::completions(&args),
             Command::Man(args) => shell::man(&args),

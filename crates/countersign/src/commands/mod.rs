@@ -7,6 +7,7 @@ pub mod backup;
 pub mod call;
 pub mod config;
 pub mod doctor;
+pub mod health;
 pub mod import;
 pub mod limits;
 pub mod log;

@@ -191,7 +191,8 @@ async fn accept_tools(global: &Global, node: &Node, accept: Accept) -> anyhow::R
         let find = |tool: &String| reports.iter().find(|r| r["name"] == **tool).ok_or_else(|| unknown(tool));
         accept.tools.iter().map(find).collect::<Result<_, _>>()?
     };
-    let mut accepted = Vec::new();
+    let mut done = Vec::new();
+    let mut blocked = 0_usize;
     for report in &chosen {
         let Some(pin) = report["proposed"].as_str() else { continue };
         if accept.pin.as_deref().is_some_and(|wanted| wanted != pin) {
@@ -199,26 +200,54 @@ async fn accept_tools(global: &Global, node: &Node, accept: Accept) -> anyhow::R
                 format!("{} now has the definition {pin}, not the one that you named", output::text(report, "/name"));
             return Err(Failure::new(Exit::Failed, message).advise("look at `countersign tools diff` again").into());
         }
-        if let Some(event) = accept_one(global, node, report, pin, &accept).await? {
-            accepted.push(json!({"name": report["name"], "pin": pin, "receipt": event}));
+        match accept_one(global, node, report, pin, &accept).await? {
+            Asked::Accepted(event) => done.push(json!({"name": report["name"], "pin": pin, "receipt": event})),
+            Asked::Declined => {}
+            // One that can't be accepted is no reason to leave the others waiting.
+            Asked::Blocked(failure) if chosen.len() > 1 => {
+                blocked += 1;
+                done.push(json!({"name": report["name"], "pin": pin, "blocked": failure.message}));
+            }
+            Asked::Blocked(failure) => return Err(failure.into()),
         }
     }
     if global.json {
-        output::json(&accepted.into());
-    } else if accepted.is_empty() {
-        output::line("Nothing was accepted: no definition waits for review.");
+        output::json(&done.into());
+    } else {
+        show_outcome(&done, blocked);
     }
-    Ok(Exit::Ok)
+    Ok(if blocked == 0 { Exit::Ok } else { Exit::Failed })
 }
 
+/// What became of a definition.
+enum Asked {
+    /// Accepted, with its event.
+    Accepted(Value),
+    /// The person said no.
+    Declined,
+    /// The node won't have it: grave findings that were not named, or policies that would no longer load.
+    Blocked(Failure),
+}
+
+fn show_outcome(done: &[Value], blocked: usize) {
+    if done.is_empty() {
+        output::line("Nothing was accepted: no definition waits for review.");
+    }
+    if blocked == 0 {
+        return;
+    }
+    output::line(format!("{} accepted, {blocked} blocked:", done.len() - blocked));
+    for entry in done.iter().filter(|entry| entry["blocked"].is_string()) {
+        let (name, why) = (output::text(entry, "/name"), output::text(entry, "/blocked"));
+        output::line(format!("  {}  {why}", output::paint(Style::Bad, &name)));
+    }
+}
+
+/// Problems that are about one definition: grave findings, policies that would not load with it, another proposal by now.
+const BLOCKING: [&str; 3] = ["tool-quarantined", "policy-error", "not-found"];
+
 /// Shows, asks where there is somebody to ask, and accepts exactly the definition that was shown.
-async fn accept_one(
-    global: &Global,
-    node: &Node,
-    report: &Value,
-    pin: &str,
-    accept: &Accept,
-) -> anyhow::Result<Option<Value>> {
+async fn accept_one(global: &Global, node: &Node, report: &Value, pin: &str, accept: &Accept) -> anyhow::Result<Asked> {
     let name = report["name"].as_str().unwrap_or_default();
     let path = format!("/admin/tools/{}", escaped(name));
     if !global.json {
@@ -234,15 +263,23 @@ async fn accept_one(
             output::line(format!("  {} {rule}: {message}: {excerpt}", scan::severity(severity)));
         }
         if output::can_ask() && !accept.yes && !output::ask("Accept exactly this definition?") {
-            return Ok(None);
+            return Ok(Asked::Declined);
         }
     }
-    let reply = node.post(&format!("{path}/accept"), &json!({ "pin": pin, "despite": accept.despite })).await?;
-    let event = reply["receipt"].clone();
+    let body = json!({ "pin": pin, "despite": accept.despite });
+    let reply = node.send("POST", &format!("{path}/accept"), &[], Some(&body)).await?;
+    if BLOCKING.contains(&reply.problem().as_str()) {
+        let failure = reply.failure();
+        if !global.json {
+            output::line(format!("{}  {}\n", output::paint(Style::Bad, "blocked"), output::visible(&failure.message)));
+        }
+        return Ok(Asked::Blocked(failure));
+    }
+    let event = reply.into_json()?["receipt"].clone();
     if !global.json {
         output::line(format!("{}  receipt {}\n", output::paint(Style::Good, "accepted"), output::text(&event, "")));
     }
-    Ok(Some(event))
+    Ok(Asked::Accepted(event))
 }
 
 /// The node's readable diff, lines coloured by their first character.
