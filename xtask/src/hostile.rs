@@ -6,6 +6,7 @@
 
 mod approvals;
 mod bodies;
+mod connections;
 mod sockets;
 mod tokens;
 pub mod upstream;
@@ -51,7 +52,8 @@ const CONFIG: &str =
 /// If the test itself cannot be run.
 pub fn run(binary: &Path) -> Result<bool> {
     let mut world = World::start(binary)?;
-    let cases: Vec<Case> = [bodies::CASES, tokens::CASES, approvals::CASES, upstreams::CASES, sockets::CASES].concat();
+    let cases: Vec<Case> =
+        [bodies::CASES, tokens::CASES, approvals::CASES, upstreams::CASES, connections::CASES, sockets::CASES].concat();
     let mut refused = 0;
     for (name, case) in &cases {
         let before = world.harmless;
@@ -80,6 +82,7 @@ impl World {
         std::fs::create_dir_all(&control)?;
         let home = Home::create(&directory.join("home"), CONFIG)?;
         home.manifest("evil", &upstream::manifest(&control)?)?;
+        home.manifest("crm", connections::MANIFEST)?;
         let node = Launch::new(binary).start(&home)?;
         node.accept_all_tools(&["evil"])?;
         home.access("testers", ACCESS)?;

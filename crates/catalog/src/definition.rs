@@ -45,7 +45,8 @@ impl Kind {
             | Operation::Complete
             | Operation::Elicit
             | Operation::Sample
-            | Operation::ListRoots => Self::Tool,
+            | Operation::ListRoots
+            | Operation::Connect => Self::Tool,
         }
     }
 

@@ -304,7 +304,22 @@ impl Manifest {
             | Operation::Elicit
             | Operation::Sample
             | Operation::ListRoots => Effect::Read,
+            Operation::Connect => Effect::Write,
         }
+    }
+
+    /// How requests to the upstream are authenticated, if they are.
+    pub fn credential(&self) -> Option<&Credential> {
+        match &self.transport {
+            Transport::Stdio(_) => None,
+            Transport::Http(http) => http.credential.as_deref(),
+            Transport::Rest(rest) => rest.credential.as_deref(),
+        }
+    }
+
+    /// Whether it is used with accounts that people connect.
+    pub fn has_accounts(&self) -> bool {
+        matches!(self.credential(), Some(Credential::User(_)))
     }
 
     /// Whether the upstream speaks MCP, and so has the operations that every MCP server may have.

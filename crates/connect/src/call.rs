@@ -111,7 +111,7 @@ fn request(permit: &Permit) -> Result<Request<'_>, DispatchError> {
             (Some(Cow::Owned(uri.uri)), params(arguments)?)
         }
         Operation::Complete => (None, params(arguments)?),
-        Operation::Resource(_) | Operation::Elicit | Operation::Sample | Operation::ListRoots => {
+        Operation::Resource(_) | Operation::Elicit | Operation::Sample | Operation::ListRoots | Operation::Connect => {
             return Err(unsent(format!("{} is nothing that upstreams are asked", permit.tool())));
         }
     };

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    administer, approvals, audit, backup, call, config, doctor, health, limits, log, mcp, members, policy, receipt,
-    sample, shell, token, tools, up, verify,
+    administer, approvals, audit, backup, call, config, connections, doctor, health, limits, log, mcp, members, policy,
+    receipt, sample, shell, token, tools, up, verify,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -106,6 +106,9 @@ enum Command {
     /// Make, list and revoke API keys
     #[command(name = "apikey", subcommand)]
     ApiKey(members::ApiKeyCommand),
+    /// Connect accounts of your own, for agents to use and never see
+    #[command(subcommand)]
+    Connections(connections::Command),
     /// Stop a principal, tool, upstream or workspace at once
     Freeze(administer::FreezeArgs),
     /// Let it go on
@@ -165,6 +168,7 @@ impl Cli {
             Command::Workspace(command) => members::workspace(global, command).await,
             Command::Role(command) => members::role(global, command).await,
             Command::ApiKey(command) => members::api_key(global, command).await,
+            Command::Connections(command) => connections::run(global, command).await,
             Command::Freeze(args) => administer::freeze(global, args).await,
             Command::Unfreeze(args) => administer::unfreeze(global, args).await,
             Command::Freezes => administer::freezes(global).await,

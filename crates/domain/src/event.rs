@@ -91,6 +91,12 @@ event_types! {
     ApiKeyCreated = "apikey.created";
     /// An API key was revoked.
     ApiKeyRevoked = "apikey.revoked";
+    /// A person connected an account at an upstream's provider.
+    ConnectionMade = "connection.made";
+    /// A person's connection came to be of no use: the provider does not renew it.
+    ConnectionBroken = "connection.broken";
+    /// A person took a connection back.
+    ConnectionRemoved = "connection.removed";
     /// An administrative action that has no type of its own.
     Administered = "node.administered";
 }

@@ -26,6 +26,9 @@ pub enum Operation<'a> {
     Sample,
     /// `roots/list`, asked by the upstream during a call.
     ListRoots,
+    /// A person connects an account at the upstream's provider: `account/connect`. Asked of the node, not of the upstream, and
+    /// not called as a tool. Its input is `{scopes, host}`.
+    Connect,
 }
 
 impl<'a> Operation<'a> {
@@ -38,6 +41,7 @@ impl<'a> Operation<'a> {
             ELICIT => Self::Elicit,
             SAMPLE => Self::Sample,
             LIST_ROOTS => Self::ListRoots,
+            CONNECT => Self::Connect,
             _ => match (name.strip_prefix(PROMPT_PREFIX), name.strip_prefix(RESOURCE_PREFIX)) {
                 (Some(prompt), _) => Self::Prompt(prompt),
                 (None, Some(uri)) => Self::Resource(uri),
@@ -55,11 +59,12 @@ impl<'a> Operation<'a> {
             | Self::Resource(_)
             | Self::ReadResource
             | Self::Subscribe
-            | Self::Complete => false,
+            | Self::Complete
+            | Self::Connect => false,
         }
     }
 
-    /// The JSON-RPC method that carries it.
+    /// The JSON-RPC method that carries it; [`Operation::Connect`] has none, and says its name.
     pub fn method(self) -> &'static str {
         match self {
             Self::Tool(_) => "tools/call",
@@ -70,6 +75,7 @@ impl<'a> Operation<'a> {
             Self::Elicit => ELICIT,
             Self::Sample => SAMPLE,
             Self::ListRoots => LIST_ROOTS,
+            Self::Connect => CONNECT,
         }
     }
 }
@@ -90,6 +96,8 @@ pub const ELICIT: &str = "elicitation/create";
 pub const SAMPLE: &str = "sampling/createMessage";
 /// [`Operation::ListRoots`].
 pub const LIST_ROOTS: &str = "roots/list";
+/// [`Operation::Connect`].
+pub const CONNECT: &str = "account/connect";
 /// The operations that every MCP upstream has whatever it lists, so that policies can name them before it was ever reached.
 pub const FIXED: &[&str] = &[READ_RESOURCE, SUBSCRIBE, COMPLETE, ELICIT, SAMPLE, LIST_ROOTS];
 
@@ -97,7 +105,7 @@ pub const FIXED: &[&str] = &[READ_RESOURCE, SUBSCRIBE, COMPLETE, ELICIT, SAMPLE,
 pub const ASKS: &str = "asks";
 
 /// The definition of a fixed operation, as a tool's would be: what policies may say about its input, and what its pin covers.
-/// Empty for names that are not in [`FIXED`].
+/// [`CONNECT`] has one, too. Empty for other names.
 pub fn fixed_definition(name: &str) -> &'static str {
     match name {
         READ_RESOURCE => {
@@ -118,6 +126,9 @@ pub fn fixed_definition(name: &str) -> &'static str {
         LIST_ROOTS => {
             r#"{"name":"roots/list","description":"Asks which directories the caller works in.","inputSchema":{"type":"object","properties":{}}}"#
         }
+        CONNECT => {
+            r#"{"name":"account/connect","description":"Connects a person's own account, to be used on calls made for them.","inputSchema":{"type":"object","required":["scopes","host"],"additionalProperties":false,"properties":{"scopes":{"type":"array","items":{"type":"string"}},"host":{"type":"string"}}}}"#
+        }
         _ => "",
     }
 }
@@ -126,7 +137,7 @@ pub fn fixed_definition(name: &str) -> &'static str {
 pub fn is_reserved(tool: &str) -> bool {
     const PREFIXES: &[&str] =
         &[PROMPT_PREFIX, RESOURCE_PREFIX, "completion/", "elicitation/", "sampling/", "roots/", "tasks/", "logging/"];
-    tool == ASKS || PREFIXES.iter().any(|prefix| tool.starts_with(prefix))
+    tool == ASKS || tool == CONNECT || PREFIXES.iter().any(|prefix| tool.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -139,7 +150,7 @@ mod tests {
         assert_eq!(Operation::of("prompts/greeting"), Operation::Prompt("greeting"));
         assert_eq!(Operation::of("resources/file:///a"), Operation::Resource("file:///a"));
         assert_eq!(Operation::of("a/b"), Operation::Tool("a/b"));
-        for name in FIXED {
+        for name in FIXED.iter().chain(&[CONNECT]) {
             let operation = Operation::of(name);
             assert_eq!(operation.method(), *name);
             assert!(is_reserved(name), "{name}");

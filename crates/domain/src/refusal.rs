@@ -94,6 +94,8 @@ kinds! {
     OutcomeUnknown = "outcome-unknown", 409, "An identical call has an unknown outcome";
     /// No credential for the upstream was to be had; nothing was sent.
     CredentialUnavailable = "credential-unavailable", 502, "No credential for the upstream";
+    /// The person behind the call has to connect an account first, or again; nothing was sent.
+    ConnectionNeeded = "connection-needed", 403, "An account has to be connected first";
     /// The upstream failed before it could have acted.
     UpstreamUnavailable = "upstream-unavailable", 502, "The upstream is not available";
     /// The upstream answered something that is not the protocol.

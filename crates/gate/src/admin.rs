@@ -86,6 +86,7 @@ impl Gate {
                 name: tool.to_string(),
                 kind: countersign_catalog::Kind::of(&tool.tool).as_str(),
                 protocol: self.registry.protocol(&tool.upstream),
+                accounts: self.registry.has_accounts(&tool.upstream),
                 input_schema: accepted.and_then(|row| crate::registry::schema_of(tool, &row.definition)),
                 mcp_name: view.mcp_name(tool).map(str::to_owned),
                 effect: self.registry.settings(tool).map_or(Effect::Write, |s| s.effect),

@@ -130,6 +130,8 @@ pub struct ToolReport {
     pub kind: &'static str,
     /// What its upstream speaks: `mcp`, or `other`.
     pub protocol: &'static str,
+    /// Whether people connect accounts for its upstream.
+    pub accounts: bool,
     /// JSON Schema of the arguments by the accepted definition.
     pub input_schema: Option<Value>,
     /// Its name on `/mcp`.

@@ -16,14 +16,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use countersign_catalog::Manifest;
 use countersign_catalog::manifest::credential::{Credential as Stated, SecretSource};
-use countersign_catalog::{Manifest, Transport};
 use countersign_domain::{Millis, Principal, Refusal};
 use zeroize::Zeroizing;
 
 use assertion::AssertionKey;
 use oauth::{Exchanged, OwnToken, TokenClient, TokenEndpoint};
 use redact::Redactor;
+
+use crate::connections::Connections;
 
 /// Longest secret that is read, in bytes.
 const MAX_SECRET: usize = 16 << 10;
@@ -85,7 +87,7 @@ impl Credential {
     }
 
     /// A bearer token (RFC 6750).
-    fn bearer(token: &Secret) -> Self {
+    pub(crate) fn bearer(token: &Secret) -> Self {
         let placement = Placement::Header { name: "authorization".to_owned() };
         Self::new(placement, format!("Bearer {}", token.expose()), &[token.expose()])
     }
@@ -135,6 +137,8 @@ pub struct Parts {
     pub issuer: String,
     /// Milliseconds since the epoch.
     pub clock: fn() -> Millis,
+    /// Accounts that people connect.
+    pub connections: Option<Arc<Connections>>,
     /// The node's environment.
     pub environment: fn(&str) -> Option<String>,
 }
@@ -146,13 +150,8 @@ impl Parts {
     /// # Errors
     /// In words, naming the variable or file.
     pub fn source(&self, manifest: &Manifest) -> Result<Option<Arc<dyn CredentialSource>>, String> {
-        let stated = match &manifest.transport {
-            Transport::Stdio(_) => None,
-            Transport::Http(http) => http.credential.as_deref(),
-            Transport::Rest(rest) => rest.credential.as_deref(),
-        };
         let client = |settings| TokenClient::new(settings, Arc::clone(&self.http), self.environment);
-        Ok(match stated {
+        Ok(match manifest.credential() {
             None => None,
             Some(Stated::Static(stated)) => Some(Arc::new(fixed::Fixed::new(stated.clone(), self.environment)?)),
             Some(Stated::OauthClientCredentials(settings)) => Some(Arc::new(OwnToken::new(client(settings)?))),
@@ -160,8 +159,10 @@ impl Parts {
                 let key = Arc::clone(&self.assertion);
                 Some(Arc::new(Exchanged::new(client(settings)?, key, self.issuer.clone(), self.clock)))
             }
-            Some(Stated::User(_)) => {
-                return Err("credentials of `type: user` are not available in this version".to_owned());
+            Some(Stated::User(settings)) => {
+                let connections = self.connections.as_ref();
+                let connections = connections.ok_or("accounts of people can't be connected here")?;
+                Some(connections.source(manifest, client(settings)?))
             }
         })
     }

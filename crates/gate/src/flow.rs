@@ -208,7 +208,7 @@ impl Gate {
     }
 
     /// Records what a stage refused; what passes by itself once in a window.
-    async fn refuse_denied(&self, denied: Denied, parent: Option<Uuid>) -> Refusal {
+    pub(crate) async fn refuse_denied(&self, denied: Denied, parent: Option<Uuid>) -> Refusal {
         let (facts, refusal) = *denied;
         if refusal.kind == RefusalKind::CircuitOpen {
             let key = format!("{} {} {}", facts.principal.id, facts.tool, refusal.kind.slug());

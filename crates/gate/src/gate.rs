@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::api::{Offered, VisibleTool};
 use crate::breakers::{BreakerRule, Breakers, Change};
 use crate::budgets::Budget;
+use crate::connections::Connections;
 use crate::directory::{Known, WorkspaceMode};
 use crate::frozen::FrozenSet;
 use crate::identity::Authenticator;
@@ -37,6 +38,8 @@ use crate::waiters::Waiters;
 /// How the gate is set.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Accounts that people connect, if any upstream takes them.
+    pub connections: Option<Arc<Connections>>,
     /// How often calls may start.
     pub rates: Rates,
     /// Buckets that nodes share, if there are any.
@@ -82,7 +85,7 @@ pub struct Gate {
     pub(crate) ledger: Ledger,
     pub(crate) registry: Arc<Registry>,
     pub(crate) policies: Arc<PolicyStore>,
-    pub(crate) keyring: Keyring,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) authenticator: Authenticator,
     pub(crate) settings: Settings,
     pub(crate) limiter: Limiter,
@@ -114,7 +117,7 @@ impl Gate {
         ledger: Ledger,
         registry: Arc<Registry>,
         policies: Arc<PolicyStore>,
-        keyring: Keyring,
+        keyring: impl Into<Arc<Keyring>>,
         authenticator: Authenticator,
         settings: Settings,
     ) -> Result<Arc<Self>, Refusal> {
@@ -127,7 +130,7 @@ impl Gate {
             ledger,
             registry,
             policies,
-            keyring,
+            keyring: keyring.into(),
             authenticator,
             settings,
             suppressed: Suppressed::default(),

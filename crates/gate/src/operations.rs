@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use countersign_catalog::{Kind, UriTemplate};
-use countersign_domain::operation::{FIXED, PROMPT_PREFIX, RESOURCE_PREFIX, fixed_definition};
+use countersign_domain::operation::{CONNECT, FIXED, PROMPT_PREFIX, RESOURCE_PREFIX, fixed_definition};
 use countersign_domain::{Operation, Principal, Refusal, RefusalKind, ToolRef, UpstreamName};
 use countersign_proof::digest::Digest;
 use serde_json::Value;
@@ -22,6 +22,11 @@ pub(crate) struct Template {
 /// The fixed operations of an MCP upstream with their raw definitions.
 pub(crate) fn fixed(upstream: &UpstreamName) -> impl Iterator<Item = (ToolRef, &'static str)> {
     FIXED.iter().map(|name| (ToolRef { upstream: upstream.clone(), tool: (*name).to_owned() }, fixed_definition(name)))
+}
+
+/// The operation by which people connect accounts, with its raw definition.
+pub(crate) fn connect(upstream: &UpstreamName) -> (ToolRef, &'static str) {
+    (ToolRef { upstream: upstream.clone(), tool: CONNECT.to_owned() }, fixed_definition(CONNECT))
 }
 
 /// What of a call's arguments decides which definition it goes by.
@@ -102,7 +107,8 @@ impl View {
                 | Operation::Complete
                 | Operation::Elicit
                 | Operation::Sample
-                | Operation::ListRoots => false,
+                | Operation::ListRoots
+                | Operation::Connect => false,
             };
             fits && tool.is_listed() && tool.visible_to(principal) && tool.callable().is_ok()
         };
@@ -130,7 +136,8 @@ fn subject<'a>(operation: Operation<'_>, input: &'a Value) -> Subject<'a> {
         | Operation::Resource(_)
         | Operation::Elicit
         | Operation::Sample
-        | Operation::ListRoots => Subject::Own,
+        | Operation::ListRoots
+        | Operation::Connect => Subject::Own,
     }
 }
 
@@ -140,6 +147,12 @@ pub(crate) fn check_callable(tool: &ToolRef) -> Result<(), Refusal> {
         Operation::Resource(_) => format!("{tool} is read with {}:resources/read and its URI", tool.upstream),
         Operation::Elicit | Operation::Sample | Operation::ListRoots => {
             format!("{tool} is asked by the upstream, not of it")
+        }
+        Operation::Connect => {
+            format!(
+                "{tool} is no tool; a person connects an account with `countersign connections connect {}`",
+                tool.upstream
+            )
         }
         Operation::Tool(_)
         | Operation::Prompt(_)
@@ -167,7 +180,8 @@ mod tests {
 
     #[test]
     fn fixed_definitions_can_be_pinned_and_validated() {
-        for (tool, raw) in fixed(&"ads".parse().expect("a name")) {
+        let upstream = "ads".parse().expect("a name");
+        for (tool, raw) in fixed(&upstream).chain([connect(&upstream)]) {
             assert!(countersign_catalog::pin(raw).is_ok(), "{tool}");
             let definition: Value = serde_json::from_str(raw).expect("JSON");
             assert!(jsonschema::validator_for(&definition["inputSchema"]).is_ok(), "{tool}");

@@ -571,8 +571,10 @@ impl Registry {
             }
             tools.insert(tool.clone(), Arc::new(make_tool(source, tool, state)));
         }
-        for source in self.sources.values().filter(|source| source.manifest.speaks_mcp()) {
-            for (tool, raw) in operations::fixed(&source.manifest.upstream) {
+        for source in self.sources.values() {
+            let own = source.manifest.speaks_mcp().then(|| operations::fixed(&source.manifest.upstream));
+            let connect = source.manifest.has_accounts().then(|| operations::connect(&source.manifest.upstream));
+            for (tool, raw) in own.into_iter().flatten().chain(connect) {
                 let state = match fixed_state(raw) {
                     Ok(accepted) => ToolState::Accepted(accepted),
                     Err(reason) => ToolState::Quarantined { accepted: None, reason },
@@ -624,6 +626,11 @@ impl Registry {
             Some(source) if source.manifest.speaks_mcp() => "mcp",
             Some(_) | None => "other",
         }
+    }
+
+    /// Whether people connect accounts for an upstream.
+    pub fn has_accounts(&self, upstream: &UpstreamName) -> bool {
+        self.sources.get(upstream).is_some_and(|source| source.manifest.has_accounts())
     }
 
     /// Settings of a tool by its manifest.
@@ -709,7 +716,8 @@ fn form_of(operation: Operation<'_>) -> Option<UriTemplate> {
         | Operation::Complete
         | Operation::Elicit
         | Operation::Sample
-        | Operation::ListRoots => None,
+        | Operation::ListRoots
+        | Operation::Connect => None,
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use cedar_policy::{Schema, SchemaFragment};
-use countersign_domain::operation::{ASKS, FIXED, Operation, fixed_definition};
+use countersign_domain::operation::{ASKS, CONNECT, FIXED, Operation, fixed_definition};
 use countersign_domain::{Effect, ToolRef, UpstreamName};
 use serde_json::{Map, Value, json};
 
@@ -37,14 +37,20 @@ pub struct ToolDescription {
 impl ToolDescription {
     /// The operations that every MCP upstream has, whatever it offers.
     pub fn fixed(upstream: &UpstreamName) -> Vec<Self> {
-        let one = |name: &&str| {
-            // Constants of ours; what could not be read would have no arguments that policies can name.
-            let definition: Value = serde_json::from_str(fixed_definition(name)).unwrap_or_default();
-            let input_schema = definition.get("inputSchema").cloned().unwrap_or_default();
-            let tool = ToolRef { upstream: upstream.clone(), tool: (*name).to_owned() };
-            Self { tool, effect: Effect::Read, input_schema }
-        };
-        FIXED.iter().map(one).collect()
+        FIXED.iter().map(|name| Self::of_constant(upstream, name, Effect::Read)).collect()
+    }
+
+    /// The operation by which people connect accounts for an upstream that takes them.
+    pub fn connect(upstream: &UpstreamName) -> Self {
+        Self::of_constant(upstream, CONNECT, Effect::Write)
+    }
+
+    fn of_constant(upstream: &UpstreamName, name: &str, effect: Effect) -> Self {
+        // Constants of ours; what could not be read would have no arguments that policies can name.
+        let definition: Value = serde_json::from_str(fixed_definition(name)).unwrap_or_default();
+        let input_schema = definition.get("inputSchema").cloned().unwrap_or_default();
+        let tool = ToolRef { upstream: upstream.clone(), tool: name.to_owned() };
+        Self { tool, effect, input_schema }
     }
 }
 

@@ -5,11 +5,12 @@
 //! - [`problem`]: the one place where a refusal becomes RFC 9457 problem details.
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
 //! - [`page`]: where a person decides about one request.
-//! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`, `replay`: the handlers; `openapi`: their description.
+//! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`, `replay`, `connections`: the handlers; `openapi`: their description.
 
 mod admin;
 mod approvals;
 mod audit;
+mod connections;
 pub(crate) mod guard;
 mod log;
 mod members;
@@ -71,6 +72,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(admin::routes())
         .merge(members::routes())
         .merge(replay::routes())
+        .merge(connections::routes())
         .route_layer(NoteRoute)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

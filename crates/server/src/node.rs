@@ -25,6 +25,7 @@ use countersign_connect::connect;
 use countersign_domain::{Refusal, UpstreamName};
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::broker::Parts;
+use countersign_gate::connections::Connections;
 use countersign_gate::identity::Authenticator;
 use countersign_gate::keyring::Keyring;
 use countersign_gate::limits::{Rate, Rates};
@@ -209,16 +210,19 @@ impl Node {
         let manifests = manifests(&config.manifests)?;
         let here = built_in.iter().map(|(manifest, _)| manifest);
         let names: Vec<UpstreamName> = manifests.iter().chain(here).map(|manifest| manifest.upstream.clone()).collect();
-        let broker = tokens::parts(&config, &egress)?;
+        let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
+        let keyring = Arc::new(keyring);
+        let connections = Connections::new(ledger.clone(), Arc::clone(&keyring), &config.url(), clock());
+        let broker = tokens::parts(&config, &egress, &connections)?;
         let registry = registry(manifests, built_in, &egress, &broker, &ledger, config.quarantine_at).await?;
         let policies = Arc::new(PolicyStore::new(config.policies.clone()));
-        let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         if ledger.is_shared() {
             storage::try_root(&ledger, &keyring).await?;
         }
         let authenticator = Authenticator::new(issuers::all(&config, &keys, &egress)?).for_resource(Some(config.url()));
         let telemetry = reporting::telemetry(&config, &egress)?;
-        let gate = Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config)?);
+        let gate =
+            Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config, connections)?);
         let gate = gate.await.map_err(StartError::Gate)?;
 
         let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -362,10 +366,11 @@ async fn registry(
         .map_err(|error| StartError::Setup(error.to_string()))
 }
 
-fn settings(config: &Config) -> Result<Settings, StartError> {
+fn settings(config: &Config, connections: Arc<Connections>) -> Result<Settings, StartError> {
     let limits = &config.limits;
     let rate = |limit: RateLimit| Rate { calls: limit.calls, per: limit.per };
     Ok(Settings {
+        connections: Some(connections),
         rates: Rates {
             per_principal: rate(limits.per_principal),
             per_tool: rate(limits.per_tool),

@@ -80,7 +80,11 @@ pub struct OauthSettings {
     #[serde(default)]
     #[schemars(schema_with = "super::transport::url_schema")]
     pub authorization_url: Option<Url>,
-    /// With `type: user`: the server's issuer; an answer of another one is refused (RFC 9207).
+    /// With `type: user`: where tokens are withdrawn when a person disconnects (RFC 7009).
+    #[serde(default)]
+    #[schemars(schema_with = "super::transport::url_schema")]
+    pub revocation_url: Option<Url>,
+    /// With `type: user`: the server's issuer; an answer that does not name it is refused (RFC 9207).
     #[serde(default)]
     pub issuer: Option<String>,
     /// The client's id.
@@ -158,6 +162,8 @@ struct Flat {
     #[serde(default)]
     authorization_url: Option<String>,
     #[serde(default)]
+    revocation_url: Option<String>,
+    #[serde(default)]
     issuer: Option<String>,
     #[serde(default)]
     client_id: Option<String>,
@@ -231,8 +237,9 @@ impl Flat {
         if (self.kind == Kind::User) != authorization_url.is_some() {
             return Err("`authorization_url` and `type: user` belong together".to_owned());
         }
-        if self.issuer.is_some() && self.kind != Kind::User {
-            return Err("`issuer` belongs to `type: user`".to_owned());
+        let revocation_url = self.revocation_url.as_deref().map(endpoint).transpose()?;
+        if (self.issuer.is_some() || revocation_url.is_some()) && self.kind != Kind::User {
+            return Err("`issuer` and `revocation_url` belong to `type: user`".to_owned());
         }
         if confidential && self.client_secret.is_none() {
             return Err("a `client_secret` is needed".to_owned());
@@ -245,6 +252,7 @@ impl Flat {
         Ok(OauthSettings {
             token_url,
             authorization_url,
+            revocation_url,
             issuer: self.issuer,
             client_id,
             client_secret: self.client_secret,
@@ -310,7 +318,7 @@ mod tests {
             ("{ type: static, secret: { env: A }, username: u }".to_owned(), "belong together"),
             ("{ type: static, secret: { env: A }, name: Host }".to_owned(), "set by the protocol"),
             ("{ type: static, secret: { env: A }, token: x }".to_owned(), "unknown field"),
-            (format!("{{ type: oauth_client_credentials, {oauth}, issuer: x }}"), "belongs to `type: user`"),
+            (format!("{{ type: oauth_client_credentials, {oauth}, issuer: x }}"), "belong to `type: user`"),
             (format!("{{ type: user, {oauth} }}"), "belong together"),
             (
                 "{ type: token_exchange, token_url: https://i.example/, client_id: c }".to_owned(),

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod backup;
 pub mod call;
 pub mod config;
+pub mod connections;
 pub mod doctor;
 pub mod health;
 pub mod import;

@@ -1,9 +1,10 @@
 //! `countersign policy`: check, test and explain policies before they decide anything.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use countersign_domain::{Operation, ToolRef};
+use countersign_domain::{Operation, ToolRef, UpstreamName};
 use countersign_policy::{Policies, PolicyEffect, PolicyProblem, SetKind, SourceFile, ToolDescription, cases};
 use serde_json::{Map, Value, json};
 
@@ -197,10 +198,15 @@ async fn accepted_tools(global: &Global, file: Option<&Path>) -> anyhow::Result<
     let mut tools: Vec<ToolDescription> = accepted.map(description).collect::<anyhow::Result<_>>()?;
     // Resources are reviewed, but no actions by themselves.
     tools.retain(|tool| !matches!(Operation::of(&tool.tool.tool), Operation::Resource(_)));
-    let mcp = reports.as_array().into_iter().flatten().filter(|report| report["protocol"] != "other");
-    let mcp = mcp.filter_map(|report| report["name"].as_str()?.parse::<ToolRef>().ok()).map(|tool| tool.upstream);
-    let upstreams: std::collections::BTreeSet<_> = mcp.collect();
-    tools.extend(upstreams.iter().flat_map(ToolDescription::fixed));
+    let upstreams = |wanted: fn(&Value) -> bool| -> BTreeSet<UpstreamName> {
+        let reports = reports.as_array().into_iter().flatten().filter(|report| wanted(report));
+        reports
+            .filter_map(|report| report["name"].as_str()?.parse::<ToolRef>().ok())
+            .map(|tool| tool.upstream)
+            .collect()
+    };
+    tools.extend(upstreams(|report| report["protocol"] != "other").iter().flat_map(ToolDescription::fixed));
+    tools.extend(upstreams(|report| report["accounts"] == true).iter().map(ToolDescription::connect));
     Ok(tools)
 }
 

@@ -154,6 +154,7 @@ pub fn tools(global: &Global) -> anyhow::Result<Value> {
         let schema = countersign_catalog::Definition::read(kind, &row.definition).ok().map(|read| read.input_schema);
         Ok(json!({
             "name": row.tool, "effect": effect, "accepted": row.pin, "definition": definition, "input_schema": schema,
+            "accounts": manifest.is_some_and(countersign_catalog::Manifest::has_accounts),
         }))
     });
     reports.collect::<anyhow::Result<Vec<Value>>>().map(Value::from)

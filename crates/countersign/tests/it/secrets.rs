@@ -82,13 +82,37 @@ fn api() -> (String, Log) {
     let address = listener.local_addr().unwrap().to_string();
     let log = Log::default();
     let record = Arc::clone(&log);
+    serve_each(listener, move |socket| serve(socket, &record));
+    (address, log)
+}
+
+/// Serves each connection on a thread of its own, until the test ends.
+pub fn serve_each(listener: TcpListener, serve: impl Fn(TcpStream) -> Option<()> + Send + Sync + 'static) {
+    let serve = Arc::new(serve);
     std::thread::spawn(move || {
         for socket in listener.incoming().flatten() {
-            let record = Arc::clone(&record);
-            std::thread::spawn(move || serve(socket, &record));
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || serve(socket));
         }
     });
-    (address, log)
+}
+
+/// Where a text is in any of the home's files, with what is around it.
+pub fn found_in_files(home: &Home, planted: &str) -> Option<String> {
+    let mut all = Vec::new();
+    files(home.dir.path(), &mut all);
+    assert!(
+        all.iter().any(|f| f.ends_with("node.log")) && all.iter().any(|f| f.to_string_lossy().contains(".db")),
+        "{all:?}"
+    );
+    let log_size = std::fs::metadata(home.path("node.log")).unwrap().len();
+    assert!(log_size > 10_000, "the log is not at trace level: {log_size} bytes");
+    all.iter().find_map(|file| {
+        let bytes = std::fs::read(file).unwrap();
+        let at = bytes.windows(planted.len()).position(|w| w == planted.as_bytes())?;
+        let around = String::from_utf8_lossy(&bytes[at.saturating_sub(200)..(at + 60).min(bytes.len())]);
+        Some(format!("{}: {around}", file.display()))
+    })
 }
 
 /// An upstream with a tool for each way to answer.
@@ -224,23 +248,8 @@ fn brokered_secrets_reach_upstreams_and_nothing_else() {
     }
     let answer = parsed(&home.run(&["call", "own:fine", "--as", "cleo,clerk", "--json"]));
     home.receipt(answer["receipt"].as_str().unwrap(), "receipt.json");
-    let mut all = Vec::new();
-    files(home.dir.path(), &mut all);
-    assert!(
-        all.iter().any(|f| f.ends_with("node.log")) && all.iter().any(|f| f.to_string_lossy().contains(".db")),
-        "{all:?}"
-    );
-    let log_size = std::fs::metadata(home.path("node.log")).unwrap().len();
-    assert!(log_size > 10_000, "the log is not at trace level: {log_size} bytes");
     for planted in PLANTED.iter().copied().chain(["cGxhbnRlZC1j", "planted-query%2FZr%229"]) {
         assert!(!written.contains(planted), "{planted} was shown: {written}");
-        for file in &all {
-            let bytes = std::fs::read(file).unwrap();
-            let found = bytes.windows(planted.len()).position(|w| w == planted.as_bytes());
-            let around = found.map(|at| {
-                String::from_utf8_lossy(&bytes[at.saturating_sub(200)..(at + 60).min(bytes.len())]).into_owned()
-            });
-            assert!(around.is_none(), "{planted} is in {}: {around:?}", file.display());
-        }
+        assert_eq!(found_in_files(&home, planted), None, "{planted}");
     }
 }

@@ -49,6 +49,8 @@ pub struct Token {
     pub life: Duration,
     /// What gets the next one.
     pub refresh: Option<Secret>,
+    /// What was granted, where the server says so.
+    pub scopes: Option<Vec<String>>,
 }
 
 /// Why there is no token. Nothing in it comes from the server but a short code.
@@ -94,6 +96,8 @@ struct Answer {
     expires_in: Option<u64>,
     #[serde(default)]
     refresh_token: Option<Secret>,
+    #[serde(default)]
+    scope: Option<String>,
 }
 
 impl TokenClient {
@@ -129,7 +133,9 @@ impl TokenClient {
         for (name, value) in stated {
             value.iter().for_each(|value| add(&mut form, name, value));
         }
-        if !scopes.is_empty() && !parameters.iter().any(|(_, value)| *value == "authorization_code") {
+        // What a person consented to stands, whatever the manifest says by now (RFC 6749, 4.1.3 and 6).
+        let consented = [("grant_type", "authorization_code"), ("grant_type", "refresh_token")];
+        if !scopes.is_empty() && !parameters.iter().any(|parameter| consented.contains(parameter)) {
             add(&mut form, "scope", &scopes);
         }
         let authorization = self.authenticate(&mut form);
@@ -141,6 +147,22 @@ impl TokenClient {
             TokenError::Unreachable
         })?;
         read_answer(status, &body)
+    }
+
+    /// Has the server withdraw a token (RFC 7009); whether it did.
+    pub async fn revoke(&self, token: &Secret, kind: &str, deadline: Instant) -> bool {
+        let Some(url) = &self.settings.revocation_url else { return false };
+        let mut form = Zeroizing::new(String::new());
+        add(&mut form, "token", token.expose());
+        add(&mut form, "token_type_hint", kind);
+        let authorization = self.authenticate(&mut form);
+        match self.http.post(url.as_str(), authorization.as_ref(), Secret(form), deadline).await {
+            Ok((status, _)) => status == 200,
+            Err(why) => {
+                tracing::warn!(%url, why, "a token could not be withdrawn");
+                false
+            }
+        }
     }
 
     /// RFC 6749, 2.3.1: both parts are form-encoded before they are joined.
@@ -190,7 +212,14 @@ fn read_answer(status: u16, body: &[u8]) -> Result<Token, TokenError> {
         access: answer.access_token,
         life: answer.expires_in.map_or(UNSTATED_LIFE, Duration::from_secs).min(MAX_LIFE),
         refresh: answer.refresh_token,
+        scopes: answer.scope.map(|text| scopes_of(&text)),
     })
+}
+
+/// RFC 6749, 3.3. They are shown to people: printable ones, and not without bound.
+fn scopes_of(text: &str) -> Vec<String> {
+    let good = |scope: &&str| scope.len() <= 200 && scope.bytes().all(|b| b.is_ascii_graphic());
+    text.split(' ').filter(|scope| !scope.is_empty()).filter(good).take(100).map(str::to_owned).collect()
 }
 
 fn add(form: &mut String, name: &str, value: &str) {

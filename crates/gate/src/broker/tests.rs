@@ -42,6 +42,7 @@ fn parts(endpoint: &Arc<Endpoint>) -> Parts {
         assertion: Arc::new(key),
         issuer: "https://node.example".into(),
         clock: || 4_000_000_000_000,
+        connections: None,
         environment: |name| (name == "SECRET").then(|| "cl/ient s3cret".to_owned()),
     }
 }

@@ -266,6 +266,7 @@ pub async fn another_gate(world: &World) -> Arc<Gate> {
 pub fn settings() -> Settings {
     let rate = |calls| Rate { calls: NonZeroU32::new(calls).expect("not zero"), per: Duration::from_secs(3600) };
     Settings {
+        connections: None,
         rates: Rates {
             per_principal: rate(200),
             per_tool: rate(1000),

@@ -3,6 +3,7 @@
 
 mod approvals;
 mod calls;
+mod connections;
 mod erasure;
 mod faults;
 mod harness;

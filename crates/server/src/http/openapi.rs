@@ -1,5 +1,6 @@
 //! The HTTP surface described as OpenAPI 3.1, at `/openapi.json`. Written by hand; a test compares it with the routes.
 
+mod connections;
 mod members;
 
 use axum::response::{IntoResponse, Response};
@@ -16,7 +17,17 @@ pub(super) async fn document() -> Response {
 /// The whole document.
 pub(super) fn describe() -> Value {
     let mut paths = Map::new();
-    for group in [tools(), approvals(), audit(), log(), mcp(), administration(), members::members(), node()] {
+    for group in [
+        tools(),
+        approvals(),
+        audit(),
+        log(),
+        mcp(),
+        administration(),
+        members::members(),
+        connections::connections(),
+        node(),
+    ] {
         paths.extend(group);
     }
     json!({
@@ -35,6 +46,7 @@ pub(super) fn describe() -> Value {
             { "name": "audit", "description": "Events and receipts." },
             { "name": "log", "description": "The transparency log (C2SP tlog-tiles). Public." },
             { "name": "mcp", "description": "Model Context Protocol over streamable HTTP." },
+            { "name": "connections", "description": "Accounts that people connect, and agents use for them." },
             { "name": "administration", "description": "For the roles operator and auditor." },
             { "name": "node", "description": "The node itself. Public." },
         ],
@@ -642,6 +654,11 @@ fn schemas() -> Value {
         "Shard": object(&["origin", "vkey", "size", "open"], json!({
             "origin": text(), "vkey": text(), "size": { "type": "integer" }, "open": { "type": "boolean" },
         })),
+        "Connection": object(&["upstream", "state", "scopes"], json!({
+            "upstream": text(), "state": { "enum": ["none", "started", "consented", "connected", "broken"] },
+            "scopes": { "type": "array", "items": text() }, "connected": millis(), "renewed": millis(), "expires": millis(),
+            "renewable": { "type": "boolean" }, "problem": text(), "event": uuid(),
+        })),
         "Recorded": object(&["event", "receipt"], json!({ "event": uuid(), "receipt": uuid() })),
     })
 }
@@ -655,7 +672,13 @@ mod tests {
     /// The routes as they stand in the source: a route that is added there and not here fails, and the other way round.
     #[test]
     fn every_route_is_described_and_nothing_else() {
-        let source = [include_str!("../http.rs"), include_str!("admin.rs"), include_str!("members.rs")].concat();
+        let source = [
+            include_str!("../http.rs"),
+            include_str!("admin.rs"),
+            include_str!("members.rs"),
+            include_str!("connections.rs"),
+        ]
+        .concat();
         let mut routed = BTreeSet::new();
         for route in source.split(".route(\"").skip(1) {
             let (path, rest) = route.split_once('"').expect("a path");

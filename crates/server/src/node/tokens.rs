@@ -13,6 +13,7 @@ use countersign_egress::{Egress, Purpose, PurposeClient};
 use countersign_gate::broker::assertion::AssertionKey;
 use countersign_gate::broker::oauth::{MAX_TOKEN_ANSWER, TokenEndpoint};
 use countersign_gate::broker::{Parts, Secret};
+use countersign_gate::connections::Connections;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use url::Url;
@@ -26,10 +27,12 @@ const KEY_FILE: &str = "assertion.key";
 const KEY_PREFIX: &str = "countersign-key v1 assertion ";
 
 /// The broker's parts; the assertion key is made on the first start.
-pub(super) fn parts(config: &Config, egress: &Egress) -> Result<Parts, StartError> {
+pub(super) fn parts(config: &Config, egress: &Egress, connections: &Arc<Connections>) -> Result<Parts, StartError> {
     let assertion = Arc::new(assertion_key(&config.keys_dir)?);
     let http = Arc::new(Endpoints { egress: egress.clone(), clients: Mutex::default() });
-    Ok(Parts { http, assertion, issuer: config.url(), clock: clock(), environment: |name| std::env::var(name).ok() })
+    let environment = |name: &str| std::env::var(name).ok();
+    let connections = Some(Arc::clone(connections));
+    Ok(Parts { http, assertion, issuer: config.url(), clock: clock(), connections, environment })
 }
 
 fn assertion_key(keys: &Path) -> Result<AssertionKey, KeyFileError> {

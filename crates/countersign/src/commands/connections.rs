@@ -1,0 +1,114 @@
+//! `connections`: accounts of one's own at the providers behind upstreams. Connected once; agents use them and never see them.
+
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+use crate::client::{Node, escaped};
+use crate::exit::Exit;
+use crate::output::{self, Style};
+
+/// What to do with one's connections.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "\
+Examples:
+  countersign connections connect crm                   prints the page to open
+  countersign connections confirm crm ABCD-EFGH-JKLM    the code that the browser then shows
+  countersign connections list
+  countersign connections disconnect crm")]
+pub enum Command {
+    /// Your connections, one for each upstream that takes them
+    List,
+    /// Start to connect an account: prints the provider's page, for your own browser
+    Connect {
+        /// The upstream
+        upstream: String,
+    },
+    /// Say that it was you who consented: repeat the code that the browser was shown
+    Confirm {
+        /// The upstream
+        upstream: String,
+        /// The code
+        code: String,
+    },
+    /// Forget a connection, and have the provider withdraw its tokens
+    Disconnect {
+        /// The upstream
+        upstream: String,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the node refuses or does not answer.
+pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
+    let node = Node::find(global)?;
+    let path = |upstream: &str| format!("/connections/{}", escaped(upstream));
+    let (reply, show): (Value, fn(&Value)) = match &command {
+        Command::List => (node.get("/connections").await?, list),
+        Command::Connect { upstream } => (node.post(&path(upstream), &json!({})).await?, started),
+        Command::Confirm { upstream, code } => {
+            (node.post(&format!("{}/confirm", path(upstream)), &json!({ "code": code })).await?, confirmed)
+        }
+        Command::Disconnect { upstream } => {
+            (node.send("DELETE", &path(upstream), &[], None).await?.into_json()?, disconnected)
+        }
+    };
+    if global.json {
+        output::json(&reply);
+    } else {
+        show(&reply);
+    }
+    Ok(Exit::Ok)
+}
+
+fn time(value: &Value) -> String {
+    value.as_i64().map_or_else(|| "–".into(), output::utc)
+}
+
+fn list(connections: &Value) {
+    let connections = connections.as_array().cloned().unwrap_or_default();
+    if connections.is_empty() {
+        return output::line("No upstream here is used with accounts of people.");
+    }
+    let rows = connections.iter().map(|connection| {
+        let scopes: Vec<&str> =
+            connection["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let ends = match &connection["renewable"] {
+            Value::Bool(true) => "renewed by itself".to_owned(),
+            _ => time(&connection["expires"]),
+        };
+        vec![
+            output::text(connection, "/upstream"),
+            output::text(connection, "/state"),
+            output::visible(&scopes.join(" ")),
+            time(&connection["connected"]),
+            ends,
+            output::text(connection, "/problem"),
+        ]
+    });
+    output::table(&["UPSTREAM", "STATE", "SCOPES", "CONNECTED", "ENDS", "PROBLEM"], rows.collect());
+}
+
+fn started(reply: &Value) {
+    let upstream = output::text(reply, "/upstream");
+    output::line("Open this page in your own browser, sign in there and consent:");
+    output::line(format!("\n  {}\n", output::text(reply, "/authorization_url")));
+    output::line(format!("The browser then shows a code. Repeat it by {}:", time(&reply["expires"])));
+    output::line(format!("\n  countersign connections confirm {upstream} CODE"));
+}
+
+fn confirmed(reply: &Value) {
+    let done = format!("connected: {}", output::text(reply, "/upstream"));
+    output::line(format!("{}  receipt {}", output::paint(Style::Good, &done), output::text(reply, "/event")));
+}
+
+fn disconnected(reply: &Value) {
+    let withdrawn = match &reply["revoked"] {
+        Value::Bool(true) => "the provider withdrew its tokens",
+        Value::Bool(false) => "the provider did not withdraw its tokens: do so at the provider",
+        _ => "the provider has no way to be told: withdraw the consent there, too",
+    };
+    let done = output::paint(Style::Good, "disconnected");
+    output::line(format!("{done}: {withdrawn}  receipt {}", output::text(reply, "/receipt")));
+}

@@ -1,0 +1,231 @@
+//! A person connects an account over real HTTP: page of the provider, return, code, calls by an agent, renewal, restart,
+//! disconnecting. Afterwards everything that was ever written is searched for what it took.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use url::Url;
+
+use super::secrets::{found_in_files, serve_each};
+use super::{Home, expect};
+
+const CODE: &str = "planted-code-Nd1";
+const ACCESS: &str = "planted-first-Gw5";
+const REFRESH: &str = "planted-refresh-Jf6";
+const SECOND: &str = "planted-second-Ys4";
+const ROTATED: &str = "planted-rotated-Qe9";
+const POLICY: &str = r#"@id("all") permit (principal in Role::"clerk", action, resource);"#;
+
+/// What was asked: the first line and headers, and the body.
+type Log = Arc<Mutex<Vec<(String, String)>>>;
+
+/// An authorization server with PKCE and rotating refresh tokens, and an API beside it that echoes what it is sent.
+fn answer(head: &str, body: &str, base: &str) -> (&'static str, String, String) {
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    let url = Url::parse(&format!("{base}{path}")).unwrap();
+    let form: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    let field = |name: &str| form.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()).unwrap_or_default();
+    let tokens = |access: &str, refresh: &str, life: u64| {
+        json!({"access_token": access, "refresh_token": refresh, "expires_in": life, "token_type": "Bearer"})
+            .to_string()
+    };
+    let fine = |body: String| ("200 OK", String::new(), body);
+    match url.path() {
+        "/authorize" => {
+            let asked = |name: &str| url.query_pairs().find(|(n, _)| n == name).unwrap().1.into_owned();
+            let mut back = Url::parse(&asked("redirect_uri")).unwrap();
+            let mut query = back.query_pairs_mut();
+            query.append_pair("code", CODE).append_pair("state", &asked("state")).append_pair("iss", base);
+            drop(query);
+            ("302 Found", format!("location: {back}\r\n"), String::new())
+        }
+        "/token" if field("grant_type") == "authorization_code" && field("code") == CODE => {
+            fine(tokens(ACCESS, REFRESH, 2))
+        }
+        "/token" if field("refresh_token") == REFRESH => fine(tokens(SECOND, ROTATED, 3600)),
+        "/token" => ("400 Bad Request", String::new(), json!({"error": "invalid_grant"}).to_string()),
+        _ => fine(json!({"echo": head}).to_string()),
+    }
+}
+
+fn serve(socket: TcpStream, base: &str, log: &Log) -> Option<()> {
+    let mut reader = BufReader::new(socket);
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+                length = value.trim().parse().ok()?;
+            }
+            if line == "\r\n" {
+                break;
+            }
+            head.push_str(&line);
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let body = String::from_utf8(body).ok()?;
+        log.lock().unwrap().push((head.clone(), body.clone()));
+        let (status, headers, text) = answer(&head, &body, base);
+        let head = format!("HTTP/1.1 {status}\r\n{headers}content-type: application/json\r\ncontent-length: ");
+        reader.get_mut().write_all(format!("{head}{}\r\n\r\n{text}", text.len()).as_bytes()).ok()?;
+    }
+}
+
+/// A browser's `GET`: the whole answer.
+fn get(url: &Url) -> String {
+    let mut socket = TcpStream::connect((url.host_str().unwrap(), url.port().unwrap())).unwrap();
+    let path = &url[url::Position::BeforePath..];
+    let host = url.authority();
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut all = Vec::new();
+    let mut part = [0; 4096];
+    // The provider keeps the connection: its head is all that is looked at.
+    while let Ok(n @ 1..) = socket.read(&mut part) {
+        all.extend_from_slice(&part[..n]);
+        if all.starts_with(b"HTTP/1.1 302") && all.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    String::from_utf8(all).unwrap()
+}
+
+fn start(home: &mut Home) {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(home.path("node.log")).unwrap();
+    let mut command = home.command(&["up", "--listen", &format!("127.0.0.1:{}", home.port)]);
+    command.env("COUNTERSIGN_LOG", "trace").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    home.node = Some(command.spawn().unwrap());
+    let since = Instant::now();
+    let url = format!("http://127.0.0.1:{}", home.port);
+    while home.run(&["log", "checkpoint", "--url", &url]).status.code() != Some(0) {
+        let text = || std::fs::read_to_string(home.path("node.log")).unwrap();
+        assert!(since.elapsed() < Duration::from_secs(30), "{}", text());
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    while home.json(&["tools", "list"]).as_array().is_none_or(Vec::is_empty) {
+        assert!(since.elapsed() < Duration::from_secs(30), "no tools");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A home whose only upstream is used with accounts.
+fn home(base: &str) -> Home {
+    let home = Home::new();
+    std::fs::remove_file(home.path("manifests/ads.yaml")).unwrap();
+    std::fs::remove_dir_all(home.path("policies")).unwrap();
+    std::fs::create_dir_all(home.path("policies/access")).unwrap();
+    std::fs::write(home.path("policies/access/a.cedar"), POLICY).unwrap();
+    let manifest = json!({
+        "version": 1, "upstream": "crm",
+        "transport": {"type": "rest", "url": format!("{base}/api"), "credential": {
+            "type": "user", "authorization_url": format!("{base}/authorize"), "token_url": format!("{base}/token"),
+            "revocation_url": format!("{base}/revoke"), "issuer": base, "client_id": "node", "scopes": ["contacts.read"],
+        }},
+        "tools": {"contacts": {"effect": "read", "request": {"method": "GET", "path": "/contacts"}}},
+    });
+    std::fs::write(home.path("manifests/crm.yaml"), manifest.to_string()).unwrap();
+    home
+}
+
+#[test]
+fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let log = Log::default();
+    let (origin, record) = (base.clone(), Arc::clone(&log));
+    serve_each(listener, move |socket| serve(socket, &origin, &record));
+    let mut home = home(&base);
+    start(&mut home);
+    let token = ["token", "mint", "--sub", "cleo", "--act", "bot", "--role", "clerk"];
+    let agent = String::from_utf8(home.run(&token).stdout).unwrap().trim().to_owned();
+    let mut written = String::new();
+    let mut call = |home: &Home, code: i32| {
+        let output = home.run(&["call", "crm:contacts", "--token", &agent, "--json"]);
+        expect(&output, code);
+        written += &String::from_utf8_lossy(&output.stdout);
+        written += &String::from_utf8_lossy(&output.stderr);
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+    };
+    let used = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        log.lock().unwrap().iter().filter(|(head, _)| head.starts_with("GET /api") && head.contains(&bearer)).count()
+    };
+
+    let refusal = call(&home, 1);
+    assert!(refusal.contains("connection-needed") || refusal.contains("connections connect crm"), "{refusal}");
+    let cleo =
+        |arguments: &[&str]| home.run(&[&["connections"], arguments, &["--as", "cleo,clerk", "--json"]].concat());
+    let asked = |output: std::process::Output| -> Value {
+        expect(&output, 0);
+        super::parsed(&output)
+    };
+    let url: Url = asked(cleo(&["connect", "crm"]))["authorization_url"].as_str().unwrap().parse().unwrap();
+    let state = url.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
+    let redirect = get(&url);
+    let back = redirect.lines().find_map(|line| line.strip_prefix("location: ")).unwrap();
+    let back: Url = back.trim().parse().unwrap();
+    assert!(back.as_str().starts_with(&format!("http://127.0.0.1:{}/oauth/callback?", home.port)), "{back}");
+    let page = get(&back);
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("content-security-policy: default-src 'none'"), "{page}");
+    assert!(page.contains("<b>cleo</b>") && !page.contains("<script"), "{page}");
+    let word = page.split("<pre>").nth(1).unwrap().split("</pre>").next().unwrap().to_owned();
+    let again = get(&back);
+    assert!(again.starts_with("HTTP/1.1 400") && again.contains("used before"), "a state is good once: {again}");
+    assert_eq!(asked(cleo(&["list"]))[0]["state"], "consented");
+    expect(&home.run(&["connections", "confirm", "crm", &word, "--as", "eve,clerk"]), 1);
+    assert_eq!(asked(cleo(&["confirm", "crm", &word]))["state"], "connected");
+
+    // The exchange was the node's, with the verifier of its challenge.
+    let seen = log.lock().unwrap().clone();
+    let exchange = seen.iter().find(|(_, body)| body.contains("authorization_code")).unwrap().1.clone();
+    let form: Vec<(String, String)> = url::form_urlencoded::parse(exchange.as_bytes()).into_owned().collect();
+    let verifier = form.iter().find(|(name, _)| name == "code_verifier").unwrap().1.clone();
+    let challenge = url.query_pairs().find(|(name, _)| name == "code_challenge").unwrap().1.into_owned();
+    assert_eq!(challenge, s256(&verifier));
+
+    let result = call(&home, 0);
+    assert_eq!(used(ACCESS), 1, "the agent's call carries the person's token");
+    assert!(result.contains("[redacted]"), "{result}");
+    std::thread::sleep(Duration::from_millis(1_800));
+    call(&home, 0);
+    assert_eq!(used(SECOND), 1, "it was renewed");
+    home.kill();
+    start(&mut home);
+    call(&home, 0);
+    assert_eq!(used(SECOND), 2, "what was renewed outlives the process");
+    let renewals = log.lock().unwrap().iter().filter(|(_, body)| body.contains("grant_type=refresh_token")).count();
+    assert_eq!(renewals, 1);
+
+    let output = home.run(&["connections", "disconnect", "crm", "--as", "cleo,clerk", "--json"]);
+    assert_eq!(asked(output)["revoked"], true);
+    assert!(log.lock().unwrap().iter().any(|(head, body)| head.contains("/revoke") && body.contains(ROTATED)));
+    call(&home, 1);
+    for arguments in
+        [&["audit", "list", "--as", "o,operator,auditor", "--limit", "200", "--json"][..], &["doctor", "--json"]]
+    {
+        let output = home.run(arguments);
+        written += &String::from_utf8_lossy(&output.stdout);
+        written += &String::from_utf8_lossy(&output.stderr);
+    }
+    assert!(written.contains("connection.made") && written.contains("connection.removed"), "{written}");
+    expect(&home.run(&["audit", "export", "export"]), 0);
+    for planted in [CODE, ACCESS, REFRESH, SECOND, ROTATED, &state, &verifier, &word] {
+        assert!(!written.contains(planted), "{planted} was shown: {written}");
+        assert_eq!(found_in_files(&home, planted), None, "{planted}");
+    }
+}
+
+/// RFC 7636, 4.2.
+fn s256(verifier: &str) -> String {
+    let digest = countersign_proof::digest::Digest::of(verifier.as_bytes());
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits: String = digest.0.iter().map(|byte| format!("{byte:08b}")).collect();
+    let six = bits.as_bytes().chunks(6).map(|part| format!("{:0<6}", String::from_utf8_lossy(part)));
+    six.map(|part| char::from(letters[usize::from_str_radix(&part, 2).unwrap()])).collect()
+}

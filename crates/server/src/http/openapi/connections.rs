@@ -1,0 +1,52 @@
+//! Accounts that people connect, described.
+
+use serde_json::{Value, json};
+
+use super::{Operation, any_object, array_of, item, reference};
+
+pub(super) fn connections() -> Vec<(String, Value)> {
+    let operation = |id: &str, summary: &str| Operation::new("connections", id, summary);
+    let named = |operation: Operation| operation.path("upstream", "The upstream's name.");
+    let text = || json!({ "type": "string" });
+    let list = operation("listConnections", "The caller's connections, one for each upstream that takes them").answers(
+        "200",
+        "The connections; an agent sees those of the person behind it.",
+        array_of("Connection"),
+    );
+    let connect = named(operation("connect", "Start to connect an account, as its person")).answers(
+        "200",
+        "The provider's page, to be opened in the person's own browser within ten minutes.",
+        json!({
+            "type": "object", "required": ["upstream", "authorization_url", "expires"],
+            "properties": {
+                "upstream": text(), "authorization_url": { "type": "string", "format": "uri" },
+                "expires": { "type": "integer", "description": "Milliseconds since the epoch." },
+            },
+        }),
+    );
+    let confirm = named(operation("confirmConnection", "Say that it was you who consented, and connect"))
+        .body(json!({
+            "type": "object", "required": ["code"], "additionalProperties": false,
+            "properties": { "code": { "type": "string", "description": "What the browser was shown." } },
+        }))
+        .answers("200", "The connection.", reference("Connection"));
+    let disconnect = named(operation("disconnect", "Forget a connection, and withdraw its tokens at the provider"))
+        .answers(
+            "200",
+            "Forgotten; `revoked` says whether the provider withdrew the tokens, and is null if it has no way to.",
+            any_object(),
+        );
+    let callback = operation("oauthCallback", "Where providers send browsers back to (RFC 6749, 4.1.2)")
+        .public()
+        .query("state", "string", "As it was given out; good once.")
+        .query("code", "string", "The authorization code.")
+        .query("iss", "string", "The provider's issuer (RFC 9207).")
+        .query("error", "string", "Why there is no code.")
+        .answers_as("200", "A page with the code that the person repeats.", "text/html", text());
+    vec![
+        item("/connections", vec![("get", list)]),
+        item("/connections/{upstream}", vec![("post", connect), ("delete", disconnect)]),
+        item("/connections/{upstream}/confirm", vec![("post", confirm)]),
+        item("/oauth/callback", vec![("get", callback)]),
+    ]
+}
