@@ -5,7 +5,6 @@
 //! whose answer was lost is repeated with the same Idempotency-Key, and one whose outcome is unknown is left to a person.
 
 pub mod nodes;
-mod proxy;
 mod writers;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -759,6 +759,18 @@ impl Gate {
             {
                 return Err(self.refuse(facts, conflict_refusal(conflict), None).await);
             }
+            // Another node took this one for dead, and has said already that the outcome is unknown.
+            Err(AppendFailure::Conflict(Conflict::NotFound)) if judged.kind == EventType::CallUnknown => {
+                let call = facts.call;
+                let events = self.read(move |r| r.events_of_call(call)).await?;
+                let said = events.iter().rfind(|row| row.kind == EventType::CallUnknown.as_str());
+                return Err(match (recorded.body, said) {
+                    (RecordedBody::Refusal { kind, detail }, Some(row)) => {
+                        Refusal::new(kind, detail).recorded_as(row.id)
+                    }
+                    (_, _) => Refusal::new(RefusalKind::Internal, "the call was resolved while it ran"),
+                });
+            }
             Err(failure) => return Err(failure.unexpected()),
         }
         match recorded.body {

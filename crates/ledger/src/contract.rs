@@ -2,7 +2,7 @@
 //!
 //! **Durability.** [`Group::commit`] returns `Ok` only when everything that the group wrote survives the loss of power
 //! (SQLite: `synchronous=FULL` in WAL mode; Postgres: `fsync` and `synchronous_commit` on, refused otherwise).
-//! **Failure.** After `Err` from `commit` the group may or may not be stored. The caller must read the head again in a new
+//! **Failure.** After [`CommitError::Unknown`] the group may or may not be stored. The caller must read the head again in a new
 //! group before it says anything to anyone: that read decides. The store never retries by itself.
 //! **Isolation.** One group at a time over all processes: [`Store::begin`] takes the writer's lock and sees the newest head.
 //! **Several nodes** may share a store ([`Store::is_shared`]). Each looks at the newest head at the beginning of every group, takes
@@ -51,6 +51,26 @@ pub enum StoreError {
         /// What this build knows.
         supported: i64,
     },
+}
+
+/// Why a group was not made durable, as far as is known.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Certainly nothing of the group is stored: something before the commit failed.
+    #[error(transparent)]
+    Undone(StoreError),
+    /// The group is stored whole or not at all.
+    #[error(transparent)]
+    Unknown(StoreError),
+}
+
+impl CommitError {
+    /// What went wrong, for those who begin anew in either case.
+    pub fn cause(self) -> StoreError {
+        match self {
+            Self::Undone(error) | Self::Unknown(error) => error,
+        }
+    }
 }
 
 /// The newest state of the open shard.
@@ -243,7 +263,8 @@ impl Store for Box<dyn Store> {
     }
 }
 
-/// One durable transaction: many appends, then tree growth and a new head.
+/// One durable transaction: many appends, then tree growth and a new head. A store that is asked over a network may send what it
+/// is told and go on: what fails is then reported by a later call, by the commit at the latest.
 pub trait Group {
     /// The database's time: what expiry is compared with.
     fn now(&mut self) -> Result<Millis, StoreError>;
@@ -281,7 +302,7 @@ pub trait Group {
         let _ = why;
         Ok(())
     }
-    /// Adds an event at its place. The id is new (UUIDv7); a duplicate is `Corrupt`, here or when the head is set.
+    /// Adds an event at its place. The id is new (UUIDv7); a duplicate is `Corrupt`, here or later.
     fn insert(&mut self, row: &EventRow) -> Result<(), StoreError>;
     /// Stores the hash row of a complete tile: level (of tiles, 8 tree levels each), index, 256 hashes.
     fn put_tile(&mut self, shard: u32, level: u8, index: u64, hashes: &[Hash]) -> Result<(), StoreError>;
@@ -290,7 +311,7 @@ pub trait Group {
     /// Replaces the head.
     fn set_head(&mut self, head: &Head) -> Result<(), StoreError>;
     /// Makes the group durable. See the module's words on failure.
-    fn commit(self: Box<Self>) -> Result<(), StoreError>;
+    fn commit(self: Box<Self>) -> Result<(), CommitError>;
 }
 
 /// Reads of committed state. Calls block; run them off the async threads.

@@ -15,7 +15,7 @@ use countersign_proof::digest::Digest;
 use uuid::Uuid;
 
 use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
-use crate::contract::{EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
+use crate::contract::{CommitError, EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
 use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::state::{
     AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, DecisionRow, FreezeRow, FreezeTarget, IdempotencyRow,
@@ -162,8 +162,10 @@ fn an_event_has_one_place(store: &mut impl Store) {
         [EventRow { index: 1, ..event(0, 2, "call.denied") }, EventRow { id: id(9), ..event(0, 2, "call.denied") }]
     {
         let mut group = store.begin().unwrap();
-        let inserted = group.insert(&row).and_then(|()| group.set_head(&head(2)));
-        assert!(matches!(inserted, Err(StoreError::Corrupt(_))), "same id or same leaf");
+        group.set_head(&head(2)).unwrap();
+        let inserted = group.insert(&row).map_err(CommitError::Undone).and_then(|()| group.commit());
+        assert!(matches!(inserted, Err(CommitError::Undone(StoreError::Corrupt(_)))), "same id or same leaf");
+        assert_eq!(store.reader().head().unwrap(), None, "nothing of the group is stored");
     }
 }
 
@@ -408,6 +410,7 @@ fn unknown_writes_stand_in_the_way(store: &mut impl Store) {
     apply(store, &[StateOp::IdempotencyBegin { row: key }, open(intent(1, 1)), open(intent(2, 1))]).unwrap();
     apply(store, &[StateOp::IntentUnknown { call: id(1) }]).unwrap();
     assert_eq!(store.reader().idempotency(&[1; 32]).unwrap().unwrap().state, IdempotencyState::Unknown);
+    assert_eq!(apply(store, &[StateOp::IntentUnknown { call: id(1) }]), Err(Conflict::NotFound), "said once");
     assert_eq!(apply(store, &[open(intent(3, 1))]), Err(Conflict::OutcomeUnknown { call: id(1) }));
     apply(store, &[open(intent(3, 2))]).unwrap();
     apply(store, &[StateOp::IntentClose { call: id(2) }]).unwrap();

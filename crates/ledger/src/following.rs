@@ -12,7 +12,7 @@ use countersign_proof::commitment::event_entry;
 use countersign_proof::merkle::leaf_hash;
 use countersign_proof::note::NoteSigner;
 
-use crate::contract::{Group, Head, Reader, StoreError, Tail};
+use crate::contract::{CommitError, Group, Head, Reader, StoreError, Tail};
 use crate::tree::Snapshot;
 
 /// Why what the database has is not taken over.
@@ -59,7 +59,7 @@ pub(crate) fn newest<'g>(
         Ok(()) => Ok((group, adopted)),
         Err(unsettled @ StoreError::Unsettled(_)) => {
             // The word for the database counts, though others have not given theirs.
-            group.commit()?;
+            group.commit().map_err(CommitError::cause)?;
             Err(unsettled)
         }
         Err(error) => Err(error),
@@ -70,7 +70,7 @@ pub(crate) fn newest<'g>(
 pub(crate) fn contest(mut group: Box<dyn Group + '_>, known: &Head, why: &str) -> StoreError {
     let words =
         format!("{why}; {} is known at {} leaves, and its checkpoint is {}", known.origin, known.size, line(known));
-    if let Err(error) = group.contest(&words).and_then(|()| group.commit()) {
+    if let Err(error) = group.contest(&words).and_then(|()| group.commit().map_err(CommitError::cause)) {
         tracing::warn!(%error, "the other nodes were not told that the database is behind");
     }
     StoreError::Stale(words)

@@ -180,6 +180,15 @@ pub struct Stats {
     pub undecided: bool,
     /// Whether the database is behind what was signed, or not yet known not to be. Appends are refused meanwhile.
     pub stale: bool,
+    /// Whether the newest group could not be stored: the disk is full, say, or the database is away. Appends are still tried.
+    pub failing: bool,
+}
+
+impl Stats {
+    /// Whether an append can be expected to be stored.
+    pub fn can_record(&self) -> bool {
+        !(self.undecided || self.stale || self.failing)
+    }
 }
 
 #[derive(Default)]
@@ -192,6 +201,7 @@ pub(crate) struct Counters {
     pub(crate) last_group_us: AtomicU64,
     pub(crate) undecided: AtomicBool,
     pub(crate) stale: AtomicBool,
+    pub(crate) failing: AtomicBool,
     /// Whether the head outside the database could not be written the last time.
     pub(crate) head_stuck: AtomicBool,
     pub(crate) meters: Meters,
@@ -377,6 +387,7 @@ impl Ledger {
             failures: get(&counters.failures),
             last_group_us: get(&counters.last_group_us),
             stale: counters.stale.load(Ordering::Relaxed),
+            failing: counters.failing.load(Ordering::Relaxed),
             undecided: counters.undecided.load(Ordering::Relaxed) || counters.head_stuck.load(Ordering::Relaxed),
         }
     }

@@ -16,7 +16,7 @@ use countersign_proof::note::{NoteError, NoteSigner, SignedNote, VerifierKey};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::contract::{EventRow, Group, Head, Reader, ShardRow, Store, StoreError};
+use crate::contract::{CommitError, EventRow, Group, Head, Reader, ShardRow, Store, StoreError};
 use crate::following;
 use crate::handle::{Counters, Entry, LedgerOptions};
 use crate::head_file::{HeadFile, HeadFileError, HeadRecord, KnownHead};
@@ -168,7 +168,7 @@ pub(crate) fn open<S: Store>(
         Plan::GoOn(head) => {
             if store_is_shared {
                 let settled = group.vouch();
-                group.commit()?;
+                group.commit().map_err(CommitError::cause)?;
                 if let Err(error) = settled {
                     wait_until_settled(&mut store, error)?;
                 }
@@ -274,7 +274,7 @@ fn wait_until_settled(store: &mut impl Store, mut why: StoreError) -> Result<(),
         std::thread::sleep(Duration::from_millis(100));
         let mut group = store.begin()?;
         let settled = group.vouch();
-        group.commit()?;
+        group.commit().map_err(CommitError::cause)?;
         match settled {
             Ok(()) => return Ok(()),
             Err(error) => why = error,
@@ -452,7 +452,7 @@ fn new_shard(
     draft.place(&mut *group, &[entry])?;
     let grown = draft.finish(&mut *group, signer)?;
     // COMMIT POINT: if this fails, or the process dies here, the next start decides again from what is stored.
-    group.commit()?;
+    group.commit().map_err(CommitError::cause)?;
     Ok((id, grown.snapshot))
 }
 

@@ -17,7 +17,7 @@ use countersign_proof::commitment::{commit, event_entry};
 use countersign_proof::merkle::leaf_hash;
 use countersign_proof::note::NoteSigner;
 
-use crate::contract::{EventRow, Group, Head, Opening, Store, StoreError, Tail};
+use crate::contract::{CommitError, EventRow, Group, Head, Opening, Store, StoreError, Tail};
 use crate::following::{contest, newest};
 use crate::handle::{Append, AppendError, Appended, Counters, Entry, LedgerOptions, Placed};
 use crate::outside::{Answer, Answers, Durable, Outside, reply};
@@ -34,6 +34,8 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 const FOLLOW: Duration = Duration::from_millis(200);
 /// The same trouble is written down at most this often.
 const REMIND: Duration = Duration::from_secs(10);
+/// How often a node whose groups fail finds out by itself whether they still would.
+const PROBE: Duration = Duration::from_secs(1);
 /// The most workspace tails kept in memory.
 const MAX_TAILS: usize = 16_384;
 
@@ -60,6 +62,8 @@ pub(crate) struct Sequencer<S> {
     ahead: bool,
     /// When trouble was last written down.
     reminded: Option<Instant>,
+    /// When storing was last tried without anything to store.
+    probed: Option<Instant>,
 }
 
 /// A group whose commit failed; the database has not yet said what it stored.
@@ -89,9 +93,9 @@ impl<S: Store> Sequencer<S> {
         counters: Arc<Counters>,
         current: Snapshot,
     ) -> Self {
-        let (shared, ahead, reminded) = (store.is_shared(), false, None);
-        let tails = Tails::new();
-        Self { store, signer, outside, options, counters, current, tails, pending: None, shared, ahead, reminded }
+        let (shared, ahead, tails) = (store.is_shared(), false, Tails::new());
+        let (pending, reminded, probed) = (None, None, None);
+        Self { store, signer, outside, options, counters, current, tails, pending, shared, ahead, reminded, probed }
     }
 
     /// Runs until told to stop or until every handle is gone.
@@ -109,6 +113,7 @@ impl<S: Store> Sequencer<S> {
             self.settle();
             let Some(first) = first else {
                 self.follow();
+                self.probe();
                 self.maintain();
                 continue;
             };
@@ -183,7 +188,7 @@ impl<S: Store> Sequencer<S> {
             }
             Ok(Written::Durable(grown, verdicts)) => self.durable(grown, pair(jobs, verdicts), started),
             Ok(Written::Failed(grown, verdicts, error)) => {
-                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                self.failed();
                 tracing::error!(%error, "a commit failed; asking the database what it stored");
                 self.undecided(grown, pair(jobs, verdicts), started);
             }
@@ -196,7 +201,16 @@ impl<S: Store> Sequencer<S> {
             }
             Err(error) => {
                 // The transaction was rolled back before anything was committed: nothing of the group is stored.
-                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                match error {
+                    // One that could never be stored says nothing about the next one.
+                    StoreError::Corrupt(_) => _ = self.counters.failures.fetch_add(1, Ordering::Relaxed),
+                    StoreError::Database(_)
+                    | StoreError::Full(_)
+                    | StoreError::Unsafe(_)
+                    | StoreError::Stale(_)
+                    | StoreError::Unsettled(_)
+                    | StoreError::Version { .. } => self.failed(),
+                }
                 self.tails.clear();
                 self.trouble(&error);
                 refuse(jobs, &error.to_string());
@@ -240,12 +254,48 @@ impl<S: Store> Sequencer<S> {
         // if it is stored, the next start finds the database one group ahead of the head file, which is in order.
         match group.commit() {
             Ok(()) => Ok(Written::Durable(grown, verdicts)),
-            Err(error) => Ok(Written::Failed(grown, verdicts, error)),
+            Err(CommitError::Undone(error)) => Err(error),
+            Err(CommitError::Unknown(error)) => Ok(Written::Failed(grown, verdicts, error)),
         }
+    }
+
+    fn failed(&self) {
+        self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        self.counters.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// After a group that could not be stored, or a database that did not answer, an idle node tries for itself whether one could be: a balancer that sends no
+    /// calls to a node which is not ready would otherwise never find it ready.
+    fn probe(&mut self) {
+        let failing = self.counters.failing.load(Ordering::Relaxed) && self.pending.is_none();
+        if !failing || self.probed.is_some_and(|at| at.elapsed() < PROBE) {
+            return;
+        }
+        self.probed = Some(Instant::now());
+        match self.store_nothing() {
+            Ok(()) => {
+                self.counters.failing.store(false, Ordering::Relaxed);
+                tracing::info!("the ledger can record again");
+            }
+            Err(error) => self.trouble(&error),
+        }
+    }
+
+    /// A durable transaction that changes nothing: the head is written as it is.
+    fn store_nothing(&mut self) -> Result<(), StoreError> {
+        let reader = self.store.reader();
+        let (mut group, adopted) = newest(self.store.begin()?, &self.current, &*reader, &self.signer)?;
+        if let Some(adopted) = adopted {
+            (self.current, self.ahead) = (adopted.snapshot, true);
+            go_on(&mut self.tails, adopted.tails);
+        }
+        group.set_head(&self.current.head)?;
+        group.commit().map_err(CommitError::cause)
     }
 
     /// The group is durable in the database: its head goes outside, then its callers are answered.
     fn durable(&mut self, grown: Grown, answers: Answers, started: Instant) {
+        self.counters.failing.store(false, Ordering::Relaxed);
         if self.tails.len() > MAX_TAILS {
             self.tails.clear();
         }
@@ -265,6 +315,7 @@ impl<S: Store> Sequencer<S> {
             return;
         }
         if let Err(error) = self.try_follow() {
+            self.counters.failing.store(true, Ordering::Relaxed);
             self.trouble(&error);
         }
     }
@@ -274,7 +325,7 @@ impl<S: Store> Sequencer<S> {
         if seen.is_none_or(|p| !p.settled || (p.shard, p.size) != place(&self.current)) {
             let reader = self.store.reader();
             let (group, adopted) = newest(self.store.begin()?, &self.current, &*reader, &self.signer)?;
-            group.commit()?;
+            group.commit().map_err(CommitError::cause)?;
             if let Some(adopted) = adopted {
                 (self.current, self.ahead) = (adopted.snapshot, true);
                 go_on(&mut self.tails, adopted.tails);
@@ -360,7 +411,7 @@ impl<S: Store> Sequencer<S> {
         // What an old database does not have may be in the newer one.
         let vouched = group.vouch();
         // Committed, so that a store which waits for its standbys has waited before anyone is told.
-        group.commit()?;
+        group.commit().map_err(CommitError::cause)?;
         vouched.map(|()| stored)
     }
 }

@@ -359,7 +359,8 @@ pub enum StateOp {
         /// The call.
         call: Uuid,
     },
-    /// The write's outcome is not known. Conflict: [`Conflict::NotFound`]. Its idempotency key becomes unknown too.
+    /// The write's outcome is not known. Conflict: [`Conflict::NotFound`], also if somebody said so before: the event that
+    /// says it is there once, however many nodes look. Its idempotency key becomes unknown too.
     IntentUnknown {
         /// The call.
         call: Uuid,

@@ -1,6 +1,7 @@
 //! Durable appends a second through the whole ledger, with 1, 64 and 256 writers, beside the latency of `fdatasync` in the
-//! same directory. Usage: `append_bench [DIRECTORY] [SECONDS] [URL NODES]`. Refuses tmpfs, where nothing is durable. With the URL
-//! of an empty Postgres database, which must be elsewhere durable, so many nodes in this process share it and the writers.
+//! same directory. Usage: `append_bench [DIRECTORY] [SECONDS] [URL NODES [WRITERS]]`. Refuses tmpfs, where nothing is durable.
+//! With the URL of an empty Postgres database, which must be elsewhere durable, so many nodes in this process share it and the
+//! writers; without one, `-` in the place of the URL. WRITERS is a list such as `64,256`.
 #![allow(clippy::unwrap_used, reason = "a benchmark may stop where it stands")]
 
 use std::io::Write;
@@ -24,9 +25,12 @@ fn main() {
     let dir = Path::new(&base).join(format!("append-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     println!("fdatasync after 4 KiB: median {} us", fdatasync(&dir));
-    let shared = args.next().map(|url| (url, args.next().map_or(1, |n| n.parse().unwrap())));
+    let url = args.next().filter(|url| url != "-");
+    let nodes = args.next().map_or(1, |n| n.parse().unwrap());
+    let shared = url.map(|url| (url, nodes));
+    let writers = args.next().unwrap_or_else(|| "1,64,256".into());
     println!("writers  appends/s  per group   p50 us   p99 us  writer us/event  process us/event");
-    for writers in [1, 64, 256] {
+    for writers in writers.split(',').map(|n| n.parse().unwrap()) {
         run(&dir, writers, Duration::from_secs(seconds), shared.as_ref());
     }
     std::fs::remove_dir_all(&dir).unwrap();

@@ -11,6 +11,7 @@ pub mod issuer;
 pub mod mcp;
 pub mod node;
 pub mod postgres;
+pub mod proxy;
 pub mod random;
 pub mod receipts;
 

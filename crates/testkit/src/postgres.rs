@@ -96,9 +96,7 @@ impl Postgres {
             .arg(&data);
         let output = initdb.current_dir(directory).output().context("running initdb")?;
         ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
-        drop(listener);
+        let port = free_port()?;
         let mut server = Self { data, port, settings: Vec::new(), child: None };
         server.start()?;
         query(&server.url(), "SELECT 1")?;
@@ -168,6 +166,54 @@ impl Postgres {
         Ok(())
     }
 
+    /// A standby that follows this server by streaming replication, from a base backup beside its data. It runs, and has
+    /// everything that was committed before.
+    ///
+    /// # Errors
+    /// If the backup cannot be taken or the standby does not start.
+    pub fn standby(&self, name: &str) -> Result<Self> {
+        let data = self.data.with_file_name(name);
+        let mut backup = as_owner(&binary("pg_basebackup")?)?;
+        backup.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-R", "-X", "stream"]);
+        backup.args(["-c", "fast", "-D"]).arg(&data);
+        let output = backup.current_dir("/").output().context("running pg_basebackup")?;
+        ensure!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        let mut standby = Self { data, port: free_port()?, settings: Vec::new(), child: None };
+        standby.start()?;
+        let end = Instant::now() + START;
+        let streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND replay_lsn >= sent_lsn";
+        while query(&self.url(), streaming)? == "0" {
+            ensure!(Instant::now() < end, "the standby does not follow: {}", standby.log_tail());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(standby)
+    }
+
+    /// From now on a commit waits for the standby, which must be there.
+    ///
+    /// # Errors
+    /// If the server refuses it.
+    pub fn wait_for_standby(&self) -> Result<()> {
+        query(&self.url(), "ALTER SYSTEM SET synchronous_standby_names = '*'")?;
+        query(&self.url(), "SELECT pg_reload_conf()")?;
+        let end = Instant::now() + START;
+        while query(&self.url(), "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'")? == "0" {
+            ensure!(Instant::now() < end, "the standby does not become synchronous");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Makes a standby a server of its own.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn promote(&self) -> Result<()> {
+        let promoted = query(&self.url(), "SELECT pg_promote()")?;
+        ensure!(promoted == "t", "the standby was not promoted: {}", self.log_tail());
+        Ok(())
+    }
+
     /// Ends it at once, without a checkpoint, as the loss of the machine would (but nothing that it wrote is lost).
     ///
     /// # Errors
@@ -221,6 +267,10 @@ impl Drop for Postgres {
         // Nothing can be done about an error here.
         let _ = self.stop(Signal::SIGQUIT);
     }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// Postgres refuses to run as root: then somebody without rights runs it.

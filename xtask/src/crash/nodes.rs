@@ -1,5 +1,6 @@
 //! `cargo xtask crash --db postgres`: several nodes on one Postgres, writers that go from one to the other, nodes that are
-//! killed, a network that is cut between a node and the database, and at last an old database in the place of the newer.
+//! killed, a network that is cut between a node and the database, and at last standbys that are promoted: a stale one, which
+//! nobody may sign on, and a synchronous one, on which everything goes on.
 //!
 //! Judged like the run on SQLite: by the upstreams' own journals, by what clients were told, and by the log.
 
@@ -15,20 +16,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::node::Launch;
 use countersign_testkit::postgres::{Postgres, query};
+use countersign_testkit::proxy::Proxy;
 use countersign_testkit::random::Random;
 use countersign_testkit::{Home, Node};
 use serde_json::json;
 
-use super::proxy::Proxy;
 use super::writers::{self, Ledger, WRITERS};
 use super::{Findings, LIMITS, ads_manifest, allow_writers, executions, fsck, judge_all, report};
 
 /// How long the network is cut.
 const PARTITION: Duration = Duration::from_secs(3);
-/// Writes before, and after, the old database stands there.
+/// Writes before and after each change of the database.
 const AROUND: usize = 100;
-/// How long nodes are tried on the old database.
+/// How long nodes are tried on a stale standby.
 const TRIES: Duration = Duration::from_secs(4);
+const HEAD: &str = "SELECT shard, size, encode(root, 'hex') FROM head";
 
 /// What to do.
 pub struct Plan {
@@ -76,17 +78,20 @@ pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
     let mut bound = 0;
     let ledger = Ledger::new(plan.writes);
     stage.while_writing(&ledger, |stage, in_flight| stage.kill_and_cut(plan, &ledger, in_flight, &mut bound))?;
-    println!("  written in {:.1} s; now an old database", start.elapsed().as_secs_f64());
+    println!("  written in {:.1} s; now a stale standby", start.elapsed().as_secs_f64());
     let mut ledgers = vec![ledger];
-    let stale = old_database(&mut stage, &mut server, plan.writes, &mut ledgers, &mut bound)?;
+    let wrong = stale_standby(&mut stage, &mut server, plan.writes, &mut ledgers)?;
+    let promoted = synchronous_standby(&mut stage, &mut server, plan.writes + 2 * AROUND, &mut ledgers)?;
+    // Servers ended twice under calls that were in flight.
+    bound += 4 * WRITERS;
     println!("  written in {:.1} s; now everything is compared", start.elapsed().as_secs_f64());
     let mut findings = compare(&stage, &ledgers, &directory)?;
     findings.unknown_bound = bound;
-    findings.unexplained.extend(stale);
+    findings.unexplained.extend(wrong);
     let homes = stage.homes.clone();
     stage.nodes.into_iter().try_for_each(|node| node.stop().map(drop))?;
     findings.fsck = homes.iter().map(|home| fsck(binary, home)).collect::<Result<Vec<_>>>()?.into_iter().all(|ok| ok);
-    drop(server);
+    drop((server, promoted));
     std::fs::remove_dir_all(&place)?;
     Ok(report(&findings))
 }
@@ -196,33 +201,37 @@ impl Stage {
         Ok(())
     }
 
+    /// The database's address moves.
+    fn lead_to(&self, server: &Postgres) {
+        self.proxies.iter().for_each(|proxy| proxy.lead_to(server.port()));
+    }
+
     fn logs(&self) -> String {
         self.nodes.iter().map(Node::log_tail).collect::<Vec<_>>().join("\n--\n")
     }
 }
 
-/// A database that lacks what was signed stands at the address of the newer one: nobody may sign on it, and everything goes
-/// on when the newer one is back. Returns what was not as it must be.
-fn old_database(
+/// A standby that lacks what was signed is promoted: nobody may sign on it, and everything goes on when the primary is back.
+/// Returns what was not as it must be.
+fn stale_standby(
     stage: &mut Stage,
     server: &mut Postgres,
     from: usize,
     ledgers: &mut Vec<Ledger>,
-    bound: &mut usize,
 ) -> Result<Vec<String>> {
-    server.stop_in_order()?;
-    let old = server.copy("old")?;
-    server.start()?;
-    let after_copy = Ledger::starting_at(from, AROUND);
-    stage.while_writing(&after_copy, |_, _| Ok(()))?;
-    let newer = server.data().to_owned();
+    let mut standby = server.standby("stale")?;
+    standby.stop_in_order()?;
+    let unseen = Ledger::starting_at(from, AROUND);
+    stage.while_writing(&unseen, |_, _| Ok(()))?;
+    ledgers.push(unseen);
     server.stop_at_once()?;
-    server.replace_data(old);
-    server.start()?;
-    let old_head = query(&server.url(), "SELECT shard, size, root FROM head")?;
-    let mut wrong = try_all(stage, &ledgers_token(stage), TRIES)?;
-    if query(&server.url(), "SELECT shard, size, root FROM head")? != old_head {
-        wrong.push("the old database was signed on".to_owned());
+    standby.start()?;
+    standby.promote()?;
+    stage.lead_to(&standby);
+    let old_head = query(&standby.url(), HEAD)?;
+    let mut wrong = try_all(stage, &writers_token(stage), TRIES)?;
+    if query(&standby.url(), HEAD)? != old_head {
+        wrong.push("the stale standby was signed on".to_owned());
     }
     for (n, node) in stage.nodes.iter().enumerate() {
         let log = std::fs::read_to_string(node.home().directory().join("node.log")).unwrap_or_default();
@@ -230,19 +239,42 @@ fn old_database(
             wrong.push(format!("node {n} does not say why it refuses"));
         }
     }
-    println!("  old database: {} nodes refused to sign on it, as they must: {}", stage.nodes.len(), wrong.is_empty());
-    server.stop_at_once()?;
-    server.replace_data(newer);
+    let nodes = stage.nodes.len();
+    println!("  a stale standby was promoted: {nodes} nodes refused to sign on it, as they must: {}", wrong.is_empty());
+    standby.stop_at_once()?;
     server.start()?;
+    stage.lead_to(server);
     let after = Ledger::starting_at(from + AROUND, AROUND);
     stage.while_writing(&after, |_, _| Ok(()))?;
-    // The server ended under calls that were in flight.
-    *bound += 3 * WRITERS;
-    ledgers.extend([after_copy, after]);
+    ledgers.push(after);
     Ok(wrong)
 }
 
-fn ledgers_token(stage: &Stage) -> String {
+/// The primary is lost in the middle of writes, and a synchronous standby is promoted: everything goes on there.
+fn synchronous_standby(
+    stage: &mut Stage,
+    server: &mut Postgres,
+    from: usize,
+    ledgers: &mut Vec<Ledger>,
+) -> Result<Postgres> {
+    let standby = server.standby("synchronous")?;
+    server.wait_for_standby()?;
+    let ledger = Ledger::starting_at(from, 2 * AROUND);
+    ledger.allow(AROUND + 2 * WRITERS);
+    stage.while_writing(&ledger, |stage, _| {
+        stage.wait_for(&ledger, AROUND)?;
+        server.stop_at_once()?;
+        standby.promote()?;
+        stage.lead_to(&standby);
+        println!("  the primary was lost after {} writes, its synchronous standby was promoted", ledger.ended());
+        ledger.allow(usize::MAX);
+        Ok(())
+    })?;
+    ledgers.push(ledger);
+    Ok(standby)
+}
+
+fn writers_token(stage: &Stage) -> String {
     stage.homes[0].agent("writer", &["writer"])
 }
 

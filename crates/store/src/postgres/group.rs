@@ -1,12 +1,14 @@
-//! One durable transaction: one round trip to begin, two for the state of a usual group, one for its events and head, one to commit.
+//! One durable transaction: one round trip to begin, one for the checks of a usual group's state, and one for everything else:
+//! changes, events, tiles, head and commit go out one behind the other, and the server works on them while the group is
+//! still being made.
 
 use std::collections::HashMap;
 
 use countersign_domain::{Millis, WorkspaceName};
-use countersign_ledger::contract::{EventRow, Group, Head, ShardRow, StoreError, Tail};
+use countersign_ledger::contract::{CommitError, EventRow, Group, Head, ShardRow, StoreError, Tail};
 use countersign_ledger::state::{Conflict, DecisionRow, StateOp};
 use countersign_proof::merkle::Hash;
-use futures_util::future::{join4, try_join_all, try_join3, try_join4};
+use futures_util::future::join4;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -14,6 +16,7 @@ use uuid::Uuid;
 use super::fence;
 use super::ops::Applier;
 use super::rows::{self, Result, SHARD_BITS, big, get, position, shard_number, time};
+use super::sent::Sent;
 use super::session::{Session, error};
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -45,6 +48,10 @@ const ACCEPT: &str = "UPDATE head SET contested = NULL WHERE one = 1";
 pub(super) const STATEMENTS: &[&str] =
     &[LOCK, NOW, NEWS, TAILS, INSERT, KEEP, TILE, SET_HEAD, OPEN_SHARD, CLOSE_SHARD, CONTEST, ACCEPT];
 
+/// So many events are sent at once: enough to share a statement's cost, and few enough that the server has work while the
+/// rest of a group is hashed.
+const CHUNK: usize = 64;
+
 /// A group: rolled back when it is dropped.
 pub(super) struct PostgresGroup<'a> {
     session: &'a Session,
@@ -55,8 +62,7 @@ pub(super) struct PostgresGroup<'a> {
     tails: HashMap<WorkspaceName, Option<Tail>>,
     news: Vec<(i64, WorkspaceName, Tail)>,
     events: Vec<EventRow>,
-    tiles: Vec<(u32, u8, u64, Vec<u8>)>,
-    decisions: Vec<DecisionRow>,
+    sent: Sent<'a>,
     open: bool,
 }
 
@@ -100,71 +106,45 @@ impl<'a> PostgresGroup<'a> {
             contested,
             tails: HashMap::new(),
             events: Vec::new(),
-            tiles: Vec::new(),
-            decisions: Vec::new(),
+            sent: Sent::on(session),
             open: true,
         })
     }
 
-    /// Sends what was put aside. Events and tiles refer to nothing that comes later, so they can be late; a statement that
-    /// fails fails here, before the commit.
-    async fn flush(&mut self) -> Result<()> {
+    /// Sends the events that were put aside.
+    fn flush(&mut self) {
         let events = std::mem::take(&mut self.events);
-        let tiles = std::mem::take(&mut self.tiles);
-        let decisions = std::mem::take(&mut self.decisions);
-        let session = self.session;
-        try_join3(insert(session, &events), keep(session, &decisions), self.insert_tiles(tiles)).await.map(drop)
-    }
-
-    async fn insert_tiles(&self, tiles: Vec<(u32, u8, u64, Vec<u8>)>) -> Result<()> {
-        let tile = self.session.statement(TILE).await?;
-        let (tile, client) = (&tile, self.session.client());
-        let store = |(shard, level, index, hashes): (u32, u8, u64, Vec<u8>)| async move {
-            let (shard, level) = (shard_number(shard)?, i16::from(level));
-            client.execute(tile, &[&shard, &level, &big(index), &hashes]).await.map(drop).map_err(error)
-        };
-        try_join_all(tiles.into_iter().map(store)).await.map(drop)
-    }
-
-    async fn write_head(&mut self, head: &Head) -> Result<()> {
-        let events = std::mem::take(&mut self.events);
-        let tiles = std::mem::take(&mut self.tiles);
-        let decisions = std::mem::take(&mut self.decisions);
-        // All at once: each statement is sent when its future is first polled, in this order.
-        let (inserted, kept) = (insert(self.session, &events), keep(self.session, &decisions));
-        let written = try_join4(inserted, kept, self.insert_tiles(tiles), self.update_head(head));
-        written.await.map(drop)
-    }
-
-    async fn update_head(&self, head: &Head) -> Result<()> {
-        let statement = self.session.statement(SET_HEAD).await?;
-        let frontier = head.frontier.as_flattened();
-        let (shard, size, root) = (shard_number(head.shard)?, big(head.size), head.root.as_slice());
-        let done = self
-            .session
-            .client()
-            .execute(&statement, &[&shard, &head.origin, &size, &root, &frontier, &head.checkpoint])
-            .await;
-        done.map(drop).map_err(error)
+        if !events.is_empty() {
+            self.sent.send(insert(self.session, events));
+        }
     }
 }
 
+async fn update_head(session: &Session, head: Head) -> Result<()> {
+    let statement = session.statement(SET_HEAD).await?;
+    let frontier = head.frontier.as_flattened();
+    let (shard, size, root) = (shard_number(head.shard)?, big(head.size), head.root.as_slice());
+    let done =
+        session.client().execute(&statement, &[&shard, &head.origin, &size, &root, &frontier, &head.checkpoint]).await;
+    done.map(drop).map_err(error)
+}
+
+async fn insert_tile(session: &Session, shard: u32, level: u8, index: u64, hashes: Vec<u8>) -> Result<()> {
+    let statement = session.statement(TILE).await?;
+    let (shard, level) = (shard_number(shard)?, i16::from(level));
+    session.client().execute(&statement, &[&shard, &level, &big(index), &hashes]).await.map(drop).map_err(error)
+}
+
 /// All decisions of a group in one statement.
-async fn keep(session: &Session, decisions: &[DecisionRow]) -> Result<()> {
-    if decisions.is_empty() {
-        return Ok(());
-    }
+async fn keep(session: &Session, decisions: Vec<DecisionRow>) -> Result<()> {
     let statement = session.statement(KEEP).await?;
     let calls: Vec<Uuid> = decisions.iter().map(|row| row.call).collect();
     let sealed: Vec<&[u8]> = decisions.iter().map(|row| row.sealed.as_slice()).collect();
     session.client().execute(&statement, &[&calls, &sealed]).await.map(drop).map_err(error)
 }
 
-/// All events of a group in one statement.
-async fn insert(session: &Session, events: &[EventRow]) -> Result<()> {
-    if events.is_empty() {
-        return Ok(());
-    }
+/// Many events in one statement.
+async fn insert(session: &Session, events: Vec<EventRow>) -> Result<()> {
     let statement = session.statement(INSERT).await?;
     let positions: Vec<i64> = events.iter().map(|e| position(e.shard, e.index)).collect();
     let ids: Vec<Uuid> = events.iter().map(|e| e.id).collect();
@@ -213,9 +193,10 @@ impl Group for PostgresGroup<'_> {
         if unknown.is_empty() {
             return Ok(());
         }
-        let found = self.session.wait(async {
-            let statement = self.session.statement(TAILS).await?;
-            self.session.client().query(&statement, &[&unknown]).await.map_err(error)
+        let session = self.session;
+        let found = self.sent.wait(async {
+            let statement = session.statement(TAILS).await?;
+            session.client().query(&statement, &[&unknown]).await.map_err(error)
         })?;
         self.tails.extend(workspaces.iter().map(|name| ((*name).clone(), None)));
         for row in &found {
@@ -242,20 +223,20 @@ impl Group for PostgresGroup<'_> {
     }
 
     fn apply_all(&mut self, appends: &[&[StateOp]]) -> Result<Vec<std::result::Result<(), Conflict>>> {
-        // What only waits for the group's events needs no round trip of its own.
+        // What is only kept has nothing to check, and so no round trip of its own.
         let verdicts = if appends.iter().all(|ops| ops.iter().all(|op| kept(op).is_some())) {
             vec![Ok(()); appends.len()]
         } else {
-            self.session.wait(async {
-                // An operation may look at an event of this group.
-                self.flush().await?;
-                let applier =
-                    Applier { session: self.session, now: self.now, owner: self.replica.as_ref().map(|(id, _)| *id) };
-                applier.apply_all(appends).await
-            })?
+            // An operation may look at an event of this group.
+            self.flush();
+            let owner = self.replica.as_ref().map(|(id, _)| *id);
+            Applier { session: self.session, now: self.now, owner }.apply_all(appends, &mut self.sent)?
         };
         let fit = appends.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
-        self.decisions.extend(fit.flat_map(|(ops, _)| ops.iter().filter_map(kept)).cloned());
+        let decisions: Vec<_> = fit.flat_map(|(ops, _)| ops.iter().filter_map(kept)).cloned().collect();
+        if !decisions.is_empty() {
+            self.sent.send(keep(self.session, decisions));
+        }
         Ok(verdicts)
     }
 
@@ -265,22 +246,26 @@ impl Group for PostgresGroup<'_> {
         }
         self.tails.insert(row.workspace.clone(), Some(Tail { seq: row.seq, commitment: row.commitment }));
         self.events.push(row.clone());
+        if self.events.len() >= CHUNK {
+            self.flush();
+        }
         Ok(())
     }
 
     fn put_tile(&mut self, shard: u32, level: u8, index: u64, hashes: &[Hash]) -> Result<()> {
-        self.tiles.push((shard, level, index, hashes.as_flattened().to_vec()));
+        self.sent.send(insert_tile(self.session, shard, level, index, hashes.as_flattened().to_vec()));
         Ok(())
     }
 
     fn open_shard(&mut self, row: &ShardRow) -> Result<()> {
-        self.session.wait(async {
-            let client = self.session.client();
-            let close = self.session.statement(CLOSE_SHARD).await?;
+        let session = self.session;
+        self.sent.wait(async {
+            let client = session.client();
+            let close = session.statement(CLOSE_SHARD).await?;
             client.execute(&close, &[]).await.map_err(error)?;
-            let accept = self.session.statement(ACCEPT).await?;
+            let accept = session.statement(ACCEPT).await?;
             client.execute(&accept, &[]).await.map_err(error)?;
-            let open = self.session.statement(OPEN_SHARD).await?;
+            let open = session.statement(OPEN_SHARD).await?;
             let (shard, size) = (shard_number(row.shard)?, big(row.size));
             let done = client.execute(&open, &[&shard, &row.origin, &row.vkey, &row.checkpoint, &size]).await;
             done.map(drop).map_err(error)
@@ -290,7 +275,8 @@ impl Group for PostgresGroup<'_> {
     }
 
     fn set_head(&mut self, head: &Head) -> Result<()> {
-        self.session.wait(self.write_head(head))?;
+        self.flush();
+        self.sent.send(update_head(self.session, head.clone()));
         self.session.set_seen(position(head.shard, head.size));
         self.head = Some(head.clone());
         Ok(())
@@ -303,31 +289,43 @@ impl Group for PostgresGroup<'_> {
         if self.head.is_none() {
             return Ok(());
         }
-        self.session.wait(fence::vouch(self.session, self.now, self.replica.as_ref()))
+        self.sent.wait(fence::vouch(self.session, self.now, self.replica.as_ref()))
     }
 
     fn contest(&mut self, why: &str) -> Result<()> {
-        self.session.wait(async {
-            let statement = self.session.statement(CONTEST).await?;
-            self.session.client().execute(&statement, &[&why]).await.map(drop).map_err(error)
+        let session = self.session;
+        self.sent.wait(async {
+            let statement = session.statement(CONTEST).await?;
+            session.client().execute(&statement, &[&why]).await.map(drop).map_err(error)
         })
     }
 
-    fn commit(mut self: Box<Self>) -> Result<()> {
+    fn commit(mut self: Box<Self>) -> std::result::Result<(), CommitError> {
         // Events without a new head are the tests' own.
-        let session = self.session;
-        let none = self.events.is_empty() && self.tiles.is_empty() && self.decisions.is_empty();
-        let flushed = if none { Ok(()) } else { session.wait(self.flush()) };
-        flushed?;
+        self.flush();
+        // What could not be sent must not be missing from a group that is stored.
+        self.sent.check().map_err(CommitError::Undone)?;
         self.open = false;
-        // With `synchronous_commit` on this returns after the write-ahead log was flushed, here and wherever
+        let session = self.session;
+        // With `synchronous_commit` on this is answered after the write-ahead log was flushed, here and wherever
         // `synchronous_standby_names` asks for it.
-        session.wait(async { session.client().batch_execute("COMMIT").await.map_err(error) })
+        let committed = self.sent.wait(async { session.client().batch_execute("COMMIT").await.map_err(error) });
+        committed.and_then(|()| self.sent.all()).map_err(|error| match error {
+            // The server said so of a statement before the commit, which it therefore answered by rolling back.
+            StoreError::Corrupt(_) | StoreError::Full(_) => CommitError::Undone(error),
+            // A connection that was lost is such an error too: the commit may have got through.
+            StoreError::Database(_)
+            | StoreError::Unsafe(_)
+            | StoreError::Stale(_)
+            | StoreError::Unsettled(_)
+            | StoreError::Version { .. } => CommitError::Unknown(error),
+        })
     }
 }
 
 impl Drop for PostgresGroup<'_> {
     fn drop(&mut self) {
+        self.sent.clear();
         if self.open {
             roll_back(self.session);
         }

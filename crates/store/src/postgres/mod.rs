@@ -12,6 +12,7 @@ mod ops;
 mod reader;
 mod rows;
 mod schema;
+mod sent;
 mod session;
 mod tls;
 mod upkeep;

@@ -1,8 +1,8 @@
 //! Checks and changes, one of each for every operation; what a conflict means stands at [`StateOp`].
 //!
 //! Whoever applies operations holds the head's lock, so that nothing changes between a check and its change. That lets a
-//! group's checks all go to the server at once, and then its changes: two round trips instead of one for each operation.
-//! Appends that could see one another's changes are kept in separate waves.
+//! group's checks all go to the server at once, and nobody waits for its changes: one round trip instead of two for each
+//! operation. Appends that could see one another's changes are kept in separate waves.
 
 use std::collections::HashSet;
 
@@ -15,12 +15,13 @@ use countersign_ledger::state::{
     AnswerRow, BudgetKey, CLOCK_SLACK, Conflict, FreezeRow, IdempotencyRow, IdempotencyState, IntentRow, PinRow,
     RequestRow, RequestStatus, StateOp, first_id_at,
 };
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{join_all, try_join, try_join_all};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::rows::{self, Result, big, request_sql, time, to_json, to_word};
+use super::sent::Sent;
 use super::session::{Session, error};
 
 macro_rules! statements {
@@ -52,6 +53,7 @@ statements! {
         WHERE scope = (SELECT idempotency FROM intent WHERE call = $1)";
     UNKNOWN_TWIN = "SELECT call FROM intent WHERE fingerprint = $1 AND state = 'unknown' LIMIT 1";
     INTENT_EXISTS = "SELECT 1 FROM intent WHERE call = $1";
+    INTENT_IS_OPEN = "SELECT 1 FROM intent WHERE call = $1 AND state = 'open'";
     INTENT_OPEN = "INSERT INTO intent (call, workspace, principal, tool, pin, effect, fingerprint, event, state, at, \
         idempotency, owner) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     INTENT_CLOSE = "DELETE FROM intent WHERE call = $1";
@@ -97,7 +99,8 @@ statements! {
         version = excluded.version, body = excluded.body, sealed = excluded.sealed, expires = excluded.expires, \
         at = excluded.at, event = excluded.event";
     CONNECTION_DROP = "DELETE FROM connection WHERE workspace = $1 AND upstream = $2 AND person = $3 AND stage = $4";
-    REFUSAL = "INSERT INTO refusal (minute, name, count) VALUES ($1, $2, $3) \
+    REFUSAL = "INSERT INTO refusal (minute, name, count) \
+        SELECT $1, name, sum(n)::bigint FROM unnest($2::text[], $3::bigint[]) t (name, n) GROUP BY name \
         ON CONFLICT (minute, name) DO UPDATE SET count = refusal.count + excluded.count";
     CHANGE = "INSERT INTO change (at, kind, request) VALUES ($1, $2, $3)";
 }
@@ -115,17 +118,17 @@ pub(super) struct Applier<'a> {
     pub(super) owner: Option<Uuid>,
 }
 
-impl Applier<'_> {
-    /// Applies the appends of a group, each whole or not at all.
-    pub(super) async fn apply_all(&self, appends: &[&[StateOp]]) -> Result<Vec<Verdict>> {
+impl<'a> Applier<'a> {
+    /// Applies the appends of a group, each whole or not at all. The changes are on their way when this returns.
+    pub(super) fn apply_all(&self, appends: &[&[StateOp]], sent: &mut Sent<'a>) -> Result<Vec<Verdict>> {
         let mut verdicts = Vec::with_capacity(appends.len());
         let mut rest = appends;
         while !rest.is_empty() {
             let wave = wave(rest);
             if wave == 0 {
-                verdicts.push(self.one_by_one(rest[0]).await?);
+                verdicts.push(self.one_by_one(rest[0], sent)?);
             } else {
-                verdicts.extend(self.together(&rest[..wave]).await?);
+                verdicts.extend(self.together(&rest[..wave], sent)?);
             }
             rest = &rest[wave.max(1)..];
         }
@@ -133,7 +136,7 @@ impl Applier<'_> {
     }
 
     /// Appends that do not touch what another of them touches: all checks, then all changes of those that passed.
-    async fn together(&self, appends: &[&[StateOp]]) -> Result<Vec<Verdict>> {
+    fn together(&self, appends: &[&[StateOp]], sent: &mut Sent<'a>) -> Result<Vec<Verdict>> {
         let checks = appends.iter().map(|ops| async move {
             for verdict in join_all(ops.iter().map(|op| self.check(op))).await {
                 if let Err(conflict) = verdict? {
@@ -142,40 +145,39 @@ impl Applier<'_> {
             }
             Ok::<Verdict, StoreError>(Ok(()))
         });
-        let verdicts = try_join_all(checks).await?;
+        let verdicts = sent.wait(try_join_all(checks))?;
         let fit = appends.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
-        // An append's own changes go out in its order: `join_all` polls a short list from its front, and every statement is
-        // prepared.
-        let changes = fit.map(|(ops, _)| async move {
-            for chunk in ops.chunks(16) {
-                join_all(chunk.iter().map(|op| self.change(op))).await.into_iter().collect::<Result<Vec<()>>>()?;
-            }
-            Ok::<(), StoreError>(())
-        });
-        try_join_all(changes).await?;
+        fit.flat_map(|(ops, _)| ops.iter()).for_each(|op| self.send(op, sent));
         Ok(verdicts)
     }
 
     /// One append whose operations may depend on one another, with a place to go back to.
-    async fn one_by_one(&self, ops: &[StateOp]) -> Result<Verdict> {
+    fn one_by_one(&self, ops: &[StateOp], sent: &mut Sent<'a>) -> Result<Verdict> {
         let client = self.session.client();
         let nested = ops.len() > 1;
-        if nested {
-            client.batch_execute("SAVEPOINT append").await.map_err(error)?;
-        }
+        let mark = |sql: &'static str, sent: &mut Sent<'a>| {
+            if nested {
+                sent.send(async move { client.batch_execute(sql).await.map_err(error) });
+            }
+        };
+        mark("SAVEPOINT append", sent);
         for op in ops {
-            if let Err(conflict) = self.check(op).await? {
-                if nested {
-                    client.batch_execute("ROLLBACK TO append; RELEASE append").await.map_err(error)?;
-                }
+            if let Err(conflict) = sent.wait(self.check(op))? {
+                mark("ROLLBACK TO append; RELEASE append", sent);
                 return Ok(Err(conflict));
             }
-            self.change(op).await?;
+            self.send(op, sent);
         }
-        if nested {
-            client.batch_execute("RELEASE append").await.map_err(error)?;
-        }
+        mark("RELEASE append", sent);
         Ok(Ok(()))
+    }
+
+    /// Sends a change, if there is one to be made.
+    fn send(&self, op: &StateOp, sent: &mut Sent<'a>) {
+        if !matches!(op, StateOp::RequireNotFrozen { .. } | StateOp::KeepDecision { .. }) {
+            let (this, op) = (*self, op.clone());
+            sent.send(async move { this.change(&op).await });
+        }
     }
 
     async fn rows(&self, sql: &'static str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
@@ -213,9 +215,8 @@ impl Applier<'_> {
             StateOp::CloseRequest { request, .. } => self.check_request(*request, |_| true).await,
             StateOp::IdempotencyBegin { row } => self.check_key(row).await,
             StateOp::IntentOpen { row } => self.check_twin(row).await,
-            StateOp::IntentClose { call } | StateOp::IntentUnknown { call } => {
-                self.exists(INTENT_EXISTS, &[call]).await
-            }
+            StateOp::IntentClose { call } => self.exists(INTENT_EXISTS, &[call]).await,
+            StateOp::IntentUnknown { call } => self.exists(INTENT_IS_OPEN, &[call]).await,
             StateOp::RequireNotFrozen { targets } => {
                 let (kinds, names): (Vec<_>, Vec<_>) = targets.iter().map(rows::target).unzip();
                 let found = self.rows(FROZEN, &[&kinds, &names]).await?;
@@ -334,16 +335,19 @@ impl Applier<'_> {
         Ok(call.map_or(Ok(()), |call| Err(Conflict::OutcomeUnknown { call })))
     }
 
+    /// All of a change's statements go out at once, in the order in which they stand here.
     async fn change(&self, op: &StateOp) -> Result<()> {
         match op {
             StateOp::OpenRequest { row, .. } => self.open_request(row).await,
             StateOp::Answer { request, answer } => {
                 let given = AnswerRow { at: self.now, ..answer.clone() };
-                self.run(ANSWER, &[request, &given.person, &to_json(&given)?]).await?;
-                if !answer.granted {
-                    return self.set_status(*request, RequestStatus::Denied, Some(answer.event)).await;
+                let body = to_json(&given)?;
+                let params: [&(dyn ToSql + Sync); 3] = [request, &given.person, &body];
+                if answer.granted {
+                    return both(self.run(ANSWER, &params), self.changed("request", Some(*request))).await;
                 }
-                self.changed("request", Some(*request)).await
+                let denied = self.set_status(*request, RequestStatus::Denied, Some(answer.event));
+                both(self.run(ANSWER, &params), denied).await
             }
             StateOp::Redeem { request } => self.set_status(*request, RequestStatus::Redeemed, None).await,
             StateOp::Expire { request, closed_by } => {
@@ -356,8 +360,7 @@ impl Applier<'_> {
                 self.set_status(*request, RequestStatus::Withdrawn, Some(*closed_by)).await
             }
             StateOp::CloseRequest { request, closed_by } => {
-                self.run(CLOSE_REQUEST, &[request, closed_by]).await?;
-                self.changed("request", Some(*request)).await
+                both(self.run(CLOSE_REQUEST, &[request, closed_by]), self.changed("request", Some(*request))).await
             }
             StateOp::IdempotencyBegin { row } => self.idempotency_begin(row).await,
             StateOp::IdempotencySet { scope, state, answer } => {
@@ -367,8 +370,7 @@ impl Applier<'_> {
             StateOp::IntentOpen { row } => self.intent_open(row).await,
             StateOp::IntentClose { call } => self.run(INTENT_CLOSE, &[call]).await,
             StateOp::IntentUnknown { call } => {
-                self.run(INTENT_UNKNOWN, &[call]).await?;
-                self.run(IDEMPOTENCY_UNKNOWN, &[call]).await
+                both(self.run(INTENT_UNKNOWN, &[call]), self.run(IDEMPOTENCY_UNKNOWN, &[call])).await
             }
             StateOp::BudgetSpend { key, start, end, amount, .. } => {
                 let (workspace, start, end) = (key.workspace.as_str(), time(*start), time(*end));
@@ -387,22 +389,16 @@ impl Applier<'_> {
             StateOp::Freeze { row } => self.freeze(row).await,
             StateOp::Unfreeze { target } => {
                 let (kind, name) = rows::target(target);
-                self.run(UNFREEZE, &[&kind, &name]).await?;
-                self.changed("freeze", None).await
+                both(self.run(UNFREEZE, &[&kind, &name]), self.changed("freeze", None)).await
             }
             StateOp::PinPropose { row } => self.put_pin(row, "proposed").await,
             StateOp::PinAccept { row } => {
-                self.run(PIN_WITHDRAW, &[&row.tool.to_string()]).await?;
-                self.put_pin(row, "accepted").await
+                both(self.run(PIN_WITHDRAW, &[&row.tool.to_string()]), self.put_pin(row, "accepted")).await
             }
             StateOp::PinWithdraw { tool } => {
-                self.run(PIN_WITHDRAW, &[&tool.to_string()]).await?;
-                self.changed("pin", None).await
+                both(self.run(PIN_WITHDRAW, &[&tool.to_string()]), self.changed("pin", None)).await
             }
-            StateOp::Erase { event } => {
-                self.run(ERASE, &[event]).await?;
-                self.run(ERASE_DECISION, &[event]).await
-            }
+            StateOp::Erase { event } => both(self.run(ERASE, &[event]), self.run(ERASE_DECISION, &[event])).await,
             // The group stores them with its events.
             StateOp::KeepDecision { .. } => Ok(()),
             StateOp::ForgetDecisions { before, limit } => {
@@ -413,8 +409,11 @@ impl Applier<'_> {
             }
             StateOp::DirectoryAdd { row, .. } | StateOp::DirectorySet { row } => self.put_row(row).await,
             StateOp::DirectoryRemove { kind, workspace, name } => {
-                self.run(DIRECTORY_REMOVE, &[&to_word(kind)?, &workspace.as_str(), name]).await?;
-                self.run(DIRECTORY_CHANGED, &[]).await
+                both(
+                    self.run(DIRECTORY_REMOVE, &[&to_word(kind)?, &workspace.as_str(), name]),
+                    self.run(DIRECTORY_CHANGED, &[]),
+                )
+                .await
             }
             StateOp::DirectoryUsed { kind, workspace, name, at } => {
                 self.run(DIRECTORY_USED, &[&to_word(kind)?, &workspace.as_str(), name, &time(*at)]).await
@@ -425,10 +424,8 @@ impl Applier<'_> {
                 self.run(CONNECTION_DROP, &[&workspace, &upstream, &key.person, &stage]).await
             }
             StateOp::CountRefusals { minute, counts } => {
-                for (name, count) in counts {
-                    self.run(REFUSAL, &[&big(*minute), name, &big(*count)]).await?;
-                }
-                Ok(())
+                let (names, counts): (Vec<_>, Vec<_>) = counts.iter().map(|(name, n)| (name, big(*n))).unzip();
+                self.run(REFUSAL, &[&big(*minute), &names, &counts]).await
             }
         }
     }
@@ -463,8 +460,7 @@ impl Applier<'_> {
     }
 
     async fn set_status(&self, id: Uuid, status: RequestStatus, closed_by: Option<Uuid>) -> Result<()> {
-        self.run(SET_STATUS, &[&id, &to_word(&status)?, &closed_by]).await?;
-        self.changed("request", Some(id)).await
+        both(self.run(SET_STATUS, &[&id, &to_word(&status)?, &closed_by]), self.changed("request", Some(id))).await
     }
 
     async fn idempotency_begin(&self, row: &IdempotencyRow) -> Result<()> {
@@ -497,15 +493,17 @@ impl Applier<'_> {
 
     async fn freeze(&self, row: &FreezeRow) -> Result<()> {
         let (kind, name) = rows::target(&row.target);
-        self.run(FREEZE, &[&kind, &name, &to_json(row)?]).await?;
-        self.changed("freeze", None).await
+        both(self.run(FREEZE, &[&kind, &name, &to_json(row)?]), self.changed("freeze", None)).await
     }
 
     async fn put_row(&self, row: &DirectoryRow) -> Result<()> {
         let (kind, workspace) = (to_word(&row.kind)?, row.workspace.as_str());
         let used = row.used.map(time);
-        self.run(DIRECTORY_PUT, &[&kind, &workspace, &row.name, &row.body, &time(row.at), &row.event, &used]).await?;
-        self.run(DIRECTORY_CHANGED, &[]).await
+        both(
+            self.run(DIRECTORY_PUT, &[&kind, &workspace, &row.name, &row.body, &time(row.at), &row.event, &used]),
+            self.run(DIRECTORY_CHANGED, &[]),
+        )
+        .await
     }
 
     async fn put_connection(&self, row: &ConnectionRow) -> Result<()> {
@@ -521,8 +519,11 @@ impl Applier<'_> {
 
     async fn put_pin(&self, row: &PinRow, status: &str) -> Result<()> {
         let (tool, pin) = (row.tool.to_string(), row.pin.0.as_slice());
-        self.run(PIN_PUT, &[&tool, &status, &pin, &row.definition, &time(row.at), &row.by]).await?;
-        self.changed("pin", None).await
+        both(
+            self.run(PIN_PUT, &[&tool, &status, &pin, &row.definition, &time(row.at), &row.by]),
+            self.changed("pin", None),
+        )
+        .await
     }
 
     /// Tells the other nodes to look again.
@@ -533,6 +534,11 @@ impl Applier<'_> {
 
 fn connection_key(key: &ConnectionKey) -> Result<(&str, &str, String)> {
     Ok((key.workspace.as_str(), key.upstream.as_str(), to_word(&key.stage)?))
+}
+
+/// Two statements, sent in this order and at once.
+async fn both(first: impl Future<Output = Result<()>>, second: impl Future<Output = Result<()>>) -> Result<()> {
+    try_join(first, second).await.map(drop)
 }
 
 fn is_pending(request: &RequestRow) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use countersign_domain::{Millis, WorkspaceName};
-use countersign_ledger::contract::{EventRow, Group, Head, ShardRow, StoreError, Tail};
+use countersign_ledger::contract::{CommitError, EventRow, Group, Head, ShardRow, StoreError, Tail};
 use countersign_ledger::state::{Conflict, StateOp};
 use countersign_proof::merkle::Hash;
 use rusqlite::{Transaction, params};
@@ -119,9 +119,9 @@ impl Group for SqliteGroup<'_> {
         Ok(())
     }
 
-    fn commit(self: Box<Self>) -> Result<(), StoreError> {
+    fn commit(self: Box<Self>) -> Result<(), CommitError> {
         // With `synchronous=FULL` this returns after the write-ahead log was synced.
-        self.transaction.commit().map_err(error)?;
+        self.transaction.commit().map_err(|e| CommitError::Unknown(error(e)))?;
         if self.erases {
             self.erased.store(true, Ordering::Release);
         }

@@ -257,7 +257,8 @@ fn intent_open(c: &Connection, row: &IntentRow) -> Result<Outcome> {
 }
 
 fn intent_unknown(c: &Connection, call: Uuid) -> Result<Outcome> {
-    if run(c, "UPDATE intent SET state = 'unknown' WHERE call = ?1", params![call.as_bytes()])? == 0 {
+    if run(c, "UPDATE intent SET state = 'unknown' WHERE call = ?1 AND state = 'open'", params![call.as_bytes()])? == 0
+    {
         return refused(Conflict::NotFound);
     }
     let sql = "UPDATE idempotency SET state = 'unknown' WHERE scope = (SELECT idempotency FROM intent WHERE call = ?1)";

@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex};
 
 use countersign_domain::{Millis, WorkspaceName};
-use countersign_ledger::contract::{EventRow, Group, Head, Place, Reader, ShardRow, Store, StoreError, Tail};
+use countersign_ledger::contract::{
+    CommitError, EventRow, Group, Head, Place, Reader, ShardRow, Store, StoreError, Tail,
+};
 use countersign_ledger::state::{Conflict, StateOp};
 use countersign_ledger::{AppendError, Ledger, LedgerOptions};
 use countersign_proof::merkle::Hash;
@@ -128,12 +130,12 @@ impl Group for FaultyGroup<'_> {
     fn contest(&mut self, why: &str) -> Result<(), StoreError> {
         self.0.contest(why)
     }
-    fn commit(self: Box<Self>) -> Result<(), StoreError> {
+    fn commit(self: Box<Self>) -> Result<(), CommitError> {
         let this = *self;
         match due(&this.1, "commit") {
             None => this.0.commit(),
-            Some(Mode::Lost) => Err(failure()),
-            Some(Mode::Kept) => this.0.commit().and(Err(failure())),
+            Some(Mode::Lost) => Err(CommitError::Unknown(failure())),
+            Some(Mode::Kept) => this.0.commit().and(Err(CommitError::Unknown(failure()))),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod erasure;
 mod exporting;
+mod failover;
 mod faults;
 mod growth;
 mod migration;

@@ -17,44 +17,44 @@ use crate::faults::{Faulty, Mode, plan};
 use crate::support::{Running, SEED, entry, new_id, one, verifies, with_ops};
 
 /// One node's own things.
-struct Place {
+pub(crate) struct Place {
     url: String,
     head: PathBuf,
     replica: String,
 }
 
 impl Place {
-    fn new(url: &str, dir: &Path, replica: &str) -> Self {
+    pub(crate) fn new(url: &str, dir: &Path, replica: &str) -> Self {
         Self { url: url.to_owned(), head: dir.join(replica).join("head"), replica: replica.to_owned() }
     }
 
-    fn store(&self) -> PostgresStore {
+    pub(crate) fn store(&self) -> PostgresStore {
         let options = PostgresOptions { replica: Some(self.replica.clone()), ..PostgresOptions::new(&self.url) };
         PostgresStore::open(options).unwrap()
     }
 
-    fn options(&self) -> LedgerOptions {
+    pub(crate) fn options(&self) -> LedgerOptions {
         let mut options = LedgerOptions::new("log.example", SEED, &self.head);
         options.undecided_wait = Duration::from_secs(2);
         options
     }
 
-    fn try_open(&self, store: impl Store, options: LedgerOptions) -> Result<Running, OpenError> {
+    pub(crate) fn try_open(&self, store: impl Store, options: LedgerOptions) -> Result<Running, OpenError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (ledger, opened) = Ledger::open(store, options)?;
         Ok(Running { runtime, ledger, opened })
     }
 
-    fn open(&self) -> Running {
+    pub(crate) fn open(&self) -> Running {
         self.try_open(self.store(), self.options()).unwrap_or_else(|e| panic!("{}: {e}", self.replica))
     }
 
-    fn join(&self) -> Running {
+    pub(crate) fn join(&self) -> Running {
         let options = LedgerOptions { join: true, ..self.options() };
         self.try_open(self.store(), options).unwrap_or_else(|e| panic!("{}: {e}", self.replica))
     }
 
-    fn assert_sound(&self) -> u64 {
+    pub(crate) fn assert_sound(&self) -> u64 {
         let store = PostgresStore::open(PostgresOptions::new(&self.url)).unwrap();
         let report = fsck(&*store.reader(), &FsckOptions { head_file: Some(self.head.clone()), anchors: Vec::new() });
         assert!(report.is_ok(), "{:#?}", report.findings);
@@ -63,7 +63,7 @@ impl Place {
 }
 
 /// Waits for what must come soon.
-fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
     while !check() {
         assert!(Instant::now() < end, "{what}");
@@ -304,6 +304,47 @@ fn only_the_writes_of_dead_processes_are_abandoned() {
     // The lease of a node that nobody restarts runs out.
     query(&url, "UPDATE node SET seen = seen - 60000 WHERE replica = 'b'").unwrap();
     assert_eq!(reader.abandoned(&running).unwrap().len(), 2);
+}
+
+#[test]
+fn nodes_that_sweep_together_say_once_that_an_outcome_is_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = fresh_schema().unwrap();
+    let (a, b) = (Place::new(&url, dir.path(), "a"), Place::new(&url, dir.path(), "b"));
+    let (first, second) = (a.open(), b.join());
+    let rows: Vec<_> = (1..=20).map(intent).collect();
+    for row in &rows {
+        first.append(with_ops(entry("w"), vec![StateOp::IntentOpen { row: Box::new(row.clone()) }])).unwrap();
+    }
+    query(&url, "UPDATE intent SET owner = NULL").unwrap();
+    let sweep = |running: &Running| {
+        let found = running.ledger.reader().abandoned(&[]).unwrap();
+        assert_eq!(found.len(), rows.len());
+        let said = |row: &IntentRow| {
+            let unknown = StateOp::IntentUnknown { call: row.call };
+            match running.append(with_ops(entry("w"), vec![unknown])) {
+                Ok(_) => 1,
+                Err(AppendError::Conflict(Conflict::NotFound)) => 0,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = found.iter().map(|row| scope.spawn(|| said(row))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+        })
+    };
+    // Both have looked before either has written.
+    let barrier = std::sync::Barrier::new(2);
+    let said: usize = std::thread::scope(|scope| {
+        let one = |running| {
+            barrier.wait();
+            sweep(running)
+        };
+        let threads = [&first, &second].map(|running| scope.spawn(move || one(running)));
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(said, rows.len(), "once for each call");
+    assert_eq!(a.assert_sound(), 1 + 2 * 20);
 }
 
 #[test]

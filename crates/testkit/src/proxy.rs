@@ -1,9 +1,9 @@
-//! A stretch of network between a node and its database, which can be cut.
+//! A stretch of network between a node and its database, which can be cut, or led to another server.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -15,8 +15,10 @@ const HALTED: u8 = 1;
 const CUT: u8 = 2;
 
 /// Forwards connections until it is told not to. It ends with the process.
+#[derive(Debug)]
 pub struct Proxy {
     port: u16,
+    to: Arc<AtomicU16>,
     state: Arc<AtomicU8>,
 }
 
@@ -29,14 +31,15 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let state = Arc::new(AtomicU8::new(OPEN));
-        let of_thread = Arc::clone(&state);
+        let to = Arc::new(AtomicU16::new(to));
+        let (of_thread, target) = (Arc::clone(&state), Arc::clone(&to));
         thread::spawn(move || {
             for from in listener.incoming().flatten() {
                 if of_thread.load(Ordering::SeqCst) == CUT {
                     continue;
                 }
                 // A server that is down looks like one: the connection ends.
-                let Ok(to) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else { continue };
+                let Ok(to) = TcpStream::connect((Ipv4Addr::LOCALHOST, target.load(Ordering::SeqCst))) else { continue };
                 for (a, b) in [(&from, &to), (&to, &from)] {
                     if let (Ok(a), Ok(b)) = (a.try_clone(), b.try_clone()) {
                         let state = Arc::clone(&of_thread);
@@ -45,12 +48,17 @@ impl Proxy {
                 }
             }
         });
-        Ok(Self { port, state })
+        Ok(Self { port, to, state })
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where connections that are made from now on lead, as when an address moves to another server.
+    pub fn lead_to(&self, port: u16) {
+        self.to.store(port, Ordering::SeqCst);
     }
 
     /// Lets everything through.
