@@ -5,6 +5,10 @@
 mod connections;
 #[path = "it/doctor.rs"]
 mod doctor;
+#[path = "it/failover.rs"]
+mod failover;
+#[path = "it/full_disk.rs"]
+mod full_disk;
 #[path = "it/operations.rs"]
 mod operations;
 #[path = "it/rest.rs"]
@@ -48,14 +52,26 @@ impl Home {
     fn with_tools() -> Self {
         let mut home = Self::new();
         home.start();
+        home.accept_tools();
+        home
+    }
+
+    fn accept_tools(&self) {
         let since = Instant::now();
-        while home.json(&["tools", "list"]).as_array().unwrap().len() < 4 {
+        while self.json(&["tools", "list"]).as_array().unwrap().len() < 4 {
             assert!(since.elapsed() < Duration::from_secs(20), "the upstream offers no tools");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let accepted = home.json(&["tools", "accept", "--all"]);
+        let accepted = self.json(&["tools", "accept", "--all"]);
         assert_eq!(accepted.as_array().unwrap().len(), 4, "{accepted}");
-        home
+    }
+
+    /// In order: SIGTERM, and wait.
+    fn stop(&mut self) {
+        let mut node = self.node.take().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(node.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        assert!(node.wait().unwrap().success());
     }
 
     fn path(&self, below: &str) -> PathBuf {

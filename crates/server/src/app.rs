@@ -54,10 +54,10 @@ impl App {
 
     /// What anyone may know without authenticating: that the node answers, which version it is, and whether it can record.
     pub fn health(&self) -> Value {
-        let status = match (self.is_stopping(), self.ledger.stats().undecided || self.ledger.stats().stale) {
+        let status = match (self.is_stopping(), self.ledger.stats().can_record()) {
             (true, _) => "draining",
-            (false, true) => "degraded",
-            (false, false) => "ok",
+            (false, false) => "degraded",
+            (false, true) => "ok",
         };
         json!({ "status": status, "version": VERSION, "uptime_seconds": self.started.elapsed().as_secs() })
     }

@@ -85,7 +85,8 @@ async fn status(State(app): State<Arc<App>>, caller: Caller) -> Answered {
         "log": { "origin": head.origin, "size": head.size, "shard": head.shard },
         "ledger": {
             "groups": stats.groups, "events": stats.events, "queued": stats.queued, "conflicts": stats.conflicts,
-            "failures": stats.failures, "last_group_us": stats.last_group_us, "undecided": stats.undecided, "stale": stats.stale,
+            "failures": stats.failures, "last_group_us": stats.last_group_us, "undecided": stats.undecided,
+            "stale": stats.stale, "failing": stats.failing,
         },
         "calls_in_flight": app.gate.in_flight(),
         "shared_limits": app.gate.sharing(),

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use countersign_gate::keyring::Keyring;
+use countersign_domain::WorkspaceName;
+use countersign_gate::keyring::{KeyError, Keyring};
 use countersign_ledger::contract::Store;
 use countersign_ledger::fsck::FsckOptions;
 use countersign_ledger::{Ledger, LedgerOptions, Opened, StoreError};
@@ -77,9 +78,14 @@ pub(super) async fn try_root(ledger: &Ledger, keyring: &Keyring) -> Result<(), S
             Ok(None)
         })
         .await?;
-    let Some(name) = first else { return Ok(()) };
-    let opened = keyring.workspace(&name).await;
-    opened.map(drop).map_err(|error| StartError::Setup(format!("the root key is not the one of this log: {error}")))
+    // Where nothing is stored yet, the node's own key is, so that the next node has something to try its root key on.
+    let opened = keyring.workspace(&first.unwrap_or_else(WorkspaceName::node)).await;
+    opened.map(drop).map_err(|error| {
+        StartError::Setup(match error {
+            KeyError::Ledger(error) => format!("the root key could not be tried: {error}"),
+            KeyError::DoesNotOpen | KeyError::Crypto => format!("the root key is not the one of this log: {error}"),
+        })
+    })
 }
 
 /// Opens the ledger on the database.

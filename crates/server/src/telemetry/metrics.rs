@@ -115,7 +115,7 @@ fn ledger(app: &App, page: &mut Page) {
     page.one("countersign_ledger_conflicts_total", "counter", "Appends that met another state.", stats.conflicts);
     page.one("countersign_ledger_failures_total", "counter", "Commits or head files that failed.", stats.failures);
     page.one("countersign_ledger_queue", "gauge", "Appends that wait for the writer.", stats.queued);
-    let undecided = u64::from(stats.undecided);
+    let undecided = u64::from(!stats.can_record());
     page.one("countersign_ledger_undecided", "gauge", "1 while nothing can be recorded.", undecided);
     for (name, help, reading) in [
         ("countersign_ledger_group_duration_seconds", "A group's transaction, head file included.", &meters.group_time),

@@ -8,6 +8,7 @@ mod mcp;
 mod nodes;
 mod operations;
 mod page;
+mod redis;
 mod replay;
 mod support;
 mod tasks;

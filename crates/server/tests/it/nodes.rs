@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use countersign_server::{Config, Node, StartError};
 use serde_json::json;
 
 use crate::support::{Reply, World};
@@ -114,5 +115,79 @@ async fn an_answer_on_one_node_wakes_who_waits_on_the_other() {
     assert!(approved.elapsed() < Duration::from_secs(20), "it waited for its own time to be over");
     assert!(reply.text().contains("dev.countersign/receipt"), "{reply:?}");
     assert!(!reply.text().contains("NOT executed"), "{reply:?}");
+    stop(first, second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_one_node_began_goes_on_at_the_other() {
+    let (first, second, _keys) = two().await;
+    let agent = first.agent("bot");
+    let hello = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": { "elicitation": {} }, "clientInfo": { "name": "t", "version": "1" } } });
+    let accept = ("accept", "application/json, text/event-stream");
+    let begun = first.send("POST", "/mcp", &agent, &[accept], Some(&hello.to_string())).await;
+    let id = begun.header("mcp-session-id").expect("a session").to_owned();
+    let list = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {} }).to_string();
+    let version = ("mcp-protocol-version", "2025-11-25");
+    let ask = async |world: &World, token: &str, id: &str| {
+        world.send("POST", "/mcp", token, &[accept, version, ("mcp-session-id", id)], Some(&list)).await.status
+    };
+    assert_eq!(ask(&second, &agent, &id).await, 200);
+    assert_eq!(ask(&second, &second.agent("other"), &id).await, 404, "whoever else has the id");
+    let forged = format!("{}A", &id[..id.len() - 1]);
+    let forged = if forged == id { format!("{}B", &id[..id.len() - 1]) } else { forged };
+    assert_eq!(ask(&second, &agent, &forged).await, 404, "the node did not make this one");
+    stop(first, second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_write_is_under_way_on_one_node_is_not_executed_by_the_other() {
+    let (first, second, _keys) = two().await;
+    let agent = first.agent("bot");
+    let key = [("idempotency-key", "same")];
+    let (a, b) = tokio::join!(first.create(&agent, 500, &key), second.create(&agent, 500, &key));
+    let done: Vec<_> = [&a, &b].into_iter().filter(|reply| reply.status == 200).collect();
+    assert!(!done.is_empty(), "{a:?} {b:?}");
+    for reply in [&a, &b] {
+        assert!(reply.status == 200 || reply.status == 409, "{reply:?}");
+    }
+    // Whichever came second has the first one's answer, now or when it asks again.
+    for world in [&first, &second] {
+        let again = world.create(&agent, 500, &key).await;
+        assert_eq!(again.header("idempotent-replayed"), Some("true"), "{again:?}");
+        assert_eq!(again.json()["receipt"], done[0].json()["receipt"]);
+    }
+    let executed = |world: &World| std::fs::read_to_string(world.path("ads/campaigns.jsonl")).unwrap_or_default();
+    assert_eq!(executed(&first).lines().count() + executed(&second).lines().count(), 1, "by one upstream, once");
+    stop(first, second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_another_root_key_does_not_start() {
+    let (first, second, keys) = two().await;
+    let stranger = tempfile::tempdir().expect("a directory");
+    for entry in std::fs::read_dir(keys.path()).expect("keys").flatten() {
+        std::fs::copy(entry.path(), stranger.path().join(entry.file_name())).expect("copied");
+    }
+    let root = stranger.path().join("root.key");
+    std::fs::remove_file(&root).expect("there");
+    let mut config = second.config.clone();
+    (config.keys_dir, config.data_dir) = (stranger.path().to_owned(), stranger.path().join("data"));
+    config.head_file = stranger.path().join("head");
+    let start = async |config: &Config| {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let refused = Node::start_on(config.clone(), listener).await.err().expect("refused");
+        assert!(matches!(refused, StartError::Setup(_)), "{refused}");
+        refused.to_string()
+    };
+    let missing = start(&config).await;
+    assert!(missing.contains("root.key is missing"), "{missing}");
+    // One of the right form, and not the one that wrapped what is stored.
+    let other = tempfile::tempdir().expect("a directory");
+    let lonely = World::start_with(&format!("keys_dir = {:?}\n", other.path().display().to_string())).await;
+    lonely.node.shutdown().await;
+    std::fs::copy(other.path().join("root.key"), &root).expect("copied");
+    let wrong = start(&config).await;
+    assert!(wrong.contains("the root key is not the one of this log"), "{wrong}");
     stop(first, second).await;
 }
