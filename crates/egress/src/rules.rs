@@ -67,6 +67,27 @@ pub(crate) fn not_public(host: &str, address: IpAddr) -> String {
     )
 }
 
+/// For the fuzz targets: a rule of names without networks leads to public addresses only, however they are written.
+#[cfg(fuzzing)]
+pub fn fuzz(url: &Url) {
+    let Ok(names) = "*.example.com".parse() else { return };
+    let rule = Rule { hosts: vec![names], ..Rule::default() };
+    if rule.check_url(url).is_ok() {
+        assert!(url.scheme() == "https" && url.port_or_known_default() == Some(443) && url.username().is_empty());
+        let host = url.host_str().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+        assert!(host.ends_with(".example.com") && url.password().is_none());
+    }
+    if let Ok(origin) = Origin::of(url) {
+        assert_eq!(origin.to_string().parse().as_ref(), Ok(&origin));
+        assert!(Rule { origins: vec![origin], ..Rule::default() }.check_url(url).is_ok() == has_no_credentials(url));
+    }
+}
+
+#[cfg(fuzzing)]
+fn has_no_credentials(url: &Url) -> bool {
+    url.username().is_empty() && url.password().is_none()
+}
+
 /// RFC 6761 section 6.3: these names always mean the loopback.
 fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
@@ -99,6 +120,10 @@ impl Origin {
             Host::Ipv4(address) => address.to_string(),
             Host::Ipv6(address) => address.to_string(),
         };
+        // `http://./` names a host of nothing but dots.
+        if host.is_empty() {
+            return Err(refuse());
+        }
         Ok(Self { https, host, port: url.port_or_known_default().ok_or_else(refuse)? })
     }
 }
@@ -346,6 +371,7 @@ mod tests {
             ("http://[::ffff:7f00:1]:9/", false),
             ("ftp://api.example.com/", false),
             ("file:///etc/passwd", false),
+            ("http://./", false),
         ] {
             assert_eq!(rule.check_url(&Url::parse(url).expect("a URL")).is_ok(), allowed, "{url}");
         }

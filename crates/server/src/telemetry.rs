@@ -10,8 +10,8 @@ pub(crate) mod exchange;
 pub(crate) mod metrics;
 pub(crate) mod otlp;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_domain::histogram::Histogram;
 use countersign_gate::trace::{Context, Sink, Trace};
@@ -33,6 +33,38 @@ pub(crate) struct Telemetry {
     seen: AtomicU64,
     /// Whether each request is a line in the log.
     log_requests: bool,
+    strangers: Strangers,
+}
+
+/// Lines about refused requests of strangers: so many a minute, and then a count, so that a flood does not fill a disk by way
+/// of the log.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<Minute>);
+
+#[derive(Debug, Default)]
+struct Minute {
+    number: u64,
+    lines: u32,
+    omitted: u64,
+}
+
+/// Lines about strangers in a minute.
+const STRANGERS: u32 = 60;
+
+impl Strangers {
+    /// Whether this one is a line, and how many before it were none.
+    fn line(&self, minute: u64) -> Option<u64> {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.number != minute {
+            (now.number, now.lines) = (minute, 0);
+        }
+        if now.lines >= STRANGERS {
+            now.omitted += 1;
+            return None;
+        }
+        now.lines += 1;
+        Some(std::mem::take(&mut now.omitted))
+    }
 }
 
 /// Counters of the HTTP surface.
@@ -52,7 +84,14 @@ impl Telemetry {
             connections: AtomicU64::new(0),
         };
         let sample = (config.telemetry.sample * 1e6) as u64;
-        Self { exporter, http, sample, seen: AtomicU64::new(0), log_requests: config.log.requests }
+        Self {
+            exporter,
+            http,
+            sample,
+            seen: AtomicU64::new(0),
+            log_requests: config.log.requests,
+            strangers: Strangers::default(),
+        }
     }
 
     /// The trace of a request; `None` if nobody names one and nobody collects.
@@ -84,6 +123,14 @@ impl Telemetry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_about_strangers_are_bounded_and_the_rest_is_counted() {
+        let strangers = Strangers::default();
+        let first: Vec<_> = (0..100).map(|_| strangers.line(7)).collect();
+        assert_eq!(first.iter().flatten().count(), STRANGERS as usize);
+        assert_eq!((strangers.line(8), strangers.line(8)), (Some(40), Some(0)));
+    }
 
     #[test]
     fn a_share_of_the_requests_is_recorded() {

@@ -14,7 +14,6 @@ const MIN_LENGTH: usize = 6;
 /// Finds secrets in texts, as they are and as JSON and URLs write them.
 #[derive(Default)]
 pub struct Redactor {
-    plain: Vec<Zeroizing<String>>,
     forms: Vec<Zeroizing<String>>,
 }
 
@@ -32,13 +31,15 @@ impl Redactor {
             return;
         }
         let json = Zeroizing::new(Value::from(secret).to_string());
-        let quoted = json.trim_start_matches('"').trim_end_matches('"').to_owned();
-        for form in [secret.to_owned(), quoted, percent(secret, true), percent(secret, false)] {
+        // One quotation mark at each end is JSON's; more are the secret's own.
+        let quoted = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(&json).to_owned();
+        // As JSON in a text of JSON has it: an API's error, say, that is passed on as text.
+        let twice = quoted.replace('\\', "\\\\").replace('"', "\\\"");
+        for form in [secret.to_owned(), quoted, twice, percent(secret, true), percent(secret, false)] {
             if !self.forms.iter().any(|known| **known == form) {
                 self.forms.push(Zeroizing::new(form));
             }
         }
-        self.plain.push(Zeroizing::new(secret.to_owned()));
         // Longer forms first: one may hold another.
         self.forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
     }
@@ -84,7 +85,7 @@ impl Redactor {
     fn strings(&self, value: &mut Value) -> bool {
         match value {
             Value::String(text) => {
-                let found = self.plain.iter().any(|secret| text.contains(secret.as_str()));
+                let found = self.forms.iter().any(|form| text.contains(form.as_str()));
                 if found {
                     *text = self.text(text);
                 }
@@ -92,7 +93,7 @@ impl Redactor {
             }
             Value::Array(items) => items.iter_mut().fold(false, |found, item| self.strings(item) | found),
             Value::Object(members) => {
-                let named = members.keys().any(|name| self.plain.iter().any(|s| name.contains(s.as_str())));
+                let named = members.keys().any(|name| self.forms.iter().any(|form| name.contains(form.as_str())));
                 if named {
                     *members = std::mem::take(members).into_iter().map(|(name, v)| (self.text(&name), v)).collect();
                 }
@@ -137,6 +138,7 @@ mod tests {
             r#"{"a":"x s3/cr\"et+\\7 y","n":1.50}"#,
             r#"{"a":"x s3%2Fcr%22et%2B%5C7 y","n":1.50}"#,
             r#"{"a":"x s3%2fcr%22et%2b%5c7 y","n":1.50}"#,
+            r#"{"a":"x s3/cr\\\"et+\\\\7 y","n":1.50}"#,
         ] {
             assert_eq!(raw(echo).as_deref(), Ok(r#"{"a":"x [redacted] y","n":1.50}"#), "{echo}");
         }
@@ -144,6 +146,10 @@ mod tests {
             let clean = raw(echo).expect("JSON");
             assert!(clean.contains(REDACTED) && !clean.contains("cr"), "{clean}");
         }
+        let result =
+            ToolResult { raw: RawValue::from_string(r#"["x \"quoted\""]"#.to_owned()).expect("JSON"), is_error: false };
+        let clean = Redactor::new(["\"quoted\""]).outcome(Ok(result)).map(|r| r.raw.get().to_owned());
+        assert!(clean.is_ok_and(|text| text == r#"["x [redacted]"]"#), "a secret with quotation marks at its ends");
         assert!(raw(r#"{"a":12345678}"#).is_err_and(|why| !why.contains("123456")));
     }
 }

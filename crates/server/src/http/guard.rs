@@ -37,6 +37,12 @@ impl HostGuard {
     /// # Errors
     /// [`RefusalKind::Forbidden`].
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        // Of two, this check and whoever else reads them might each believe another one.
+        let twice = |name| headers.get_all(name).iter().count() > 1;
+        if twice(HOST) || twice(ORIGIN) {
+            let advice = "a request has one Host and at most one Origin";
+            return Err(Refusal::new(RefusalKind::Forbidden, advice).with("cause", "host"));
+        }
         if self.check_host && !headers.get(HOST).is_some_and(|host| self.knows(host.to_str().unwrap_or_default())) {
             let advice = "this Host is not one of the node's names; see allowed_hosts in docs/http.md";
             return Err(Refusal::new(RefusalKind::Forbidden, advice).with("cause", "host"));
@@ -103,6 +109,21 @@ mod tests {
         assert!(check(&guard, Some("localhost"), Some("http://localhost:3000")));
         for origin in ["http://evil.example", "null", "file://localhost", "http://localhost@evil.example"] {
             assert!(!check(&guard, Some("localhost"), Some(origin)), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_second_name_is_one_too_many() {
+        let guard = guard("");
+        for (name, first, second) in
+            [(HOST, "localhost", "localhost"), (ORIGIN, "http://localhost", "http://evil.example")]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, http::HeaderValue::from_static("localhost"));
+            headers.insert(&name, http::HeaderValue::from_static(first));
+            assert!(guard.check(&headers).is_ok());
+            headers.append(&name, http::HeaderValue::from_static(second));
+            assert!(guard.check(&headers).is_err(), "{name} twice");
         }
     }
 

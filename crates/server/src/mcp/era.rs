@@ -199,6 +199,10 @@ fn same(value: &Value, header: &str) -> bool {
     match value {
         Value::String(text) => text == header,
         Value::Bool(truth) => header == if *truth { "true" } else { "false" },
+        // Whole numbers as such: two of them may have the same double.
+        Value::Number(number) if number.as_i64().is_some() && header.parse::<i64>().is_ok() => {
+            header.parse().ok() == number.as_i64()
+        }
         Value::Number(number) => header.parse::<f64>().ok().is_some_and(|header| number.as_f64() == Some(header)),
         Value::Null | Value::Array(_) | Value::Object(_) => false,
     }
@@ -275,6 +279,8 @@ mod tests {
         assert!(check(r#"{"region":"日"}"#, &[("mcp-param-region", "=?base64?5pel?=")]));
         assert!(check(r#"{"region":null}"#, &[]));
         assert!(!check(r#"{"region":"eu"}"#, &[]));
+        let beyond = |header| check(r#"{"deep":{"n":9007199254740993}}"#, &[("mcp-param-n", header)]);
+        assert!(beyond("9007199254740993") && !beyond("9007199254740992"));
         assert!(!check(r#"{"region":"eu"}"#, &[("mcp-param-region", "us")]));
         assert!(!check(r#"{}"#, &[("mcp-param-region", "us")]));
         assert!(!check(r#"{"region":"eu"}"#, &[("mcp-param-region", "eu"), ("mcp-param-region", "us")]));

@@ -1,7 +1,7 @@
 //! One HTTP request, from its head to its answer's head.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -17,6 +17,9 @@ use super::Telemetry;
 tokio::task_local! {
     static NOTE: Arc<Note>;
 }
+
+/// What minutes are counted from.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// What the inner parts learn of a request and the outer one reports.
 #[derive(Default)]
@@ -59,7 +62,10 @@ impl Exchange {
             counter.fetch_add(1, Ordering::Relaxed);
         }
         let route = self.note.route.get().map_or("none", MatchedPath::as_str);
-        if telemetry.log_requests {
+        let minute = self.started.duration_since(*EPOCH).as_secs() / 60;
+        let stranger = self.note.principal.get().is_none() && status.is_client_error();
+        let omitted = if stranger { telemetry.strangers.line(minute) } else { Some(0) };
+        if let (true, Some(omitted)) = (telemetry.log_requests, omitted) {
             let principal = self.note.principal.get().map(|principal| principal.caller_key());
             tracing::info!(
                 method = %self.method,
@@ -69,6 +75,7 @@ impl Exchange {
                 principal,
                 correlation,
                 trace = self.trace.as_ref().map(|trace| trace.id()),
+                omitted = (omitted > 0).then_some(omitted),
                 "request"
             );
         }
