@@ -1,9 +1,11 @@
 //! `cargo xtask fuzz`: every target under `fuzz/`, for as long as asked, and what came of it.
 //!
 //! Installs what is missing: a nightly compiler by rustup, cargo-fuzz by cargo. Inputs found before (`fuzz/corpus`, not kept in
-//! the repository) and the seeds (`fuzz/seeds`) are where each target starts; what breaks one is left in `fuzz/artifacts`.
+//! the repository) and the seeds (`fuzz/seeds`) are where each target starts; what breaks one is left in `fuzz/artifacts`. A table of
+//! what came of it is kept in `target/acceptance/fuzz`, a row as soon as its target has ended.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -24,8 +26,8 @@ const MAX_LEN: &str = "-max_len=8192";
 pub struct Plan {
     /// For how long each target runs.
     pub minutes: f64,
-    /// Only this one.
-    pub target: Option<String>,
+    /// Only these, with commas between.
+    pub only: Option<String>,
     /// How many run at a time.
     pub jobs: usize,
 }
@@ -39,21 +41,41 @@ struct Outcome {
     output: Option<String>,
 }
 
+/// Whether the targets still fit the code that they drive: checked with the usual compiler, since a nightly one is not always there.
+///
+/// # Errors
+/// If the compiler cannot be started.
+pub fn check() -> Result<bool> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["check", "--quiet", "--locked", "--manifest-path"]).arg(directory().join("Cargo.toml"));
+    command.arg("--target-dir").arg(paths::target().join("fuzz-check"));
+    // One target compares with an unstable function of the standard library.
+    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "--cfg fuzzing");
+    Ok(command.current_dir(paths::root()).status().with_context(|| format!("running {command:?}"))?.success())
+}
+
 /// Builds and runs the targets; whether there is no finding.
 ///
 /// # Errors
 /// If something cannot be installed, built or started.
 pub fn run(plan: &Plan) -> Result<bool> {
     install()?;
-    let targets = targets(plan.target.as_deref())?;
-    build(plan.target.as_deref())?;
+    let targets = targets(plan.only.as_deref())?;
+    // One is built alone; of several the others are cheap beside what all of them share.
+    build(targets.first().filter(|_| targets.len() == 1).map(String::as_str))?;
     let start = Instant::now();
+    let table = paths::run_directory("fuzz")?.join("table.md");
+    fs::write(&table, "| target | minutes | executions | findings |\n|---|---|---|---|\n")?;
     println!("{} targets, {} min each, {} at a time", targets.len(), plan.minutes, plan.jobs);
     let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || -> Result<()> {
         while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
             let outcome = fuzz(target, plan.minutes)?;
             report(&outcome);
+            let Outcome { executions, findings, .. } = &outcome;
+            let row = format!("| `{target}` | {} | {executions} | {findings} |\n", plan.minutes);
+            fs::OpenOptions::new().append(true).open(&table)?.write_all(row.as_bytes())?;
             outcomes.lock().map_err(|_| anyhow::anyhow!("another target failed"))?.push(outcome);
         }
         Ok(())
@@ -80,7 +102,8 @@ fn targets(only: Option<&str>) -> Result<Vec<String>> {
     for entry in fs::read_dir(directory().join("fuzz_targets"))? {
         let path = entry?.path();
         let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-        if path.extension().is_some_and(|extension| extension == "rs") && only.is_none_or(|only| only == name) {
+        let wanted = only.is_none_or(|only| only.split(',').any(|one| one == name));
+        if path.extension().is_some_and(|extension| extension == "rs") && wanted {
             names.push(name);
         }
     }

@@ -7,6 +7,15 @@
 mod approvals;
 mod bodies;
 mod connections;
+mod deputy;
+mod flood;
+mod foe;
+mod issuers;
+mod manifests;
+mod net;
+mod offers;
+mod questions;
+mod rest;
 mod sockets;
 mod tokens;
 pub mod upstream;
@@ -29,13 +38,22 @@ pub struct World {
     pub node: Node,
     /// Where the hostile upstream keeps its journal and reads its orders.
     pub control: PathBuf,
+    /// The foe on the network.
+    foe: foe::Foe,
+    /// The product.
+    binary: PathBuf,
+    /// How many strangers the flood has.
+    flood: usize,
     anchors: receipts::TrustAnchors,
     harmless: usize,
     number: usize,
 }
 
 const ACCESS: &str = "@id(\"testers\")\npermit (principal in Role::\"tester\", action, resource);\n\
-@id(\"nothing-forbidden\")\nforbid (principal, action == Action::\"evil:write\", resource) when { context.input.text like \"forbidden*\" };\n";
+@id(\"nothing-forbidden\")\nforbid (principal, action == Action::\"evil:write\", resource) when { context.input.text like \"forbidden*\" };\n\
+@id(\"questions\")\npermit (principal in Role::\"tester\", \
+action in [Action::\"net:elicitation/create\", Action::\"net:sampling/createMessage\"], resource);\n\
+@id(\"modest\")\npermit (principal in Role::\"modest\", action == Action::\"net:ask\", resource);\n";
 
 const APPROVAL: &str = "@id(\"guarded-needs-one\")\n@approvals(\"1\")\n@approver_role(\"reviewer\")\n@expires(\"10m\")\n\
 permit (principal, action == Action::\"evil:guarded\", resource);\n\
@@ -43,17 +61,47 @@ permit (principal, action == Action::\"evil:guarded\", resource);\n\
 permit (principal, action == Action::\"evil:brief\", resource);\n\
 @id(\"personal-needs-the-person\")\n@confirm\npermit (principal, action == Action::\"evil:personal\", resource);\n";
 
-const CONFIG: &str =
-    "[limits]\nopen_requests = 50\nheader_timeout = \"3s\"\nbody_timeout = \"3s\"\n[approval]\nwait_seconds = 2\n";
+const CONFIG: &str = "[limits]\nopen_requests = 50\nheader_timeout = \"3s\"\nbody_timeout = \"3s\"\n[limits.breakers]\nfailures = 20\nof = 20\n[approval]\nwait_seconds = 2\n";
 
-/// Runs every case and prints it; the answer is whether all were refused.
+const PARTS: [&[Case]; 13] = [
+    bodies::CASES,
+    tokens::CASES,
+    issuers::CASES,
+    approvals::CASES,
+    deputy::CASES,
+    upstreams::CASES,
+    connections::CASES,
+    net::CASES,
+    questions::CASES,
+    offers::CASES,
+    rest::CASES,
+    sockets::CASES,
+    flood::CASES,
+];
+
+/// What to run.
+pub struct Plan {
+    /// Only cases whose name holds this.
+    pub only: Option<String>,
+    /// How many strangers the flood has.
+    pub flood: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { only: None, flood: 200_000 }
+    }
+}
+
+/// Runs the cases and prints each; the answer is whether all were refused.
 ///
 /// # Errors
 /// If the test itself cannot be run.
-pub fn run(binary: &Path) -> Result<bool> {
-    let mut world = World::start(binary)?;
-    let cases: Vec<Case> =
-        [bodies::CASES, tokens::CASES, approvals::CASES, upstreams::CASES, connections::CASES, sockets::CASES].concat();
+pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
+    let mut world = World::start(binary, plan.flood)?;
+    let wanted = |case: &Case| plan.only.as_ref().is_none_or(|only| case.0.contains(only.as_str()));
+    let cases: Vec<Case> = PARTS.concat().into_iter().filter(wanted).collect();
+    ensure!(!cases.is_empty(), "no case has this in its name");
     let mut refused = 0;
     for (name, case) in &cases {
         let before = world.harmless;
@@ -76,20 +124,27 @@ pub fn run(binary: &Path) -> Result<bool> {
 }
 
 impl World {
-    fn start(binary: &Path) -> Result<Self> {
+    fn start(binary: &Path, flood: usize) -> Result<Self> {
         let directory = crate::paths::run_directory("hostile")?;
         let control = directory.join("control");
         std::fs::create_dir_all(&control)?;
-        let home = Home::create(&directory.join("home"), CONFIG)?;
+        let foe = foe::Foe::start()?;
+        let home = Home::create(&directory.join("home"), &format!("{CONFIG}{}", issuers::configuration(&foe)))?;
         home.manifest("evil", &upstream::manifest(&control)?)?;
         home.manifest("crm", connections::MANIFEST)?;
+        // Outside the home, where nothing is looked for.
+        let secret = control.join("secret");
+        std::fs::write(&secret, foe::SECRET)?;
+        for (name, manifest) in manifests::of(&foe, &secret)? {
+            home.manifest(name, &manifest)?;
+        }
         let node = Launch::new(binary).start(&home)?;
-        node.accept_all_tools(&["evil"])?;
+        node.accept_all_tools(&["evil", "net"])?;
         home.access("testers", ACCESS)?;
         home.approval("guarded", APPROVAL)?;
         node.operator().post("/admin/policy/reload", &json!({}))?.expect(200)?;
         let anchors = receipts::anchors(&mut node.anonymous())?;
-        Ok(Self { node, control, anchors, harmless: 0, number: 0 })
+        Ok(Self { node, control, foe, binary: binary.to_owned(), flood, anchors, harmless: 0, number: 0 })
     }
 
     /// A client of the usual agent.
@@ -202,6 +257,35 @@ impl World {
             std::thread::sleep(Duration::from_millis(200));
         }
         Ok(())
+    }
+
+    /// The keys by which receipts are verified.
+    pub fn anchors(&self) -> &receipts::TrustAnchors {
+        &self.anchors
+    }
+
+    /// The event that a failed call ended in, verified.
+    pub fn recorded(&self, problem: &Value, kind: &str) -> Result<Value> {
+        let id = problem["event"].as_str().with_context(|| format!("the failure names no event: {problem}"))?;
+        let receipt = receipts::fetch_valid(&mut self.node.operator(), id, &self.anchors)?;
+        let event = receipts::subject_event(&receipt)?.clone();
+        ensure!(event["type"] == kind, "the event is a {}, not a {kind}", event["type"]);
+        Ok(event)
+    }
+
+    /// The files of the node's home that hold these bytes: its data, its log, its configuration.
+    pub fn written_with(&self, bytes: &[u8]) -> Result<Vec<PathBuf>> {
+        let (mut found, mut left) = (Vec::new(), vec![self.node.home().directory().to_owned()]);
+        while let Some(path) = left.pop() {
+            if path.is_dir() {
+                for entry in std::fs::read_dir(&path)? {
+                    left.push(entry?.path());
+                }
+            } else if std::fs::read(&path)?.windows(bytes.len()).any(|window| window == bytes) {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 
     /// How often the upstream executed a write with this text, by its own journal.

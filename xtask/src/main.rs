@@ -36,7 +36,8 @@ cargo xtask COMMAND
   test                     everything below but bench, and every test; installs what is missing
   tidy                     walls between crates, module docs, links, licences
   setup                    install what the acceptance programs need (Debian, npm, PyPI)
-  hostile                  what strangers, clients, approvers and upstreams can try
+  hostile [--only TEXT] [--flood REQUESTS]
+                           what strangers, clients, approvers, issuers and upstreams can try
   bench --json FILE [--seconds S] [--connections 1,32] [--ways direct,gateway] [--growth CALLS]
                            what the gate costs, beside the upstream alone and nginx
   conformance [--only upstream|PAIRING|client] [--update]
@@ -48,7 +49,7 @@ cargo xtask COMMAND
                            the same on several nodes that share a log, with cut networks and an old database
   power-cut [--writes N] [--kills K] [--seed S]
                            the same on a layer that forgets what was not synced
-  fuzz [--minutes M] [--target T] [--jobs J]
+  fuzz [--minutes M] [--only TARGET,TARGET] [--jobs J]
                            every fuzz target for that long; installs nightly and cargo-fuzz
   strace                   a system-call trace: no answer leaves before its sync
   oidc                     a real OpenID provider in front of a node: tokens, key rotation, absence
@@ -117,7 +118,15 @@ fn run(arguments: &[String]) -> Result<bool> {
         }
         "evidence" => evidence::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "twins" => twins::run(Options::parse(rest, &["set"])?.text("set")),
-        "hostile" => hostile::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "hostile" => {
+            let options = Options::parse(rest, &["binary", "only", "flood"])?;
+            let usual = hostile::Plan::default();
+            let plan = hostile::Plan {
+                only: options.text("only").map(str::to_owned),
+                flood: options.value("flood", usual.flood)?,
+            };
+            hostile::run(&binary(&options)?, &plan)
+        }
         "hostile-upstream" => {
             let control = rest.first().context("where is the control directory?")?;
             hostile::upstream::serve(Path::new(control)).map(|()| true)
@@ -127,10 +136,10 @@ fn run(arguments: &[String]) -> Result<bool> {
         "soak" => soak(rest),
         "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "fuzz" => {
-            let options = Options::parse(rest, &["minutes", "target", "jobs"])?;
+            let options = Options::parse(rest, &["minutes", "only", "jobs"])?;
             fuzz::run(&fuzz::Plan {
                 minutes: options.value("minutes", 10.0)?,
-                target: options.text("target").map(str::to_owned),
+                only: options.text("only").map(str::to_owned),
                 jobs: options.value("jobs", 2)?,
             })
         }

@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
 use crate::{
-    conformance, crash, evidence, hostile, observe, oidc, paths, peers, power, setup, strace, tidy, twins, walkthrough,
+    conformance, crash, evidence, fuzz, hostile, observe, oidc, paths, peers, power, setup, strace, tidy, twins,
+    walkthrough,
 };
 
 /// The demo promises less than a minute after the build.
@@ -37,6 +38,7 @@ const STAGES: &[Stage] = &[
     // Tests are built with features that the product does not have, and leave their build in its place.
     ("product", |_| one(paths::build(&["build", "--release", "--package", "countersign"]).map(|()| true))),
     ("tidy", |_| one(tidy::run(&paths::root()).map(|findings| findings == 0))),
+    ("fuzz targets", |_| one(fuzz::check())),
     ("twins", |_| one(twins::run(None))),
     ("advisories", |_| advisories()),
     ("observe", |binary| one(observe::run(binary))),
@@ -44,7 +46,7 @@ const STAGES: &[Stage] = &[
     ("peers", |binary| one(peers::run(binary))),
     ("oidc", |binary| one(oidc::run(binary))),
     ("conformance", |binary| one(conformance::run(binary, &conformance::Plan { only: None, update: false }))),
-    ("hostile", |binary| one(hostile::run(binary))),
+    ("hostile", |binary| one(hostile::run(binary, &hostile::Plan::default()))),
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),
     ("crash, two nodes", |binary| {
         let (writes, kills, seed) = (1_000, 4, Random::seed_from_clock());

@@ -151,7 +151,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 }
 
 /// Asks the caller's side what the upstream asks, and gives the members with which the request is made again.
-async fn ask(raw: &RawValue, exchange: &dyn Exchange) -> Result<String, DispatchError> {
+pub(crate) async fn ask(raw: &RawValue, exchange: &dyn Exchange) -> Result<String, DispatchError> {
     #[derive(Deserialize)]
     struct InputRequired {
         #[serde(rename = "inputRequests", default)]

@@ -10,6 +10,8 @@
 
 mod call;
 mod discover;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guarded;
 mod headers;
 mod http;

@@ -50,7 +50,7 @@ pub struct RestUpstream {
 }
 
 /// One tool's request, ready to be filled in.
-struct Endpoint {
+pub(crate) struct Endpoint {
     request: RestRequest,
     schemas: BTreeMap<String, Value>,
     base: Url,
@@ -171,7 +171,7 @@ impl RestUpstream {
 }
 
 impl Endpoint {
-    fn new(
+    pub(crate) fn new(
         request: &RestRequest,
         transport: &RestTransport,
         shared: &HeaderMap,

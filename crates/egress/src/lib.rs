@@ -21,6 +21,8 @@ use url::Url;
 pub use client::{PurposeClient, Response};
 pub use error::EgressError;
 pub use resolve::{Lookup, SystemLookup};
+#[cfg(fuzzing)]
+pub use rules::fuzz;
 pub use rules::{HostPattern, Network, Origin, Rule, RuleError, is_public};
 
 /// What a connection is for. Each purpose has an allow-list of its own.

@@ -18,6 +18,8 @@ pub mod exchange;
 pub mod findings;
 pub mod flow;
 pub mod frozen;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod identity;
 pub mod keyring;
 pub mod limits;

@@ -188,6 +188,14 @@ fn decode(slot: &[u8]) -> Option<(u64, KnownHead)> {
     Some((u64::from_be_bytes(*counter), KnownHead { shard: u32::from_be_bytes(*shard), note, checkpoint }))
 }
 
+/// For the fuzz targets: what a slot says is written back as the same bytes.
+#[cfg(fuzzing)]
+pub fn fuzz(slot: &[u8]) {
+    if let Some((counter, head)) = decode(slot) {
+        assert!(encode(counter, head.shard, &head.note).is_ok_and(|again| slot.starts_with(&again)));
+    }
+}
+
 fn newest(file: &mut File) -> io::Result<Option<(u64, KnownHead)>> {
     let mut bytes = Vec::with_capacity(2 * SLOT);
     file.take(2 * SLOT as u64).read_to_end(&mut bytes)?;

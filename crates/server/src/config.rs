@@ -238,6 +238,15 @@ impl Config {
         build(file, &source, places, overrides, env)
     }
 
+    /// For the fuzz targets: a file with this text.
+    #[cfg(fuzzing)]
+    pub(crate) fn from_text(text: &str) -> Result<Self, ConfigError> {
+        let overrides = Overrides { home: Some(PathBuf::from("/nowhere")), ..Overrides::default() };
+        let places = Places::new(&overrides, &|_| None)?;
+        let source = Source { path: places.config_file.clone(), text: text.to_owned() };
+        build(source.parse()?, &source, places, overrides, &|_| None)
+    }
+
     /// The node's base URL, without a trailing slash: the public one, or the address that it listens on.
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };

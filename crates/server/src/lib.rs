@@ -13,6 +13,8 @@
 mod app;
 pub mod config;
 pub mod dev_issuer;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 pub mod keys;
 pub mod mcp;

@@ -3,7 +3,7 @@
 //! Configuration was checked before ([`crate::config`]); the listener is handed in, so that a test starts the same node as
 //! the binary does.
 
-mod discovery;
+pub(crate) mod discovery;
 mod issuers;
 mod reporting;
 mod shared;

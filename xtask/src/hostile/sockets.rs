@@ -21,6 +21,10 @@ pub const CASES: &[Case] = &[
     ("a thousand headers", many_headers),
     ("a page of another origin", other_origin),
     ("a name that was rebound to loopback", rebound_name),
+    ("a rebound name behind one of ours", two_names),
+    ("a body that never ends", endless_body),
+    ("a body that unpacks to a thousandfold", packed_body),
+    ("a chunk whose size never ends", endless_chunk_size),
 ];
 
 fn connect(world: &World) -> Result<TcpStream> {
@@ -211,6 +215,58 @@ fn other_origin(world: &mut World) -> Result<()> {
     }
     ensure!(world.executions("cross")? == 0, "it was executed");
     Ok(())
+}
+
+fn two_names(world: &mut World) -> Result<()> {
+    twin(world)?;
+    let body = r#"{"text":"two names"}"#;
+    let more = format!("host: attacker.example\r\ncontent-length: {}\r\n", body.len());
+    let mut stream = connect(world)?;
+    stream.write_all((head(world, &more) + body).as_bytes())?;
+    let response = read_response(&mut BufReader::new(stream))?;
+    ensure!(world.executions("two names")? == 0, "it was executed");
+    ensure!([400, 403].contains(&response.status), "HTTP {}", response.status);
+    Ok(())
+}
+
+/// The node stops reading at its bound, or at its time, whatever comes.
+fn endless_body(world: &mut World) -> Result<()> {
+    twin(world)?;
+    let before = world.executions("")?;
+    let mut stream = connect(world)?;
+    stream.write_all(head(world, "transfer-encoding: chunked\r\n").as_bytes())?;
+    let chunk = [b"10000\r\n".as_slice(), &[b' '; 65_536], b"\r\n"].concat();
+    let mut sent = 0_usize;
+    while sent < 64 << 20 && stream.write_all(&chunk).is_ok() {
+        sent += chunk.len();
+    }
+    ensure!(sent < 64 << 20, "it read {sent} bytes");
+    ensure!(world.executions("")? == before, "it was executed");
+    Ok(())
+}
+
+/// Bodies are read as they are; a packed one is no JSON.
+fn packed_body(world: &mut World) -> Result<()> {
+    twin(world)?;
+    let before = world.executions("")?;
+    let packed = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &[0; 100_000]].concat();
+    let headers = [("content-encoding", "gzip")];
+    let answer = world.agent().send("POST", "/tools/evil:write/invoke", &headers, Some(&packed))?;
+    ensure!(world.executions("")? == before, "it was executed");
+    ensure!([400, 415].contains(&answer.status), "HTTP {}", answer.status);
+    Ok(())
+}
+
+fn endless_chunk_size(world: &mut World) -> Result<()> {
+    twin(world)?;
+    let mut stream = connect(world)?;
+    stream.write_all(head(world, "transfer-encoding: chunked\r\n").as_bytes())?;
+    let start = Instant::now();
+    while stream.write_all(&[b'0'; 1_024]).is_ok() {
+        ensure!(start.elapsed() < Duration::from_secs(15), "it still reads after 15 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    twin(world)
 }
 
 /// DNS rebinding: a page's own name leads to loopback, and the browser sends that name.

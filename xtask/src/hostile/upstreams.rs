@@ -45,7 +45,7 @@ fn read(world: &mut World, tool: &str, status: u16, problem: &str) -> Result<()>
     let text = world.unique("read");
     let answer = world.invoke(&mut world.agent(), tool, &json!({"text": text}))?;
     let body = world.refused_without_event(&answer, status, problem)?;
-    ended(world, &body, "call.completed")?;
+    world.recorded(&body, "call.completed")?;
     twin(world).context("afterwards")
 }
 
@@ -55,21 +55,12 @@ fn write(world: &mut World, tool: &str, status: u16, problem: &str) -> Result<()
     let text = world.unique("write");
     let answer = world.invoke(&mut world.agent(), tool, &json!({"text": text}))?;
     let body = world.refused_without_event(&answer, status, problem)?;
-    let event = ended(world, &body, "call.unknown")?;
+    let event = world.recorded(&body, "call.unknown")?;
     let call = event["call"].as_str().context("an event without a call")?;
     ensure!(unknown(world)?.iter().any(|u| u["call"] == call), "the operator is not shown the call");
     ensure!(world.executions(&text)? <= 1, "executed twice");
     settle(world, call)?;
     twin(world).context("afterwards")
-}
-
-/// The event that a failed call ended in, verified.
-fn ended(world: &World, problem: &Value, kind: &str) -> Result<Value> {
-    let id = problem["event"].as_str().with_context(|| format!("the failure names no event: {problem}"))?;
-    let receipt = countersign_testkit::receipts::fetch_valid(&mut world.node.operator(), id, &world.anchors)?;
-    let event = countersign_testkit::receipts::subject_event(&receipt)?.clone();
-    ensure!(event["type"] == kind, "the event is a {}, not a {kind}", event["type"]);
-    Ok(event)
 }
 
 fn unknown(world: &World) -> Result<Vec<Value>> {
@@ -89,7 +80,7 @@ fn identical_while_unknown(world: &mut World) -> Result<()> {
     let text = world.unique("once");
     let first = world.invoke(&mut world.agent(), "die_write", &json!({"text": text}))?;
     let body = world.refused_without_event(&first, 502, "upstream-unavailable")?;
-    let event = ended(world, &body, "call.unknown")?;
+    let event = world.recorded(&body, "call.unknown")?;
     twin(world)?;
     let again = world.invoke(&mut world.agent(), "die_write", &json!({"text": text}))?;
     world.refused(&again, 409, "outcome-unknown")?;

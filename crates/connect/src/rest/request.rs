@@ -22,7 +22,7 @@ const MAX_HEADER: usize = 4 << 10;
 const MAX_DECODINGS: usize = 4;
 
 /// A request, ready to be sent.
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
@@ -37,7 +37,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// In words for the caller: which argument cannot be sent, and why.
-    pub(super) fn prepare(&self, arguments: &RawValue, call: Uuid) -> Result<Prepared, String> {
+    pub(crate) fn prepare(&self, arguments: &RawValue, call: Uuid) -> Result<Prepared, String> {
         let given: Given<'_> = serde_json::from_str(arguments.get()).map_err(|e| e.to_string())?;
         let given: Given<'_> =
             given.into_iter().filter(|(name, _)| self.request.arguments.contains_key(name)).collect();

@@ -93,14 +93,27 @@ impl Endpoint {
         }
         let limit = self.request.response.max_bytes as usize;
         let body = response.bytes(limit, deadline).await.map_err(body_error)?;
+        let mime = media_type(&headers).unwrap_or("application/octet-stream");
+        self.read_body(status, mime, &body, meta, upstream)
+    }
+
+    /// What a body with a status of success means.
+    pub(crate) fn read_body(
+        &self,
+        status: StatusCode,
+        mime: &str,
+        body: &[u8],
+        meta: Map<String, Value>,
+        upstream: &UpstreamName,
+    ) -> Result<ToolResult, DispatchError> {
         if body.is_empty() {
             return self.without_body(status, meta);
         }
-        let mime = media_type(&headers).unwrap_or("application/octet-stream").to_ascii_lowercase();
+        let mime = mime.to_ascii_lowercase();
         match self.kind(&mime)? {
-            BodyKind::Json => self.structured(&body, status, meta),
-            BodyKind::Text => render(&[Content::Text { text: text(&body)? }], None, false, meta),
-            BodyKind::Binary | BodyKind::Auto => render(&[blob(&body, &mime, upstream)], None, false, meta),
+            BodyKind::Json => self.structured(body, status, meta),
+            BodyKind::Text => render(&[Content::Text { text: text(body)? }], None, false, meta),
+            BodyKind::Binary | BodyKind::Auto => render(&[blob(body, &mime, upstream)], None, false, meta),
         }
     }
 

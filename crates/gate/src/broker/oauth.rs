@@ -186,7 +186,7 @@ impl TokenClient {
     }
 }
 
-fn read_answer(status: u16, body: &[u8]) -> Result<Token, TokenError> {
+pub(crate) fn read_answer(status: u16, body: &[u8]) -> Result<Token, TokenError> {
     if status != 200 {
         #[derive(Deserialize)]
         struct Problem {

@@ -207,7 +207,7 @@ impl KeySet {
 }
 
 /// The keys of a JWKS that can verify: public, asymmetric, for signatures, each with the algorithm that it is for.
-fn usable_keys(document: &[u8]) -> Result<HashMap<Name, (DecodingKey, String)>, String> {
+pub(crate) fn usable_keys(document: &[u8]) -> Result<HashMap<Name, (DecodingKey, String)>, String> {
     if document.len() > MAX_JWKS_BYTES {
         return Err(format!("the JWKS has more than {MAX_JWKS_BYTES} bytes"));
     }

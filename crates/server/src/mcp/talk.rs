@@ -265,7 +265,7 @@ fn with_member(raw: &RawValue, name: &str, value: &str) -> Option<Vec<u8>> {
 }
 
 /// Progress under the client's own token.
-fn with_token(raw: &RawValue, token: &str) -> Option<Vec<u8>> {
+pub(crate) fn with_token(raw: &RawValue, token: &str) -> Option<Vec<u8>> {
     let members = rawjson::members(raw.get()).ok()?;
     let mut out = ObjectWriter::new(Vec::with_capacity(raw.get().len() + 32));
     out.member("progressToken", token.as_bytes());

@@ -68,17 +68,22 @@ impl Discovered {
 
     async fn metadata(&self, url: &Url) -> Result<Url, String> {
         let body = get(&self.client, url, MAX_METADATA).await?;
-        let metadata: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-        if metadata["issuer"].as_str() != Some(self.name.as_str()) {
-            return Err(format!("the metadata is not of {} but of {}", self.name, metadata["issuer"]));
-        }
-        let jwks = metadata["jwks_uri"].as_str().ok_or("the metadata has no jwks_uri")?;
-        let jwks = secure_url(jwks).map_err(|why| format!("jwks_uri {why}"))?;
-        if is_inside(&jwks) && jwks.host() != self.issuer.host() {
-            return Err("jwks_uri leads to an address that only we could reach".to_owned());
-        }
-        Ok(jwks)
+        keys_at(&body, &self.name, &self.issuer)
     }
+}
+
+/// Where the metadata of this issuer says that its keys are.
+pub(crate) fn keys_at(metadata: &[u8], name: &str, issuer: &Url) -> Result<Url, String> {
+    let metadata: Value = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
+    if metadata["issuer"].as_str() != Some(name) {
+        return Err(format!("the metadata is not of {name} but of {}", metadata["issuer"]));
+    }
+    let jwks = metadata["jwks_uri"].as_str().ok_or("the metadata has no jwks_uri")?;
+    let jwks = secure_url(jwks).map_err(|why| format!("jwks_uri {why}"))?;
+    if is_inside(&jwks) && jwks.host() != issuer.host() {
+        return Err("jwks_uri leads to an address that only we could reach".to_owned());
+    }
+    Ok(jwks)
 }
 
 #[async_trait]
