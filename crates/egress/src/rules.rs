@@ -116,12 +116,12 @@ impl Origin {
         };
         // The URL parser has already brought odd spellings of addresses (`0x7f.1`, `2130706433`) into one form.
         let host = match url.host().ok_or_else(refuse)? {
-            Host::Domain(name) => name.trim_end_matches('.').to_ascii_lowercase(),
+            Host::Domain(name) => name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(),
             Host::Ipv4(address) => address.to_string(),
             Host::Ipv6(address) => address.to_string(),
         };
-        // `http://./` names a host of nothing but dots.
-        if host.is_empty() {
+        // `http://./` names nothing, and `http://x.6../` what no URL without the dots could.
+        if host.is_empty() || host.ends_with('.') {
             return Err(refuse());
         }
         Ok(Self { https, host, port: url.port_or_known_default().ok_or_else(refuse)? })
@@ -372,6 +372,7 @@ mod tests {
             ("ftp://api.example.com/", false),
             ("file:///etc/passwd", false),
             ("http://./", false),
+            ("http://localhost..:8080/mcp", false),
         ] {
             assert_eq!(rule.check_url(&Url::parse(url).expect("a URL")).is_ok(), allowed, "{url}");
         }

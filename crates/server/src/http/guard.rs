@@ -68,11 +68,15 @@ impl HostGuard {
     }
 }
 
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok()
+}
+
 /// The host of `host[:port]`; nothing if the port is not a number.
 fn host_of(authority: &str) -> &str {
     let end = authority.rfind(']').map_or_else(|| authority.find(':'), |bracket| Some(bracket + 1));
     let (host, port) = authority.split_at(end.unwrap_or(authority.len()));
-    let good = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
+    let good = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.is_empty() || is_port(p));
     if good { host } else { "" }
 }
 
@@ -100,9 +104,15 @@ mod tests {
         for host in ["127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000", "gate.example.org"] {
             assert!(check(&guard, Some(host), None), "{host}");
         }
-        for host in
-            ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "", "localhost:80@evil", "[::1"]
-        {
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "",
+            "localhost:80@evil",
+            "[::1",
+            "localhost:8003000",
+        ] {
             assert!(!check(&guard, Some(host), None), "{host}");
         }
         assert!(!check(&guard, None, None), "a request without Host");
