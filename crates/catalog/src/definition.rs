@@ -43,6 +43,9 @@ impl Kind {
             | Operation::ReadResource
             | Operation::Subscribe
             | Operation::Complete
+            | Operation::GetTask
+            | Operation::UpdateTask
+            | Operation::CancelTask
             | Operation::Elicit
             | Operation::Sample
             | Operation::ListRoots

@@ -292,20 +292,9 @@ impl Manifest {
         }
     }
 
-    /// Tools count as writes unless the manifest says otherwise; the protocol's other operations only look at things.
+    /// Tools count as writes unless the manifest says otherwise; the protocol's other operations mostly look at things.
     fn default_effect(&self, name: &str) -> Effect {
-        match Operation::of(name) {
-            Operation::Tool(_) => self.effects,
-            Operation::Prompt(_)
-            | Operation::Resource(_)
-            | Operation::ReadResource
-            | Operation::Subscribe
-            | Operation::Complete
-            | Operation::Elicit
-            | Operation::Sample
-            | Operation::ListRoots => Effect::Read,
-            Operation::Connect => Effect::Write,
-        }
+        Operation::of(name).fixed_effect().unwrap_or(self.effects)
     }
 
     /// How requests to the upstream are authenticated, if they are.

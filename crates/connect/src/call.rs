@@ -12,12 +12,13 @@ use serde_json::value::RawValue;
 use crate::link::{Link, Question};
 use crate::rpc::{self, Answer, HEADER_MISMATCH, Outcome, quote};
 use crate::talk;
+use crate::tasks::{self, Following, Task};
 use crate::upstream::Mirror;
 
 /// How often an upstream may ask for input before it has to answer.
 const MAX_ROUNDS: u32 = 8;
 /// What an upstream may ask for in one round.
-const MAX_ASKS: usize = 16;
+pub(crate) const MAX_ASKS: usize = 16;
 /// Longest `requestState`, in bytes.
 const MAX_STATE: usize = 256 << 10;
 /// The code of a call that ended because its caller's side did not give what the upstream asked for.
@@ -51,6 +52,13 @@ pub(crate) async fn call(
         Operation::Tool(tool) if facts.mirrors => Some(tool),
         _ => None,
     };
+    if facts.modern && matches!(permit.operation(), Operation::GetTask | Operation::UpdateTask | Operation::CancelTask)
+    {
+        return of_task(link, &request, permit, exchange).await;
+    }
+    let (is_tool, caller_knows) = (matches!(permit.operation(), Operation::Tool(_)), exchange.knows_tasks());
+    let following = Following(exchange);
+    let mut exchange = exchange;
     let mut members = Cow::Borrowed(request.members.as_str());
     for _ in 0..=MAX_ROUNDS {
         let mut question = Question::plain(exchange, deadline);
@@ -65,8 +73,18 @@ pub(crate) async fn call(
             mirror.headers(tool, permit.arguments().get(), &mut question);
             answer = link.ask(&question).await?;
         }
+        if is_tool && facts.modern && !exchange.knows_tasks() && tasks::wants_tasks(&answer) {
+            // It did nothing yet. What it makes of the call is followed here.
+            exchange = &following;
+            continue;
+        }
         match rpc::outcome(answer)? {
-            Outcome::Done(result) => return Ok(result),
+            Outcome::Done(result) => {
+                return match Task::created(&result.raw)? {
+                    Some(task) if facts.modern && !caller_knows => tasks::finish(link, task, exchange, deadline).await,
+                    Some(_) | None => Ok(result),
+                };
+            }
             Outcome::Input(_) if !facts.modern => {
                 return Err(DispatchError::Protocol(
                     "it asked for input in a way that its revision does not have".into(),
@@ -79,6 +97,23 @@ pub(crate) async fn call(
         }
     }
     Err(DispatchError::Protocol(format!("it asked for input more than {MAX_ROUNDS} times")))
+}
+
+/// What a caller asks of a task that it follows.
+async fn of_task(
+    link: &dyn Link,
+    request: &Request<'_>,
+    permit: &Permit,
+    exchange: &dyn Exchange,
+) -> Result<ToolResult, DispatchError> {
+    let (deadline, following) = (permit.deadline(), Following(exchange));
+    let mut question = Question::plain(&following, deadline);
+    (question.method, question.name, question.members) = (request.method, request.name.as_deref(), &request.members);
+    let result = done(rpc::outcome(link.ask(&question).await?)?)?;
+    match permit.operation() {
+        Operation::GetTask => tasks::shown(link, result, exchange, deadline).await,
+        _ => Ok(result),
+    }
 }
 
 fn done(outcome: Outcome) -> Result<ToolResult, DispatchError> {
@@ -100,6 +135,13 @@ fn request(permit: &Permit) -> Result<Request<'_>, DispatchError> {
     struct Uri {
         uri: String,
     }
+    #[derive(Deserialize)]
+    struct OfTask {
+        #[serde(rename = "taskId")]
+        task: String,
+        #[serde(rename = "inputResponses", default)]
+        responses: Option<Box<RawValue>>,
+    }
     let unsent = |why: String| DispatchError::NotSent(why);
     let operation = permit.operation();
     let arguments = permit.arguments().get();
@@ -111,6 +153,12 @@ fn request(permit: &Permit) -> Result<Request<'_>, DispatchError> {
             (Some(Cow::Owned(uri.uri)), params(arguments)?)
         }
         Operation::Complete => (None, params(arguments)?),
+        Operation::GetTask | Operation::UpdateTask | Operation::CancelTask => {
+            let of: OfTask = serde_json::from_str(arguments).map_err(|e| unsent(format!("no task: {e}")))?;
+            let answers = of.responses.map(|raw| format!(",\"inputResponses\":{}", raw.get())).unwrap_or_default();
+            let members = format!("\"taskId\":{}{answers}", quote(&of.task));
+            (Some(Cow::Owned(of.task)), members)
+        }
         Operation::Resource(_) | Operation::Elicit | Operation::Sample | Operation::ListRoots | Operation::Connect => {
             return Err(unsent(format!("{} is nothing that upstreams are asked", permit.tool())));
         }
@@ -201,7 +249,10 @@ pub(crate) async fn ask(raw: &RawValue, exchange: &dyn Exchange) -> Result<Strin
 
 /// This revision has no errors as answers. A question to a person can be dismissed; where anything else is not given, the
 /// call ends here: the upstream has answered it, so that its outcome is known.
-fn given_for(kind: AskKind, answer: Result<Box<RawValue>, AskError>) -> Result<Box<RawValue>, DispatchError> {
+pub(crate) fn given_for(
+    kind: AskKind,
+    answer: Result<Box<RawValue>, AskError>,
+) -> Result<Box<RawValue>, DispatchError> {
     let error = match answer {
         Ok(given) => return Ok(given),
         Err(error) => error,

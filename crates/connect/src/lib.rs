@@ -22,6 +22,7 @@ mod slots;
 mod sse;
 mod stdio;
 mod talk;
+mod tasks;
 mod traced;
 mod upstream;
 

@@ -75,6 +75,9 @@ fn capabilities(exchange: &dyn Exchange) -> String {
     if exchange.answers(AskKind::ListRoots) {
         declared.push("\"roots\":{}".to_owned());
     }
+    if exchange.knows_tasks() {
+        declared.push("\"extensions\":{\"io.modelcontextprotocol/tasks\":{}}".to_owned());
+    }
     format!("{{{}}}", declared.join(","))
 }
 
@@ -267,7 +270,7 @@ pub(crate) fn outcome(answer: Answer) -> Result<Outcome, DispatchError> {
     let head: ResultHead<'_> = serde_json::from_str(raw.get())
         .map_err(|e| DispatchError::Protocol(format!("its result cannot be read: {e}")))?;
     match head.result_type.as_deref() {
-        // Absent in the handshake era: complete (2026-07-28, ResultType). The handle of a task is passed on as it is.
+        // Absent in the handshake era: complete (2026-07-28, ResultType). A task is for the caller to follow, or for `tasks`.
         None | Some("complete" | "task") => {
             Ok(Outcome::Done(ToolResult { is_error: head.is_error.unwrap_or(false), raw }))
         }

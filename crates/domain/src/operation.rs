@@ -4,6 +4,8 @@
 //! kind of event serve them all. A tool's operation is its own name; the others have names with a slash that no tool may bear
 //! ([`is_reserved`]). (MCP 2025-11-25 and 2026-07-28, server and client features.)
 
+use crate::Effect;
+
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation<'a> {
@@ -20,6 +22,12 @@ pub enum Operation<'a> {
     Subscribe,
     /// `completion/complete`. Its input is the request's `{ref, argument, context?}`.
     Complete,
+    /// `tasks/get` of a task that a call was answered with. Its input is `{taskId, tool}`, the upstream's own id.
+    GetTask,
+    /// `tasks/update`: answers to what a task asks. Its input is `{taskId, tool, inputResponses}`.
+    UpdateTask,
+    /// `tasks/cancel`. Its input is `{taskId, tool}`.
+    CancelTask,
     /// `elicitation/create`, asked by the upstream during a call.
     Elicit,
     /// `sampling/createMessage`, asked by the upstream during a call.
@@ -38,6 +46,9 @@ impl<'a> Operation<'a> {
             READ_RESOURCE => Self::ReadResource,
             SUBSCRIBE => Self::Subscribe,
             COMPLETE => Self::Complete,
+            GET_TASK => Self::GetTask,
+            UPDATE_TASK => Self::UpdateTask,
+            CANCEL_TASK => Self::CancelTask,
             ELICIT => Self::Elicit,
             SAMPLE => Self::Sample,
             LIST_ROOTS => Self::ListRoots,
@@ -60,7 +71,28 @@ impl<'a> Operation<'a> {
             | Self::ReadResource
             | Self::Subscribe
             | Self::Complete
+            | Self::GetTask
+            | Self::UpdateTask
+            | Self::CancelTask
             | Self::Connect => false,
+        }
+    }
+
+    /// What a fixed operation does to the world, as far as can be said of all upstreams.
+    pub fn fixed_effect(self) -> Option<Effect> {
+        match self {
+            Self::Tool(_) => None,
+            // What is answered, or given up, cannot be taken back.
+            Self::UpdateTask | Self::CancelTask | Self::Connect => Some(Effect::Write),
+            Self::Prompt(_)
+            | Self::Resource(_)
+            | Self::ReadResource
+            | Self::Subscribe
+            | Self::Complete
+            | Self::GetTask
+            | Self::Elicit
+            | Self::Sample
+            | Self::ListRoots => Some(Effect::Read),
         }
     }
 
@@ -72,6 +104,9 @@ impl<'a> Operation<'a> {
             Self::Resource(_) | Self::ReadResource => READ_RESOURCE,
             Self::Subscribe => SUBSCRIBE,
             Self::Complete => COMPLETE,
+            Self::GetTask => GET_TASK,
+            Self::UpdateTask => UPDATE_TASK,
+            Self::CancelTask => CANCEL_TASK,
             Self::Elicit => ELICIT,
             Self::Sample => SAMPLE,
             Self::ListRoots => LIST_ROOTS,
@@ -90,6 +125,12 @@ pub const READ_RESOURCE: &str = "resources/read";
 pub const SUBSCRIBE: &str = "resources/subscribe";
 /// [`Operation::Complete`].
 pub const COMPLETE: &str = "completion/complete";
+/// [`Operation::GetTask`].
+pub const GET_TASK: &str = "tasks/get";
+/// [`Operation::UpdateTask`].
+pub const UPDATE_TASK: &str = "tasks/update";
+/// [`Operation::CancelTask`].
+pub const CANCEL_TASK: &str = "tasks/cancel";
 /// [`Operation::Elicit`].
 pub const ELICIT: &str = "elicitation/create";
 /// [`Operation::Sample`].
@@ -99,7 +140,8 @@ pub const LIST_ROOTS: &str = "roots/list";
 /// [`Operation::Connect`].
 pub const CONNECT: &str = "account/connect";
 /// The operations that every MCP upstream has whatever it lists, so that policies can name them before it was ever reached.
-pub const FIXED: &[&str] = &[READ_RESOURCE, SUBSCRIBE, COMPLETE, ELICIT, SAMPLE, LIST_ROOTS];
+pub const FIXED: &[&str] =
+    &[READ_RESOURCE, SUBSCRIBE, COMPLETE, GET_TASK, UPDATE_TASK, CANCEL_TASK, ELICIT, SAMPLE, LIST_ROOTS];
 
 /// The group of actions that upstreams ask of callers; `UPSTREAM:asks` is that of one upstream.
 pub const ASKS: &str = "asks";
@@ -116,6 +158,15 @@ pub fn fixed_definition(name: &str) -> &'static str {
         }
         COMPLETE => {
             r#"{"name":"completion/complete","description":"Completes an argument of a prompt or a resource template.","inputSchema":{"type":"object","required":["ref","argument"],"additionalProperties":false,"properties":{"ref":{"type":"object","required":["type"],"properties":{"type":{"enum":["ref/prompt","ref/resource"]},"name":{"type":"string"},"uri":{"type":"string"}}},"argument":{"type":"object","required":["name","value"],"properties":{"name":{"type":"string"},"value":{"type":"string"}}},"context":{"type":"object"}}}}"#
+        }
+        GET_TASK => {
+            r#"{"name":"tasks/get","description":"Looks at a task of an earlier call.","inputSchema":{"type":"object","required":["taskId","tool"],"additionalProperties":false,"properties":{"taskId":{"type":"string","minLength":1,"maxLength":512},"tool":{"type":"string"}}}}"#
+        }
+        UPDATE_TASK => {
+            r#"{"name":"tasks/update","description":"Answers what a task of an earlier call asks.","inputSchema":{"type":"object","required":["taskId","tool","inputResponses"],"additionalProperties":false,"properties":{"taskId":{"type":"string","minLength":1,"maxLength":512},"tool":{"type":"string"},"inputResponses":{"type":"object","maxProperties":16}}}}"#
+        }
+        CANCEL_TASK => {
+            r#"{"name":"tasks/cancel","description":"Gives up a task of an earlier call.","inputSchema":{"type":"object","required":["taskId","tool"],"additionalProperties":false,"properties":{"taskId":{"type":"string","minLength":1,"maxLength":512},"tool":{"type":"string"}}}}"#
         }
         ELICIT => {
             r#"{"name":"elicitation/create","description":"Asks the person at the caller's side.","inputSchema":{"type":"object","required":["mode","message","fields"],"properties":{"mode":{"enum":["form","url"]},"message":{"type":"string"},"fields":{"type":"array","items":{"type":"string"}},"url":{"type":"string"},"scheme":{"type":"string"},"host":{"type":"string"}}}}"#

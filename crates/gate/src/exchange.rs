@@ -305,6 +305,25 @@ impl Exchange for Way {
     fn log_level(&self) -> Option<&str> {
         self.client.log_level()
     }
+    fn knows_tasks(&self) -> bool {
+        self.client.knows_tasks()
+    }
+    async fn show(&self, asks: Vec<Ask>) -> Answers {
+        let mut shown = Answers::with_capacity(asks.len());
+        for ask in asks {
+            shown.push(match self.client.answers(ask.kind) {
+                false => Err(AskError::Unsupported),
+                true => match self.admit(&ask).await {
+                    Err(error) => Err(error),
+                    Ok((limited, question)) => {
+                        let facts = &limited.resolved().facts;
+                        self.record(facts, "shown", None, Duration::ZERO, None).await.map(|()| question.params)
+                    }
+                },
+            });
+        }
+        shown
+    }
     async fn cancelled(&self) {
         self.client.cancelled().await;
     }

@@ -939,7 +939,13 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
     let refusal = |kind, detail: String| RecordedBody::Refusal { kind, detail };
     let (status, error, body, known) = match dispatched {
         Ok(result) => {
-            let status = if result.is_error { "tool_error" } else { "ok" };
+            let status = if result.is_error {
+                "tool_error"
+            } else if is_task(&result) {
+                "task"
+            } else {
+                "ok"
+            };
             (status, None, RecordedBody::Result { result: result.raw, is_error: result.is_error }, true)
         }
         Err(DispatchError::Rpc { code, message, raw }) => {
@@ -999,6 +1005,16 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
         other => other,
     };
     Judged { kind, outcome, body, memory, intent, untouched }
+}
+
+/// Whether the upstream answered that it works on it: the call has an answer, and its end is still to come.
+fn is_task(result: &ToolResult) -> bool {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(rename = "resultType", default)]
+        kind: Option<String>,
+    }
+    serde_json::from_str::<Head>(result.raw.get()).is_ok_and(|head| head.kind.as_deref() == Some("task"))
 }
 
 /// A JSON-RPC error as the tool result that a client can show, with the upstream's own error kept in `_meta`.

@@ -105,6 +105,9 @@ impl View {
                 Operation::ReadResource
                 | Operation::Subscribe
                 | Operation::Complete
+                | Operation::GetTask
+                | Operation::UpdateTask
+                | Operation::CancelTask
                 | Operation::Elicit
                 | Operation::Sample
                 | Operation::ListRoots
@@ -134,6 +137,9 @@ fn subject<'a>(operation: Operation<'_>, input: &'a Value) -> Subject<'a> {
         Operation::Tool(_)
         | Operation::Prompt(_)
         | Operation::Resource(_)
+        | Operation::GetTask
+        | Operation::UpdateTask
+        | Operation::CancelTask
         | Operation::Elicit
         | Operation::Sample
         | Operation::ListRoots
@@ -158,7 +164,10 @@ pub(crate) fn check_callable(tool: &ToolRef) -> Result<(), Refusal> {
         | Operation::Prompt(_)
         | Operation::ReadResource
         | Operation::Subscribe
-        | Operation::Complete => return Ok(()),
+        | Operation::Complete
+        | Operation::GetTask
+        | Operation::UpdateTask
+        | Operation::CancelTask => return Ok(()),
     };
     Err(Refusal::new(RefusalKind::UnknownTool, detail))
 }

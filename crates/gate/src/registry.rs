@@ -714,6 +714,9 @@ fn form_of(operation: Operation<'_>) -> Option<UriTemplate> {
         | Operation::ReadResource
         | Operation::Subscribe
         | Operation::Complete
+        | Operation::GetTask
+        | Operation::UpdateTask
+        | Operation::CancelTask
         | Operation::Elicit
         | Operation::Sample
         | Operation::ListRoots

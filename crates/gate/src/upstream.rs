@@ -170,6 +170,15 @@ pub trait Exchange: Send + Sync {
     fn wants_progress(&self) -> bool;
     /// The least severe log level that the caller wants to hear (`debug` … `emergency`), if any.
     fn log_level(&self) -> Option<&str>;
+    /// Whether the caller follows tasks, so that a call may be answered with one.
+    fn knows_tasks(&self) -> bool {
+        false
+    }
+    /// Decides, records and labels questions that the caller is shown and answers later (those of a task): the `params` to
+    /// show.
+    async fn show(&self, asks: Vec<Ask>) -> Answers {
+        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
+    }
     /// Resolves when the caller has cancelled the call; never, if it doesn't.
     async fn cancelled(&self);
 }
@@ -187,6 +196,10 @@ pub trait Client: Send + Sync + std::fmt::Debug {
     fn wants_progress(&self) -> bool;
     /// The least severe log level that it wants to hear.
     fn log_level(&self) -> Option<&str>;
+    /// Whether it follows tasks, so that a call may be answered with one.
+    fn knows_tasks(&self) -> bool {
+        false
+    }
     /// Resolves when the caller has cancelled the call; never, if it doesn't.
     async fn cancelled(&self);
 }

@@ -37,7 +37,8 @@ pub struct ToolDescription {
 impl ToolDescription {
     /// The operations that every MCP upstream has, whatever it offers.
     pub fn fixed(upstream: &UpstreamName) -> Vec<Self> {
-        FIXED.iter().map(|name| Self::of_constant(upstream, name, Effect::Read)).collect()
+        let effect = |name| Operation::of(name).fixed_effect().unwrap_or_default();
+        FIXED.iter().map(|name| Self::of_constant(upstream, name, effect(name))).collect()
     }
 
     /// The operation by which people connect accounts for an upstream that takes them.

@@ -4,6 +4,7 @@ mod conversation;
 mod http;
 mod rest;
 mod stdio;
+mod tasks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -51,6 +51,13 @@ pub(crate) struct Job {
     timeout: Option<Duration>,
 }
 
+impl Job {
+    /// Whether it may be answered with a task: calls of upstreams' tools may.
+    pub fn follows_tasks(&self) -> bool {
+        self.is_tool && matches!(self.what, What::Call { .. })
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AwaitArguments {
@@ -195,7 +202,11 @@ async fn run_traced(
 ) -> Outcome {
     let Job { era, what, is_tool, timeout, .. } = job;
     let reads = matches!(&what, What::Call { tool, .. } if tool.tool == countersign_domain::operation::READ_RESOURCE);
-    let gives_task = is_tool && era == Era::Modern && matches!(&what, What::Call { .. }) && wire.knows_tasks();
+    let gives_task = wire.knows_tasks();
+    let called = match &what {
+        What::Call { tool, .. } => Some(tool.clone()),
+        What::Await(_) => None,
+    };
     let outcome = run_to_outcome(&app, &principal, &correlation, what, wire, (timeout, gives_task, era)).await;
     conclude(&outcome);
     match outcome {
@@ -203,7 +214,10 @@ async fn run_traced(
             Some(error) if !is_tool => Err(error),
             // The client's to mend, not the model's: it has to declare the capability (2026-07-28).
             Some(error) if era == Era::Modern && error.code == MISSING_CAPABILITY => Err(error),
-            Some(_) | None => result::of_answer(&answer, era, reads),
+            Some(_) | None => match tasks::relayed(&app, &principal, called.as_ref(), &answer, gives_task).await? {
+                Some(answer) => result::of_answer(&answer, era, reads),
+                None => result::of_answer(&answer, era, reads),
+            },
         },
         Ok(CallOutcome::Pending(pending)) if gives_task => tasks::created(&app, &principal, &pending).await,
         Ok(CallOutcome::Pending(pending)) if is_tool => Ok(result::of_pending(&pending, era)),

@@ -307,6 +307,7 @@ impl Exchange {
         // Completions are not asked back about (2026-07-28, "Supported Requests").
         let can_retry = era == Era::Modern && method != "completion/complete";
         let abilities = if era == Era::Modern && !can_retry { Abilities::default() } else { abilities };
+        let abilities = if era == Era::Modern && job.follows_tasks() { abilities } else { abilities.without_tasks() };
         let may_retry = can_retry && (abilities != Abilities::default() || params.request_state.is_some());
         let identity = may_retry.then(|| self.identity(method, params));
         let hearing =

@@ -1,16 +1,17 @@
 //! Tasks (the extension `io.modelcontextprotocol/tasks` of 2026-07-28): a call that waits for people, as something that its client
 //! follows instead of waiting.
 //!
-//! A task is the pending request and nothing more. Its id is a sealed statement, good for the caller who got it, on any
-//! node. Whoever asks for a task whose approvals are there has it executed; a client that asks no more, executes nothing.
+//! Such a task is the pending request and nothing more. Its id is a sealed statement, good for the caller who got it, on any
+//! node; so is that of a task which an upstream made, whose requests are calls of their own. Whoever asks for a task whose approvals are there has it executed; a client that asks no more, executes nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use countersign_domain::{Principal, Refusal, RefusalKind};
-use countersign_gate::api::{Answer, CallOutcome, PendingCall, Redeem, WaitOutcome};
+use countersign_domain::operation::{CANCEL_TASK, GET_TASK, UPDATE_TASK};
+use countersign_domain::{Principal, Refusal, RefusalKind, ToolRef, UpstreamName};
+use countersign_gate::api::{Answer, CallOutcome, CallRequest, PendingCall, Redeem, WaitOutcome};
 use countersign_gate::tasks::{TaskState, TaskView};
 use countersign_gate::upstream::{Answers, AskError, AskKind, Client, Mute, Notice};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,9 @@ pub(crate) enum Handle {
     /// A request for approval.
     #[serde(rename = "r")]
     Request(Uuid),
+    /// A task of an upstream: which upstream, by which of its tools, its own id.
+    #[serde(rename = "u")]
+    Upstream(UpstreamName, String, String),
 }
 
 /// The executions under way for tasks, with the means to cancel them.
@@ -218,7 +222,12 @@ pub(crate) async fn answer(
     asked: &Asked,
 ) -> Result<Vec<u8>, RpcError> {
     let id = asked.task.as_str();
-    let Some(Handle::Request(request)) = handle(app, principal, id).await? else { return Err(no_task()) };
+    let request = match handle(app, principal, id).await?.ok_or_else(no_task)? {
+        Handle::Request(request) => request,
+        Handle::Upstream(upstream, tool, own) => {
+            return of_upstream(app, principal, correlation, asked, (upstream, &tool, &own)).await;
+        }
+    };
     match asked.method {
         Method::Get => {
             let who = Follows { app, principal, correlation, abilities: asked.abilities };
@@ -243,6 +252,122 @@ pub(crate) async fn answer(
                 Ok(()) | Err(_) => Ok(result::of_value(Map::new(), Era::Modern)),
             }
         }
+    }
+}
+
+/// The answer of an upstream that works on a call as a task: with an id that is good for this caller alone. For clients that
+/// would not know what to do with it, the call has an answer that says so.
+///
+/// # Errors
+/// If the id could not be sealed.
+pub(crate) async fn relayed(
+    app: &App,
+    principal: &Principal,
+    tool: Option<&ToolRef>,
+    answer: &Answer,
+    known: bool,
+) -> Result<Option<Answer>, RpcError> {
+    let Some(own) = task_in(answer) else { return Ok(None) };
+    let Some(tool) = tool.filter(|_| known) else {
+        let text = "The upstream works on this call as a task, which only a client that knows tasks can follow.";
+        return Ok(Some(with(answer, json!({ "content": [{ "type": "text", "text": text }], "isError": true }))));
+    };
+    let id = sealed(app, principal, &Handle::Upstream(tool.upstream.clone(), tool.tool.clone(), own)).await?;
+    Ok(Some(renamed(answer, &id)))
+}
+
+/// The upstream's id of the task that a call was answered with.
+fn task_in(answer: &Answer) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(rename = "resultType", default)]
+        kind: Option<String>,
+        #[serde(rename = "taskId", default)]
+        id: Option<String>,
+    }
+    let head: Head = serde_json::from_str(answer.result.get()).ok()?;
+    head.id.filter(|_| head.kind.as_deref() == Some("task"))
+}
+
+fn with(answer: &Answer, result: Value) -> Answer {
+    let result = serde_json::value::to_raw_value(&result).unwrap_or_else(|_| RawValue::NULL.to_owned());
+    Answer { call: answer.call, event: answer.event, result, is_error: answer.is_error, replayed: answer.replayed }
+}
+
+/// The same answer about a task of this id.
+fn renamed(answer: &Answer, id: &str) -> Answer {
+    let mut out = ObjectWriter::new(Vec::with_capacity(answer.result.get().len() + 256));
+    for (name, value) in rawjson::members(answer.result.get()).unwrap_or_default() {
+        match name.as_ref() {
+            "taskId" => out.plain("taskId", id),
+            name => out.member(name, value.get().as_bytes()),
+        }
+    }
+    let text = String::from_utf8(out.finish()).unwrap_or_default();
+    let result = RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned());
+    Answer { call: answer.call, event: answer.event, result, is_error: answer.is_error, replayed: answer.replayed }
+}
+
+/// What is asked of an upstream's task is a call like any other: decided, recorded, and then sent.
+async fn of_upstream(
+    app: &Arc<App>,
+    principal: &Arc<Principal>,
+    correlation: &Arc<str>,
+    asked: &Asked,
+    (upstream, tool, own): (UpstreamName, &str, &str),
+) -> Result<Vec<u8>, RpcError> {
+    let mut input = ObjectWriter::new(Vec::with_capacity(256));
+    write_string(input.name("taskId"), own);
+    write_string(input.name("tool"), tool);
+    let operation = match asked.method {
+        Method::Get => GET_TASK,
+        Method::Cancel => CANCEL_TASK,
+        Method::Update => {
+            let needs = || RpcError::new(INVALID_PARAMS, "tasks/update needs inputResponses");
+            input.member("inputResponses", asked.responses.as_ref().ok_or_else(needs)?.get().as_bytes());
+            UPDATE_TASK
+        }
+    };
+    let request = CallRequest {
+        principal: Arc::clone(principal),
+        tool: ToolRef { upstream, tool: operation.to_owned() },
+        arguments: input.finish(),
+        idempotency_key: None,
+        correlation: correlation.to_string(),
+        client: Arc::new(Onlooker(asked.abilities)),
+        timeout: None,
+    };
+    match app.gate.call(request).await {
+        Ok(CallOutcome::Done(answer)) => match result::upstream_error(&answer, Era::Modern) {
+            Some(error) => Err(error),
+            None => result::of_answer(&renamed(&answer, &asked.task), Era::Modern, false),
+        },
+        Ok(CallOutcome::Pending(pending)) => Err(result::pending_error(&pending)),
+        Err(refusal) => Err(failed(refusal, correlation)),
+    }
+}
+
+/// The caller's side of one look at a task: what the task asks is shown, and answered another time.
+#[derive(Debug)]
+struct Onlooker(Abilities);
+
+#[async_trait]
+impl Client for Onlooker {
+    fn notify(&self, _notice: Notice) {}
+    async fn ask(&self, asks: Vec<countersign_gate::upstream::Ask>) -> Answers {
+        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
+    }
+    fn answers(&self, kind: AskKind) -> bool {
+        self.0.answers(kind)
+    }
+    fn wants_progress(&self) -> bool {
+        false
+    }
+    fn log_level(&self) -> Option<&str> {
+        None
+    }
+    async fn cancelled(&self) {
+        std::future::pending().await
     }
 }
 

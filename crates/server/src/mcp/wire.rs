@@ -60,6 +60,12 @@ impl Abilities {
         Self(self.0 & !bit(kind))
     }
 
+    /// The same for what cannot be answered with a task.
+    #[must_use]
+    pub fn without_tasks(self) -> Self {
+        Self(self.0 & !KNOWS_TASKS)
+    }
+
     /// Whether a call may be answered with a task (2026-07-28, the extension).
     pub fn knows_tasks(self) -> bool {
         self.0 & KNOWS_TASKS != 0
@@ -237,6 +243,10 @@ impl Client for Wire {
 
     fn log_level(&self) -> Option<&str> {
         self.log_level
+    }
+
+    fn knows_tasks(&self) -> bool {
+        Wire::knows_tasks(self)
     }
 
     async fn cancelled(&self) {

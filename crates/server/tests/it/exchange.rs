@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
 
 use crate::support::{Reply, World};
+use crate::tasks;
 
 pub struct Talker {
     name: UpstreamName,
@@ -67,6 +68,19 @@ impl Upstream for Talker {
                 }
                 text("done")
             }
+            "work" if exchange.knows_tasks() => {
+                json!({"resultType": "task", "taskId": "up-1", "status": "working", "ttlMs": null})
+            }
+            "work" => text("done at once"),
+            "tasks/get" => {
+                let asked = json!({"message": "Go on?", "requestedSchema": {"type": "object", "properties": {}}});
+                let ask = Ask { kind: AskKind::ElicitForm, key: Some("go".into()), params: raw(&asked) };
+                let shown =
+                    exchange.show(vec![ask]).await.pop().expect("an answer").map(|params| params.get().to_owned());
+                let result = text(&format!("{} {shown:?}", permit.arguments().get()));
+                json!({"resultType": "complete", "taskId": "up-1", "status": "completed", "result": result})
+            }
+            "tasks/update" => json!({"resultType": "complete", "x-sent": permit.arguments().get()}),
             "hang" => {
                 exchange.cancelled().await;
                 self.cancelled.fetch_add(1, Ordering::SeqCst);
@@ -88,7 +102,7 @@ impl Upstream for Talker {
         let tool = |name: &str| raw(&json!({"name": name, "inputSchema": {"type": "object"}}));
         let prompt = json!({"name": "greet", "arguments": [{"name": "who", "required": true}], "x-kept": 1});
         Ok(Discovered {
-            tools: vec![tool("ask"), tool("chat"), tool("hang")],
+            tools: vec![tool("ask"), tool("chat"), tool("hang"), tool("work")],
             prompts: vec![raw(&prompt)],
             resources: vec![
                 raw(&json!({"uri": "talk://now", "name": "now"})),
@@ -506,5 +520,54 @@ async fn clients_hear_of_what_they_subscribed_to() {
     );
     assert_eq!(modern["params"]["uri"], "talk://now");
     assert_eq!(modern["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 5);
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstreams_task_is_followed_through_the_gate() {
+    let talker = Talker::new("talk");
+    let built_in = vec![("talk".to_owned(), Arc::clone(&talker) as Arc<dyn Upstream>)];
+    let policy = format!(
+        "{ASKS} @id(\"goes-on\") forbid (principal, action == Action::\"talk:tasks/cancel\", resource) when {{ context.input.tool == \"work\" }};"
+    );
+    let world = World::start_among("[approval]\nwait_seconds = 1\n", &policy, built_in).await;
+    let (agent, other) = (world.agent("bot"), world.agent("rob"));
+    let work = json!({"name": "talk_work", "arguments": {}});
+    // Who does not know tasks has the gateway follow them.
+    let plain = modern(&world, &agent, "tools/call", work.clone()).await;
+    assert_eq!(plain["result"]["content"][0]["text"], "done at once", "{plain}");
+    let mut able = tasks::knowing();
+    able["elicitation"] = json!({});
+    let created = tasks::modern(&world, &agent, "tools/call", work, able.clone()).await.json();
+    assert_eq!(created["result"]["resultType"], "task", "{created}");
+    let id = created["result"]["taskId"].as_str().expect("an id").to_owned();
+    assert_ne!(id, "up-1", "sealed");
+    assert!(created["result"]["_meta"]["dev.countersign/receipt"].is_string());
+    let of = json!({"taskId": id});
+    let got = tasks::modern(&world, &agent, "tasks/get", of.clone(), able.clone()).await.json();
+    assert_eq!((&got["result"]["status"], &got["result"]["taskId"]), (&json!("completed"), &json!(id)), "{got}");
+    let said = got["result"]["result"]["content"][0]["text"].as_str().expect("text");
+    assert!(said.contains(r#"{"taskId":"up-1","tool":"work"}"#), "{said}");
+    assert!(said.contains("[asked by upstream"), "labelled before it is shown: {said}");
+    let answers = json!({"taskId": id, "inputResponses": {"go": {"action": "accept"}}});
+    let updated = tasks::modern(&world, &agent, "tasks/update", answers, able.clone()).await.json();
+    assert!(updated["result"]["x-sent"].as_str().is_some_and(|sent| sent.contains("accept")), "{updated}");
+    // Each is a call of its own, with its own decision; and nobody else's.
+    let kept = tasks::modern(&world, &agent, "tasks/cancel", of.clone(), able.clone()).await.json();
+    assert_eq!(kept["error"]["code"], 4030, "{kept}");
+    let stolen = tasks::modern(&world, &other, "tasks/get", of, able.clone()).await.json();
+    assert_eq!(stolen["error"]["code"], -32602, "{stolen}");
+    let forged = tasks::modern(&world, &agent, "tasks/get", json!({"taskId": "up-1"}), able).await.json();
+    assert_eq!(forged["error"]["code"], -32602, "{forged}");
+    let events = world.get("/audit/events?limit=100", &world.person("olga", &["auditor"])).await.json();
+    let events = events.as_array().or(events["entries"].as_array()).expect("events").clone();
+    let of = |name: &str, kind: &str| {
+        events.iter().filter(|e| e["tool"]["name"] == name && e["type"] == kind).cloned().collect::<Vec<_>>()
+    };
+    let works = of("work", "call.completed");
+    assert!(works.iter().any(|event| event["outcome"]["status"] == "task"), "{works:?}");
+    assert_eq!(of("tasks/get", "call.completed").len(), 1);
+    assert_eq!((of("tasks/update", "call.intent").len(), of("tasks/cancel", "call.denied").len()), (1, 1));
+    assert_eq!(of("elicitation/create", "call.completed")[0]["outcome"]["status"], "shown");
     world.node.shutdown().await;
 }
