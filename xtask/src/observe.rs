@@ -57,7 +57,7 @@ pub fn run(binary: &Path) -> Result<bool> {
     setup::python()?;
     let directory = paths::run_directory("observe")?;
     let (collector, received) = collector()?;
-    let home = Home::create(&directory.join("home"), &format!("[telemetry]\notlp = \"{collector}\"\n"))?;
+    let home = Home::create(&directory.join("home"), &settings(&collector))?;
     home.manifest("ads", &crash::ads_manifest(&directory.join("upstream"))?)?;
     home.access("all", "permit (principal, action, resource);\n")?;
     let node = Launch::new(binary).start(&home)?;
@@ -86,6 +86,12 @@ pub fn run(binary: &Path) -> Result<bool> {
     println!("spans: {} read, absent {absent:?}", names.lines().count());
     node.stop()?;
     Ok(missing.is_empty() && absent.is_empty())
+}
+
+/// With a budget, so that its metric is there.
+fn settings(collector: &str) -> String {
+    let budget = "[[limits.budgets]]\nname = \"daily\"\nper = \"day\"\ncalls = 1000\n";
+    format!("[telemetry]\notlp = \"{collector}\"\n{budget}")
 }
 
 fn use_it(node: &Node) -> Result<()> {

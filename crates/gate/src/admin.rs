@@ -3,7 +3,7 @@
 //! Each change is an event in the same transaction. Reading is bounded to the caller's workspace; the node's own events are
 //! for auditors and operators.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use countersign_catalog::scan::Rule;
@@ -250,6 +250,44 @@ impl Gate {
     pub fn breakers(&self, principal: &Principal) -> Result<Vec<BreakerReport>, Refusal> {
         require(principal, &[OPERATOR, AUDITOR])?;
         Ok(self.breakers.reports(std::time::Instant::now()))
+    }
+
+    /// How many breakers of each upstream stand how, those of its tools apart: for the node's own accounts, without names of
+    /// tools.
+    pub fn breaker_counts(&self) -> BTreeMap<(String, bool, &'static str), u64> {
+        let mut counts = BTreeMap::new();
+        for report in self.breakers.reports(std::time::Instant::now()) {
+            let (upstream, of_tool) = match report.name.split_once(':') {
+                Some((upstream, _)) => (upstream.to_owned(), true),
+                None => (report.name, false),
+            };
+            *counts.entry((upstream, of_tool, report.state)).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// Which share of each budget the principal has used that used the most of it, in the periods that run now.
+    ///
+    /// # Errors
+    /// If the ledger is away.
+    pub async fn budget_shares(&self) -> Result<BTreeMap<String, f64>, Refusal> {
+        let now = self.now();
+        let names = self.settings.budgets.iter().flat_map(|budget| {
+            let units = [("calls", budget.calls), ("cost", budget.cost)];
+            units.into_iter().filter_map(|(unit, limit)| Some((format!("{}.{unit}", budget.name), limit?)))
+        });
+        let limits: BTreeMap<String, u64> = names.collect();
+        let mut shares: BTreeMap<String, f64> = limits.keys().map(|name| (name.clone(), 0.0)).collect();
+        if limits.is_empty() {
+            return Ok(shares);
+        }
+        for row in self.read(move |r| r.budgets(now)).await? {
+            if let (Some(limit), Some(share)) = (limits.get(&row.key.budget), shares.get_mut(&row.key.budget)) {
+                // A share of a number beyond 2^53 need not be exact.
+                *share = share.max(row.used as f64 / (*limit).max(1) as f64);
+            }
+        }
+        Ok(shares)
     }
 
     /// Closes a breaker of this node: the next call is let through.

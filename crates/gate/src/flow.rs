@@ -97,7 +97,7 @@ impl Gate {
             Ok(()) => self.refuse(&facts, refusal, None).await,
             Err(limited) => self.refuse_limited(&facts, limited, &principal.key()).await,
         };
-        self.meter.refused(refusal.kind);
+        self.meter.refused(&refusal);
         refusal
     }
 
@@ -108,7 +108,7 @@ impl Gate {
             Ok(CallOutcome::Done(answer)) if answer.replayed => self.meter.ended(&tool.upstream, effect(), "replayed"),
             Ok(CallOutcome::Done(_)) => {}
             Ok(CallOutcome::Pending(_)) => self.meter.ended(&tool.upstream, effect(), "pending"),
-            Err(refusal) => self.meter.refused(refusal.kind),
+            Err(refusal) => self.meter.refused(refusal),
         }
         answered
     }

@@ -192,6 +192,9 @@ impl Gate {
     pub(crate) fn record_breakers(self: &Arc<Self>, changes: Vec<Change>) {
         for change in changes {
             let kind = if change.opened { EventType::BreakerOpened } else { EventType::BreakerClosed };
+            if change.opened {
+                self.meter.opened(&change.name);
+            }
             tracing::warn!(name = %change.name, opened = change.opened, failure = change.failure, "a breaker changed");
             let draft = EventDraft::new(record::event_id(), WorkspaceName::node(), kind, self.now())
                 .by(&Principal::node())

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use countersign_domain::histogram::{Histogram, Reading};
-use countersign_domain::{Effect, RefusalKind, UpstreamName};
+use countersign_domain::{Effect, Refusal, RefusalKind, UpstreamName};
 
 use crate::trace::{self, OpenSpan};
 
@@ -29,6 +29,11 @@ pub const OUTCOMES: &[&str] = &[
     "replayed",
     "other",
 ];
+/// What a refusal for too much can be about: the buckets of rates, and the bounds on calls under way.
+pub const LIMITS: &[&str] =
+    &["principal", "tool's caller", "principal with this tool", "tool", "workspace", "node", "other"];
+/// The kinds of refusal that name their limit.
+const LIMITING: [RefusalKind; 2] = [RefusalKind::RateLimited, RefusalKind::Overloaded];
 const EFFECTS: [Effect; 3] = [Effect::Read, Effect::Write, Effect::Destructive];
 /// The most different surfaces and causes of refusals before authentication that are told apart.
 const MAX_CAUSES: usize = 64;
@@ -83,6 +88,9 @@ pub struct Meter {
     /// Of upstreams that came after the start.
     others: Counters,
     refusals: Box<[AtomicU64]>,
+    limited: [[AtomicU64; LIMITS.len()]; LIMITING.len()],
+    /// How often a breaker opened, of the upstream itself and of its tools.
+    openings: BTreeMap<UpstreamName, [AtomicU64; 2]>,
     stages: [Histogram; Stage::ALL.len()],
     unauthenticated: Mutex<BTreeMap<(&'static str, String), u64>>,
 }
@@ -90,7 +98,10 @@ pub struct Meter {
 impl Meter {
     /// Counters at zero for these upstreams.
     pub fn new(upstreams: impl IntoIterator<Item = UpstreamName>) -> Self {
+        let upstreams: Vec<UpstreamName> = upstreams.into_iter().collect();
         Self {
+            limited: Default::default(),
+            openings: upstreams.iter().map(|name| (name.clone(), Default::default())).collect(),
             calls: upstreams.into_iter().map(|name| (name, Counters::default())).collect(),
             others: Counters::default(),
             refusals: RefusalKind::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
@@ -109,8 +120,25 @@ impl Meter {
         }
     }
 
+    /// Counts that a breaker opened.
+    pub(crate) fn opened(&self, breaker: &str) {
+        let (upstream, of_tool) = breaker.split_once(':').map_or((breaker, false), |(upstream, _)| (upstream, true));
+        let counters = upstream.parse().ok().and_then(|upstream: UpstreamName| self.openings.get(&upstream));
+        if let Some([own, tools]) = counters {
+            if of_tool { tools } else { own }.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts a refusal.
-    pub(crate) fn refused(&self, kind: RefusalKind) {
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        let kind = refusal.kind;
+        if let Some(counters) = LIMITING.iter().position(|k| *k == kind).and_then(|at| self.limited.get(at)) {
+            let limit = refusal.extra.get("limit").and_then(serde_json::Value::as_str).unwrap_or_default();
+            let limit = LIMITS.iter().position(|known| *known == limit).unwrap_or(LIMITS.len() - 1);
+            if let Some(counter) = counters.get(limit) {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         if let Some(counter) = RefusalKind::ALL.iter().position(|k| *k == kind).and_then(|at| self.refusals.get(at)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
@@ -149,6 +177,21 @@ impl Meter {
     /// Refusals by kind, all kinds.
     pub fn refusals(&self) -> impl Iterator<Item = (RefusalKind, u64)> {
         RefusalKind::ALL.iter().copied().zip(self.refusals.iter().map(|counter| counter.load(Ordering::Relaxed)))
+    }
+
+    /// Refusals for too much, by kind and by the limit that was reached.
+    pub fn limited(&self) -> impl Iterator<Item = (RefusalKind, &'static str, u64)> {
+        LIMITING.iter().zip(&self.limited).flat_map(|(kind, counters)| {
+            let counts = LIMITS.iter().zip(counters);
+            counts.map(|(limit, counter)| (*kind, *limit, counter.load(Ordering::Relaxed)))
+        })
+    }
+
+    /// How often breakers opened, by upstream: its own, and those of its tools.
+    pub fn openings(&self) -> impl Iterator<Item = (&str, [u64; 2])> {
+        self.openings
+            .iter()
+            .map(|(name, [own, tools])| (name.as_str(), [own.load(Ordering::Relaxed), tools.load(Ordering::Relaxed)]))
     }
 
     /// Refusals before authentication, by surface and cause.
@@ -202,6 +245,18 @@ mod tests {
             meter.unauthenticated("http", &format!("cause {number}"));
         }
         assert!(meter.unauthenticated_refusals().len() <= MAX_CAUSES + 1);
+    }
+
+    #[test]
+    fn limits_and_openings_are_told_apart_without_naming_anybody() {
+        let meter = Meter::new(["ads".parse().expect("a name")]);
+        let limited = |limit: &str| Refusal::new(RefusalKind::RateLimited, "").with("limit", limit);
+        ["tool", "tool", "a free text"].iter().for_each(|limit| meter.refused(&limited(limit)));
+        meter.refused(&Refusal::new(RefusalKind::PolicyDenied, "").with("limit", "tool"));
+        let counted: Vec<_> = meter.limited().filter(|(.., count)| *count > 0).collect();
+        assert_eq!(counted, [(RefusalKind::RateLimited, "tool", 2), (RefusalKind::RateLimited, "other", 1)]);
+        ["ads", "ads:create", "ads:delete", "unknown:tool"].iter().for_each(|name| meter.opened(name));
+        assert_eq!(meter.openings().collect::<Vec<_>>(), [("ads", [1, 2])]);
     }
 
     #[test]

@@ -55,6 +55,8 @@ async fn a_budget_survives_a_restart() {
     settings.budgets = vec![budget(Some(2), None)];
     let world = world.restart_with(settings).await;
     refused(&world, world.call(&robot(), "bank:balance", json!({})).await, "budget-exhausted").await;
+    let shares: Vec<_> = world.gate.budget_shares().await.expect("read").into_iter().collect();
+    assert_eq!(shares, [("monthly.calls".to_owned(), 1.0)]);
 }
 
 #[tokio::test]
@@ -173,6 +175,8 @@ async fn every_rate_refuses_what_is_its_own() {
         }
         let refusal = refused(&world, world.call(&robot(), "bank:balance", json!({})).await, "rate-limited").await;
         assert_eq!((refusal.extra["limit"].as_str(), refusal.retry_after.is_some()), (Some(limit), true));
+        let counted = world.gate.meter().limited().find(|(kind, of, _)| kind.slug() == "rate-limited" && *of == limit);
+        assert_eq!(counted.map(|(.., count)| count), Some(1), "{limit}");
         let other_tool = world.call(&robot(), "bank:restart", json!({})).await;
         assert_eq!(other_tool.is_ok(), ["tool", "principal with this tool"].contains(&limit), "{limit}");
         let other_agent = world.call(&adas_agent(), "bank:balance", json!({})).await;
@@ -221,6 +225,9 @@ async fn an_operator_sees_and_closes_breakers() {
     let seen: Vec<_> = open.iter().map(|b| (b.name.as_str(), b.state, b.last_failure.as_deref())).collect();
     assert_eq!(seen, [("bank", "open", Some("not-sent")), ("bank:balance", "open", Some("not-sent"))]);
     assert_eq!(world.gate.breakers(&robot()).expect_err("not an operator").kind.slug(), "forbidden");
+    let counts: Vec<_> = world.gate.breaker_counts().into_iter().collect();
+    assert_eq!(counts, [(("bank".to_owned(), false, "open"), 1), (("bank".to_owned(), true, "open"), 1)]);
+    assert_eq!(world.gate.meter().openings().collect::<Vec<_>>(), [("bank", [1, 1])]);
     world.bank.act("balance", Act::Answer("done"));
     for name in ["bank", "bank:balance"] {
         world.gate.reset_breaker(&operator, name, "mended").await.expect("reset");

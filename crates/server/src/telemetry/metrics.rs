@@ -55,6 +55,7 @@ async fn text(app: &App) -> Response {
     http(app, &mut page);
     ledger(app, &mut page);
     stored(app, &mut page).await;
+    budgets(app, &mut page).await;
     parts(app, &mut page);
     process(&mut page);
     ([(CONTENT_TYPE, FORMAT)], page.0).into_response()
@@ -71,6 +72,10 @@ fn calls(app: &App, page: &mut Page) {
     for (kind, count) in meter.refusals() {
         page.sample("countersign_refusals_total", &[("kind", kind.slug())], count);
     }
+    page.begin("countersign_limited_total", "counter", "Calls refused for too much, by the limit that was reached.");
+    for (kind, limit, count) in meter.limited() {
+        page.sample("countersign_limited_total", &[("kind", kind.slug()), ("limit", limit)], count);
+    }
     page.begin("countersign_unauthenticated_total", "counter", "Requests refused before authentication.");
     for (surface, cause, count) in meter.unauthenticated_refusals() {
         page.sample("countersign_unauthenticated_total", &[("surface", surface), ("cause", &cause)], count);
@@ -82,7 +87,29 @@ fn calls(app: &App, page: &mut Page) {
             page.histogram(name, &[("stage", stage.as_str())], &reading);
         }
     }
+    breakers(app, page);
     page.one("countersign_calls_in_flight", "gauge", "Calls between intent and outcome.", app.gate.in_flight());
+}
+
+/// Tools are counted, not named.
+fn breakers(app: &App, page: &mut Page) {
+    let counts = app.gate.breaker_counts();
+    page.begin("countersign_breakers", "gauge", "Breakers that have seen a call, by how they stand.");
+    for (manifest, _) in app.gate.registry().upstreams() {
+        for (of, of_tool) in [("upstream", false), ("tool", true)] {
+            for state in ["closed", "open", "half-open"] {
+                let count = counts.get(&(manifest.upstream.to_string(), of_tool, state)).copied().unwrap_or(0);
+                let labels = [("upstream", manifest.upstream.as_str()), ("of", of), ("state", state)];
+                page.sample("countersign_breakers", &labels, count);
+            }
+        }
+    }
+    page.begin("countersign_breaker_openings_total", "counter", "How often breakers opened.");
+    for (upstream, [own, tools]) in app.gate.meter().openings() {
+        for (of, count) in [("upstream", own), ("tool", tools)] {
+            page.sample("countersign_breaker_openings_total", &[("upstream", upstream), ("of", of)], count);
+        }
+    }
 }
 
 fn http(app: &App, page: &mut Page) {
@@ -140,6 +167,21 @@ async fn stored(app: &App, page: &mut Page) {
             page.one("countersign_unknown_calls", "gauge", "Writes whose outcome nobody knows.", unknown);
         }
         Err(error) => tracing::warn!(%error, "metrics without what the database knows"),
+    }
+}
+
+/// By budget, not by principal.
+async fn budgets(app: &App, page: &mut Page) {
+    match app.gate.budget_shares().await {
+        Ok(shares) if shares.is_empty() => {}
+        Ok(shares) => {
+            let help = "The share of a budget that its heaviest user has used in the current period.";
+            page.begin("countersign_budget_used_ratio", "gauge", help);
+            for (budget, share) in shares {
+                page.line("countersign_budget_used_ratio", &[("budget", &budget)], &format!("{share:.4}"));
+            }
+        }
+        Err(error) => tracing::warn!(%error, "metrics without budgets"),
     }
 }
 

@@ -38,6 +38,12 @@ async fn metrics_tell_what_happened_and_name_nobody() {
     assert_eq!(sample(&page, "countersign_refusals_total{kind=\"policy-denied\"}"), 1.0);
     assert!(sample(&page, "countersign_unauthenticated_total{surface=\"http\"") >= 1.0);
     assert_eq!(sample(&page, "countersign_open_approvals "), 1.0);
+    let breakers = |of: &str, state: &str| {
+        sample(&page, &format!("countersign_breakers{{upstream=\"ads\",of=\"{of}\",state=\"{state}\"}}"))
+    };
+    assert_eq!((breakers("upstream", "closed"), breakers("tool", "closed"), breakers("tool", "open")), (1.0, 1.0, 0.0));
+    assert_eq!(sample(&page, "countersign_breaker_openings_total{upstream=\"ads\",of=\"tool\"}"), 0.0);
+    assert_eq!(sample(&page, "countersign_limited_total{kind=\"rate-limited\",limit=\"tool\"}"), 0.0);
     assert_eq!(sample(&page, "countersign_unknown_calls "), 0.0);
     assert_eq!(sample(&page, "countersign_upstream_state{upstream=\"ads\",state=\"ready\"}"), 1.0);
     assert_eq!(sample(&page, "countersign_stage_duration_seconds_count{stage=\"dispatch\"}"), 1.0);
