@@ -111,7 +111,7 @@ pub fn import(text: &str, options: &Options) -> Result<Imported, ImportError> {
         let message = format!("more than {MAX_OPERATIONS} operations; choose some by tag");
         return Err(ImportError::Options(message));
     }
-    let headers = security::headers(&document, &importer.schemes, &upstream, &mut notes);
+    let security = security::security(&document, &importer.security, &upstream, &mut notes);
     notes.append(&mut importer.notes);
     notes.sort();
     notes.dedup();
@@ -120,8 +120,11 @@ pub fn import(text: &str, options: &Options) -> Result<Imported, ImportError> {
         note.text = visible_line(&note.text).into_owned();
     }
     let mut transport = json!({"type": "rest", "url": url.as_str()});
-    if !headers.is_empty() {
-        transport["headers"] = headers.into();
+    if let Some(credential) = security.credential {
+        transport["credential"] = credential;
+    }
+    if !security.headers.is_empty() {
+        transport["headers"] = security.headers.into();
     }
     if !importer.schemas.is_empty() {
         transport["schemas"] = Value::Object(std::mem::take(&mut importer.schemas).into_iter().collect());

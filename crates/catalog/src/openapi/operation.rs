@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::document::Document;
 use super::schema::{Schemas, Side};
+use super::security::Alternatives;
 use super::{ImportedTool, Note, Options};
 use crate::manifest::rest::PathTemplate;
 use crate::names::confusable_key;
@@ -36,8 +37,8 @@ pub(super) struct Importer<'a> {
     pub notes: Vec<Note>,
     /// The component schemas that the tools need.
     pub schemas: BTreeMap<String, Value>,
-    /// The security schemes that the operations name.
-    pub schemes: BTreeSet<String>,
+    /// What the operations want of callers, each of them in one of several ways.
+    pub security: BTreeSet<Alternatives>,
     made: Schemas<'a>,
     /// Keys of names in use: names that look alike are refused by manifests.
     taken: BTreeSet<String>,
@@ -99,7 +100,7 @@ impl<'a> Importer<'a> {
             tools: Vec::new(),
             notes: Vec::new(),
             schemas: BTreeMap::new(),
-            schemes: BTreeSet::new(),
+            security: BTreeSet::new(),
             made: Schemas::new(document),
             taken: BTreeSet::new(),
         }
@@ -188,8 +189,11 @@ impl<'a> Importer<'a> {
             self.note(&tool.place, format!("its `{key}` are left out"));
         }
         let security = operation.get("security").unwrap_or(&self.document.root["security"]);
-        let schemes = security.as_array().into_iter().flatten().filter_map(Value::as_object).flat_map(Map::keys);
-        self.schemes.extend(schemes.cloned());
+        let sets = security.as_array().into_iter().flatten().filter_map(Value::as_object);
+        let sets: Alternatives = sets.map(|set| set.keys().cloned().collect()).collect();
+        if !sets.is_empty() {
+            self.security.insert(sets);
+        }
         self.taken.insert(confusable_key(&tool.summary.name));
         self.tools.push(tool);
         Ok(())

@@ -40,7 +40,9 @@ fn a_document_becomes_a_manifest_that_loads() {
     let manifest = Manifest::parse(&imported.manifest, "import").expect("valid");
     let crate::Transport::Rest(transport) = &manifest.transport else { panic!("not REST") };
     assert_eq!(transport.url.as_str(), "https://eu.pharmacy.example/v1");
-    assert_eq!(format!("{:?}", transport.headers["X-Api-Key"]), "${PHARMACY_ORDERS_API_V1_APIKEY}");
+    let Some(crate::manifest::Credential::Static(key)) = transport.credential.as_deref() else { panic!("no key") };
+    assert_eq!(key.secret.env.as_deref(), Some("PHARMACY_ORDERS_API_V1_APIKEY"));
+    assert_eq!(key.name.as_deref(), Some("X-Api-Key"));
     assert!(imported.manifest.contains("effect: destructive # by DELETE; review"), "{}", imported.manifest);
 }
 
@@ -154,6 +156,83 @@ fn newer_documents_and_json_are_read() {
     // A reference into a schema is replaced by what it leads to, a bounded number of times.
     assert!(imported.notes.iter().any(|n| n.text.contains("leads into itself")), "{:?}", imported.notes);
     assert!(imported.manifest.contains("Bearer ${ADS_O}"), "{}", imported.manifest);
+}
+
+/// The credential and the headers of a document with these schemes, which its one operation wants in one of these ways.
+fn secured(schemes: Value, wanted: Value) -> (Value, Value, String) {
+    let document = json!({
+        "openapi": "3.1.0", "info": {"title": "Ads", "version": "1"}, "servers": [{"url": "https://ads.example"}],
+        "security": wanted, "components": {"securitySchemes": schemes},
+        "paths": {"/x": {"get": {"operationId": "x", "responses": {"200": {"description": "x"}}}}},
+    });
+    let imported = import(&document.to_string(), &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let yaml: Value = serde_saphyr::from_str(&imported.manifest).expect("YAML");
+    let notes: Vec<_> = imported.notes.iter().map(|n| format!("{}: {}", n.place, n.text)).collect();
+    (yaml["transport"]["credential"].clone(), yaml["transport"]["headers"].clone(), notes.join("\n"))
+}
+
+#[test]
+fn a_scheme_becomes_the_credential_and_its_secret_a_variable() {
+    let secret = json!({"env": "ADS_S"});
+    let tokens = "https://idp.example/token";
+    let flow =
+        json!({"tokenUrl": tokens, "authorizationUrl": "https://idp.example/a", "scopes": {"read": "x", "write": "y"}});
+    for (scheme, expected) in [
+        (
+            json!({"type": "apiKey", "in": "header", "name": "X-Key"}),
+            json!({"type": "static", "secret": secret, "name": "X-Key"}),
+        ),
+        (
+            json!({"type": "apiKey", "in": "query", "name": "key"}),
+            json!({"type": "static", "secret": secret, "in": "query", "name": "key"}),
+        ),
+        (
+            json!({"type": "apiKey", "in": "header", "name": "Authorization"}),
+            json!({"type": "static", "secret": secret, "name": "Authorization", "prefix": ""}),
+        ),
+        (json!({"type": "http", "scheme": "Bearer"}), json!({"type": "static", "secret": secret})),
+        (
+            json!({"type": "http", "scheme": "basic"}),
+            json!({"type": "static", "secret": secret, "in": "basic", "username": "CHANGE-ME"}),
+        ),
+        (
+            json!({"type": "oauth2", "flows": {"clientCredentials": flow}}),
+            json!({
+                "type": "oauth_client_credentials", "token_url": tokens, "client_id": "CHANGE-ME", "client_secret": secret,
+                "scopes": ["read", "write"],
+            }),
+        ),
+        (
+            json!({"type": "oauth2", "flows": {"authorizationCode": flow}}),
+            json!({
+                "type": "user", "token_url": tokens, "authorization_url": "https://idp.example/a", "client_id": "CHANGE-ME",
+                "client_secret": secret, "scopes": ["read", "write"],
+            }),
+        ),
+    ] {
+        let (credential, headers, notes) = secured(json!({"s": scheme}), json!([{"s": []}]));
+        assert_eq!((credential, headers), (expected, Value::Null), "{scheme}");
+        assert!(notes.contains("security scheme s: ") && notes.contains("ADS_S"), "{notes}");
+    }
+}
+
+#[test]
+fn what_is_wanted_beside_the_credential_is_a_header_and_alternatives_are_left_out() {
+    let key = |name: &str| json!({"type": "apiKey", "in": "header", "name": name});
+    let schemes = json!({"b": {"type": "http", "scheme": "bearer"}, "k": key("X-Key"), "l": key("X-Other")});
+    let (credential, headers, notes) = secured(schemes.clone(), json!([{"b": [], "k": []}, {"l": []}]));
+    assert_eq!((credential["secret"]["env"].as_str(), &headers), (Some("ADS_B"), &json!({"X-Key": "${ADS_K}"})));
+    assert!(notes.contains("security scheme l: left out: b does instead of it"), "{notes}");
+    let (_, headers, _) = secured(schemes, json!([{"k": []}, {"b": []}]));
+    assert_eq!(headers, Value::Null, "the bearer alone will do");
+    // A token endpoint without TLS is none; what is left is a token from the environment.
+    let flow = json!({"tokenUrl": "http://idp.example/token", "scopes": {}});
+    let (credential, headers, notes) =
+        secured(json!({"o": {"type": "oauth2", "flows": {"clientCredentials": flow}}}), json!([{"o": []}]));
+    assert_eq!((credential, headers), (Value::Null, json!({"Authorization": "Bearer ${ADS_O}"})));
+    assert!(notes.contains("must be https"), "{notes}");
+    let (credential, _, notes) = secured(json!({"k": key("Host")}), json!([{"k": []}]));
+    assert!(credential.is_null() && notes.contains("makes no credential"), "{notes}");
 }
 
 #[test]
