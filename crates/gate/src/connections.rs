@@ -201,13 +201,14 @@ impl Connections {
     /// The refusal that tells a caller what the person has to do first.
     fn needed(&self, upstream: &UpstreamName, caller: &Principal, why: &str) -> Refusal {
         let person = caller.on_behalf_of.as_deref().unwrap_or(&caller.id);
+        let page = format!("{}/connections/{upstream}/page", self.base);
         let detail = format!(
-            "{upstream} is used with an account of the person's own, and {why}. {person} connects it with \
+            "{upstream} is used with an account of the person's own, and {why}. {person} connects it on {page} or with \
              `countersign connections connect {upstream}`; nothing was sent to the upstream"
         );
         Refusal::new(RefusalKind::ConnectionNeeded, detail)
             .with("upstream", upstream.as_str())
-            .with("connect_url", format!("{}/connections/{upstream}", self.base))
+            .with("connect_url", page)
     }
 }
 

@@ -79,10 +79,21 @@ fn serve(socket: TcpStream, base: &str, log: &Log) -> Option<()> {
 
 /// A browser's `GET`: the whole answer.
 fn get(url: &Url) -> String {
+    exchange(url, "GET", "", "")
+}
+
+/// A browser's form.
+fn post(url: &Url, form: &str, site: &str) -> String {
+    let kind = "content-type: application/x-www-form-urlencoded\r\n";
+    exchange(url, "POST", &format!("sec-fetch-site: {site}\r\n{kind}content-length: {}\r\n", form.len()), form)
+}
+
+fn exchange(url: &Url, method: &str, headers: &str, body: &str) -> String {
     let mut socket = TcpStream::connect((url.host_str().unwrap(), url.port().unwrap())).unwrap();
     let path = &url[url::Position::BeforePath..];
     let host = url.authority();
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}\r\n");
+    socket.write_all(format!("{head}{body}").as_bytes()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut all = Vec::new();
     let mut part = [0; 4096];
@@ -165,6 +176,23 @@ fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
         expect(&output, 0);
         super::parsed(&output)
     };
+    // The page that agents pass on: it leads to the provider, in the name of whoever signs in there.
+    let place = format!("http://127.0.0.1:{}/connections/crm/page", home.port);
+    assert!(refusal.contains(&place), "{refusal}");
+    let page = get(&place.parse().unwrap());
+    assert!(page.contains("form-action 'self'") && page.contains("name=\"token\""), "{page}");
+    let token = String::from_utf8(home.run(&["token", "mint", "--sub", "cleo", "--role", "clerk"]).stdout).unwrap();
+    let page = post(&place.parse().unwrap(), &format!("token={}&code=", token.trim()), "same-origin");
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains(&format!("<a href=\"{base}/authorize?")), "{page}");
+    assert!(
+        post(&place.parse().unwrap(), &format!("token={agent}"), "none").contains("Not allowed"),
+        "an agent's token"
+    );
+    assert!(post(&place.parse().unwrap(), "token=x", "same-origin").starts_with("HTTP/1.1 401"));
+    assert!(
+        post(&place.parse().unwrap(), &format!("token={}", token.trim()), "cross-site").starts_with("HTTP/1.1 403")
+    );
+
     let url: Url = asked(cleo(&["connect", "crm"]))["authorization_url"].as_str().unwrap().parse().unwrap();
     let state = url.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
     let redirect = get(&url);

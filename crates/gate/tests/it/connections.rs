@@ -239,7 +239,7 @@ async fn a_person_connects_and_agents_use_it_for_that_person_alone() {
     assert_eq!(node.state(&ada).await, "none");
     let refusal = node.token(&adas_agent()).await.expect_err("not yet");
     assert_eq!(refusal.kind.slug(), "connection-needed");
-    assert_eq!(refusal.extra["connect_url"], "https://node.example/connections/bank");
+    assert_eq!(refusal.extra["connect_url"], "https://node.example/connections/bank/page");
     node.connect(&ada, &provider).await;
     assert_eq!(node.state(&ada).await, "connected");
     let token = node.token(&adas_agent()).await.expect("a token");

@@ -1,7 +1,9 @@
 //! Accounts that people connect: their own list, the way to the provider, and the page that a browser sees when it comes back.
 //!
-//! That page is the one answer of the node that is HTML. It has no script, no style and no link, and changes nothing but the
-//! flow whose `state` it was given.
+//! That page has no script, no style and no link, and coming to it changes nothing but the flow whose `state` was brought. [`start_page`]
+//! is where people start who were sent here by a link.
+
+mod start_page;
 
 use std::sync::Arc;
 
@@ -35,6 +37,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/connections", get(list))
         .route("/connections/{upstream}", post(connect).delete(disconnect))
         .route("/connections/{upstream}/confirm", post(confirm))
+        .route("/connections/{upstream}/page", get(start_page::show).post(start_page::act))
         .route("/oauth/callback", get(callback))
 }
 
@@ -136,7 +139,7 @@ fn consented(consent: &Consent) -> String {
     let code = escaped(consent.code.expose());
     format!(
         "<p>From now on <b>{person}</b> could use your account for <b>{upstream}</b>. If you are {person} and asked for this \
-         yourself, repeat this code where you asked:</p>\n<pre>{code}</pre>\n<p>For example:</p>\n\
+         yourself, repeat this code where you asked:</p>\n<pre>{code}</pre>\n<p>That is the page where you started, or:</p>\n\
          <pre>countersign connections confirm {upstream} {code}</pre>\n<p>It is good for ten minutes. Give it to nobody: if \
          somebody else sent you here, close this page, and nothing is connected.</p>"
     )

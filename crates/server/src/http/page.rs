@@ -98,7 +98,7 @@ async fn refused_with_view(app: &App, principal: &Principal, id: Uuid, refusal: 
 }
 
 /// Browsers say where a request comes from; what another site sends is not a person's decision.
-fn from_here(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn from_here(headers: &HeaderMap) -> Result<(), Refusal> {
     match headers.get(FETCH_SITE).map(HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => Ok(()),
         Some(_) => Err(Refusal::new(RefusalKind::Forbidden, "this form was sent from another site")),

@@ -43,10 +43,15 @@ pub(super) fn connections() -> Vec<(String, Value)> {
         .query("iss", "string", "The provider's issuer (RFC 9207).")
         .query("error", "string", "Why there is no code.")
         .answers_as("200", "A page with the code that the person repeats.", "text/html", text());
+    let html = |operation: Operation| named(operation).public().answers_as("200", "A page.", "text/html", text());
+    let page = html(operation("connectionPage", "The page on which a person starts; it shows nothing before sign-in"));
+    let form =
+        html(operation("connectionPageForm", "The page's form: the person's token, and the code if there is one"));
     vec![
         item("/connections", vec![("get", list)]),
         item("/connections/{upstream}", vec![("post", connect), ("delete", disconnect)]),
         item("/connections/{upstream}/confirm", vec![("post", confirm)]),
+        item("/connections/{upstream}/page", vec![("get", page), ("post", form)]),
         item("/oauth/callback", vec![("get", callback)]),
     ]
 }
