@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use super::Sample;
 
 const WIDTH: f64 = 860.0;
-const LEFT: f64 = 150.0;
-const RIGHT: f64 = 96.0;
+const LEFT: f64 = 172.0;
+const RIGHT: f64 = 100.0;
+/// The least distance between two lines of text.
+const LINE: f64 = 15.0;
 const CHART: f64 = 74.0;
 const GAP: f64 = 26.0;
 const TOP: f64 = 56.0;
@@ -70,16 +72,22 @@ fn one(out: &mut String, (title, unit, lines): &Chart, samples: &[Sample], end: 
             short(most * share)
         );
     }
+    let mut above = f64::NEG_INFINITY;
     for ((name, value), class) in lines.iter().zip(["a", "b"]) {
         let points: Vec<String> =
             samples.iter().map(|sample| format!("{:.1} {:.1}", x(sample.seconds), y(value(sample)))).collect();
         let last = samples.last().map_or(0.0, value);
         let _ = writeln!(out, "<path class=\"{class}\" d=\"M{}\"/>", points.join("L"));
+        // The second line's last value stands below the first one's where the two would meet.
+        let label = match (y(last) + 4.0 - above).abs() < LINE {
+            true => above + LINE,
+            false => y(last) + 4.0,
+        };
+        above = label;
         let _ = writeln!(
             out,
-            "<text class=\"t{class}\" x=\"{:.1}\" y=\"{:.1}\">{name} {}</text>",
+            "<text class=\"t{class}\" x=\"{:.1}\" y=\"{label:.1}\">{name} {}</text>",
             right + 8.0,
-            y(last) + 4.0,
             short(last)
         );
     }

@@ -120,7 +120,10 @@ fn an_openapi_document_becomes_tools_that_work() {
     let text = std::fs::read_to_string(&manifest).unwrap();
     // A pattern against reversed text holds such a character itself, which the scan rightly keeps for a person to see.
     let text = text.replace("\\U0000202E", "<").replace('\u{202e}', "<");
-    std::fs::write(&manifest, text.replace("${PHARMACY_APIKEY}", "k-7")).unwrap();
+    let (key, by_variable) = (home.path("key"), "{ env: PHARMACY_APIKEY }");
+    std::fs::write(&key, "k-7").unwrap();
+    assert!(text.contains(by_variable), "{text}");
+    std::fs::write(&manifest, text.replace(by_variable, &json!({ "file": key }).to_string())).unwrap();
     home.start();
     let since = std::time::Instant::now();
     let tools = loop {

@@ -13,7 +13,7 @@ const SET: &str = r#"@id("clerks") permit (principal in Role::"clerk", action ==
 
 fn ads_list() -> ToolDescription {
     ToolDescription {
-        tool: "ads:list".parse().unwrap(),
+        tool: "ads:list".parse().expect("a name"),
         effect: Effect::Read,
         input_schema: json!({"type": "object", "properties": {}}),
     }
@@ -21,9 +21,9 @@ fn ads_list() -> ToolDescription {
 
 #[test]
 fn who_read_the_catalog_first_does_not_put_an_older_set_over_a_newer_one() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::create_dir(directory.path().join("access")).unwrap();
-    std::fs::write(directory.path().join("access/a.cedar"), SET).unwrap();
+    let directory = tempfile::tempdir().expect("the test's own");
+    std::fs::create_dir(directory.path().join("access")).expect("the test's own");
+    std::fs::write(directory.path().join("access/a.cedar"), SET).expect("the test's own");
     let store = PolicyStore::new(directory.path().to_owned());
     let (reading, has_read) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel();
@@ -31,19 +31,19 @@ fn who_read_the_catalog_first_does_not_put_an_older_set_over_a_newer_one() {
         let store = &store;
         let earlier = scope.spawn(move || {
             store.reload(|| {
-                reading.send(()).unwrap();
-                may_go_on.recv().unwrap();
+                reading.send(()).expect("the test's own");
+                may_go_on.recv().expect("the test's own");
                 // Before the tool was accepted.
                 (1, Vec::new())
             })
         });
-        has_read.recv().unwrap();
+        has_read.recv().expect("the test's own");
         let later = scope.spawn(move || store.reload(|| (2, vec![ads_list()])));
         // Long enough for the later one to finish if nothing kept it waiting; too short a pause would only hide that.
         thread::sleep(Duration::from_millis(200));
-        go_on.send(()).unwrap();
-        assert!(matches!(earlier.join().unwrap(), Reloaded::Refused(_)));
-        assert!(matches!(later.join().unwrap(), Reloaded::InForce(_)));
+        go_on.send(()).expect("the test's own");
+        assert!(matches!(earlier.join().expect("the test's own"), Reloaded::Refused(_)));
+        assert!(matches!(later.join().expect("the test's own"), Reloaded::InForce(_)));
     });
     assert_eq!((store.catalog(), store.problems()), (2, Vec::new()));
 }

@@ -134,7 +134,7 @@ impl Listener {
             let (listener, sender) = (self.clone(), sender.clone());
             tokio::spawn(async move {
                 let Listener { app, principal, correlation, .. } = &listener;
-                Follows { app, principal, correlation, abilities }.to_the_end(&id, request, &sender).await;
+                Follows { app, principal, correlation, abilities }.tell_the_end(&id, request, &sender).await;
             });
         }
         Ok((!filter.tasks.is_empty()).then_some(told))

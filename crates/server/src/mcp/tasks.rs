@@ -436,7 +436,7 @@ impl Follows<'_> {
     }
 
     /// Waits for the task's end and tells of it, as long as anybody listens. Executes it, once people have agreed.
-    pub(crate) async fn to_the_end(&self, id: &str, request: Uuid, told: &mpsc::Sender<ObjectWriter>) {
+    pub(crate) async fn tell_the_end(&self, id: &str, request: Uuid, told: &mpsc::Sender<ObjectWriter>) {
         loop {
             let Ok((task, ended)) = self.detailed(id, request).await else { return };
             if ended {
