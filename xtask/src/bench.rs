@@ -331,7 +331,8 @@ fn appends(directory: &Path) -> Result<Value> {
     if !paths::root().join("crates/store/examples/append_bench.rs").exists() {
         return Ok(Value::Null);
     }
-    paths::build(&["build", "--release", "--quiet", "--package", "countersign-store", "--example", "append_bench"])?;
+    // With the features of the whole workspace: the tests have built it so.
+    paths::build(&["build", "--release", "--quiet", "--workspace", "--example", "append_bench"])?;
     setup::programs(&[setup::INITDB])?;
     let sqlite = append_bench(directory, "SQLite", &[])?;
     let mut rows = Map::from_iter([("sqlite".to_owned(), sqlite)]);

@@ -149,8 +149,9 @@ fn tokens(provider: &mut Provider, node: &Node, checks: &mut Checks) -> Result<(
     let status = node.client(&whole).get("/admin/status")?.status.to_string();
     checks.expect("the role operator, which is not the issuer's to give", &status, "403");
     let mut broken = whole.clone();
-    let last = if broken.ends_with('A') { "B" } else { "A" };
-    broken.replace_range(broken.len() - 10..broken.len() - 9, last);
+    let place = broken.len() - 10;
+    let other = if broken.as_bytes()[place] == b'A' { "B" } else { "A" };
+    broken.replace_range(place..=place, other);
     let found = ask(node, catalog, &broken)?;
     checks.expect("a token with another signature", &found, "401 signature");
     Ok(())

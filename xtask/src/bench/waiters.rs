@@ -45,24 +45,14 @@ pub fn row(binary: &Path, directory: &Path, upstream: SocketAddr) -> Result<Valu
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let arrived = Instant::now();
     let sockets = runtime.block_on(arrive(&node, waiters))?;
-    while open_requests(&node)? < waiters {
-        ensure!(arrived.elapsed() < Duration::from_secs(35), "{} of {waiters} calls wait", open_requests(&node)?);
+    while waiting_calls(&node)? < waiters {
+        ensure!(arrived.elapsed() < Duration::from_secs(35), "{} of {waiters} calls wait", waiting_calls(&node)?);
         std::thread::sleep(Duration::from_millis(200));
     }
     let arrival = arrived.elapsed();
     let waiting = busy(&node, WATCHED)?;
     let (resident, _) = machine::memory(node.pid())?;
-    // Still waiting: nothing was sent to them, and nobody was cut off.
-    runtime.block_on(async {
-        for socket in &sockets {
-            let mut byte = [0];
-            match socket.try_read(&mut byte) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                other => bail!("a call did not wait to the end: {other:?}"),
-            }
-        }
-        Ok(())
-    })?;
+    sockets.iter().try_for_each(still_waits)?;
     drop(sockets);
     println!(
         "{waiters} agents wait for people: {:.2} ms of CPU a second (idle {:.2}), {} MB; they arrived within {:.1} s",
@@ -109,11 +99,32 @@ async fn arrive(node: &Node, waiters: u64) -> Result<Vec<TcpStream>> {
     Ok(sockets)
 }
 
-fn open_requests(node: &Node) -> Result<u64> {
+/// A stream that is kept open may have begun; what there must not be is an end, or an answer.
+fn still_waits(socket: &TcpStream) -> Result<()> {
+    let mut bytes = [0; 4096];
+    match socket.try_read(&mut bytes) {
+        Ok(0) => bail!("a call did not wait to the end: the connection was closed"),
+        Ok(read) => {
+            let text = String::from_utf8_lossy(&bytes[..read]);
+            ensure!(
+                !text.contains("\"result\"") && text.starts_with("HTTP/1.1 200"),
+                "a call did not wait to the end: {text}"
+            );
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error).context("a call did not wait to the end"),
+    }
+}
+
+/// How many calls were told to wait.
+fn waiting_calls(node: &Node) -> Result<u64> {
     let token = node.home().person("meter", &["metrics"]);
     let answer = node.client(&token).get("/metrics")?;
     ensure!(answer.status == 200, "/metrics: HTTP {}", answer.status);
     let text = String::from_utf8(answer.body)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("countersign_open_approvals "));
-    Ok(line.context("no metric of open approvals")?.trim().parse::<f64>()? as u64)
+    let waiting =
+        text.lines().find(|line| line.starts_with("countersign_calls_total{") && line.contains("\"pending\""));
+    // There is no such line before the first.
+    Ok(waiting.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0) as u64)
 }

@@ -14,6 +14,8 @@ use tracing_subscriber::fmt::MakeWriter;
 const QUEUE: usize = 4096;
 /// About as much is written at a time.
 const BATCH: usize = 64 << 10;
+/// How long a line waits for others: one wake-up and one write serve them all, instead of one each beside every call.
+const GATHER: Duration = Duration::from_millis(5);
 /// How long the last lines may take to be written when the process ends.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -93,6 +95,9 @@ impl Drop for Line<'_> {
 fn run(mut out: impl Write, jobs: &Receiver<Job>, lost: &AtomicU64) {
     let mut batch = Vec::new();
     while let Ok(first) = jobs.recv() {
+        if matches!(first, Job::Line(_)) {
+            std::thread::sleep(GATHER);
+        }
         let mut asked = Vec::new();
         let mut next = Some(first);
         while let Some(job) = next {
