@@ -51,6 +51,8 @@ impl Home {
     }
 
     fn log(&self) -> String {
+        // Lines gather for some milliseconds before they are written.
+        std::thread::sleep(Duration::from_millis(250));
         std::fs::read_to_string(self.path("node.log")).unwrap()
     }
 
