@@ -11,7 +11,7 @@ use countersign_catalog::Manifest;
 use countersign_connect::McpUpstream;
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::permit::test_permit;
-use countersign_gate::upstream::{Answers, Ask, AskKind, Exchange, Notice, Upstream};
+use countersign_gate::upstream::{Answers, Ask, AskKind, Exchange, Upstream};
 use countersign_proof::digest::Digest;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -21,7 +21,6 @@ struct Willing;
 
 #[async_trait]
 impl Exchange for Willing {
-    fn notify(&self, _: Notice) {}
     async fn ask(&self, asks: Vec<Ask>) -> Answers {
         let answer = |ask: Ask| {
             let params: Value = serde_json::from_str(ask.params.get()).unwrap_or_default();
@@ -41,15 +40,6 @@ impl Exchange for Willing {
     }
     fn answers(&self, _: AskKind) -> bool {
         true
-    }
-    fn wants_progress(&self) -> bool {
-        false
-    }
-    fn log_level(&self) -> Option<&str> {
-        None
-    }
-    async fn cancelled(&self) {
-        std::future::pending().await
     }
 }
 

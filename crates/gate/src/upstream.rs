@@ -156,20 +156,28 @@ pub enum AskError {
 }
 
 /// The caller's side of a running call, as the upstream's connection may use it. Implemented by the gate, which decides and
-/// records every question, over a [`Client`] that a surface brings.
+/// records every question, over a [`Client`] that a surface brings. Who says nothing of a matter hears nothing and answers nothing.
 #[async_trait]
 pub trait Exchange: Send + Sync {
     /// Passes a notice on, or drops it where nobody wants it. Never waits.
-    fn notify(&self, notice: Notice);
+    fn notify(&self, _notice: Notice) {}
     /// Asks the caller's side what the upstream asks at one time: each decided by policy, recorded, labelled with its origin,
     /// then relayed together.
-    async fn ask(&self, asks: Vec<Ask>) -> Answers;
+    async fn ask(&self, asks: Vec<Ask>) -> Answers {
+        unsupported(&asks)
+    }
     /// Whether the caller's side answers questions of this kind (before policy).
-    fn answers(&self, kind: AskKind) -> bool;
+    fn answers(&self, _kind: AskKind) -> bool {
+        false
+    }
     /// Whether the caller asked to hear of progress.
-    fn wants_progress(&self) -> bool;
+    fn wants_progress(&self) -> bool {
+        false
+    }
     /// The least severe log level that the caller wants to hear (`debug` … `emergency`), if any.
-    fn log_level(&self) -> Option<&str>;
+    fn log_level(&self) -> Option<&str> {
+        None
+    }
     /// Whether the caller follows tasks, so that a call may be answered with one.
     fn knows_tasks(&self) -> bool {
         false
@@ -177,75 +185,56 @@ pub trait Exchange: Send + Sync {
     /// Decides, records and labels questions that the caller is shown and answers later (those of a task): the `params` to
     /// show.
     async fn show(&self, asks: Vec<Ask>) -> Answers {
-        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
+        unsupported(&asks)
     }
     /// Resolves when the caller has cancelled the call; never, if it doesn't.
-    async fn cancelled(&self);
+    async fn cancelled(&self) {
+        std::future::pending().await
+    }
 }
 
 /// What a surface brings for the time of a call: a way back to the caller. The gate wraps it in its own [`Exchange`].
+/// Who says nothing of a matter hears nothing and answers nothing.
 #[async_trait]
 pub trait Client: Send + Sync + std::fmt::Debug {
     /// Passes a notice on. Never waits.
-    fn notify(&self, notice: Notice);
+    fn notify(&self, _notice: Notice) {}
     /// Relays questions that policy has allowed, and waits for the answers (the raw results).
-    async fn ask(&self, asks: Vec<Ask>) -> Answers;
+    async fn ask(&self, asks: Vec<Ask>) -> Answers {
+        unsupported(&asks)
+    }
     /// Whether the client declared that it answers such questions.
-    fn answers(&self, kind: AskKind) -> bool;
+    fn answers(&self, _kind: AskKind) -> bool {
+        false
+    }
     /// Whether it asked to hear of progress.
-    fn wants_progress(&self) -> bool;
+    fn wants_progress(&self) -> bool {
+        false
+    }
     /// The least severe log level that it wants to hear.
-    fn log_level(&self) -> Option<&str>;
+    fn log_level(&self) -> Option<&str> {
+        None
+    }
     /// Whether it follows tasks, so that a call may be answered with one.
     fn knows_tasks(&self) -> bool {
         false
     }
     /// Resolves when the caller has cancelled the call; never, if it doesn't.
-    async fn cancelled(&self);
+    async fn cancelled(&self) {
+        std::future::pending().await
+    }
 }
 
 /// A caller that hears nothing and answers nothing during its call: plain HTTP, the command line.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Mute;
 
-#[async_trait]
-impl Client for Mute {
-    fn notify(&self, _notice: Notice) {}
-    async fn ask(&self, asks: Vec<Ask>) -> Answers {
-        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
-    }
-    fn answers(&self, _kind: AskKind) -> bool {
-        false
-    }
-    fn wants_progress(&self) -> bool {
-        false
-    }
-    fn log_level(&self) -> Option<&str> {
-        None
-    }
-    async fn cancelled(&self) {
-        std::future::pending().await
-    }
-}
+impl Client for Mute {}
 
-#[async_trait]
-impl Exchange for Mute {
-    fn notify(&self, _notice: Notice) {}
-    async fn ask(&self, asks: Vec<Ask>) -> Answers {
-        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
-    }
-    fn answers(&self, _kind: AskKind) -> bool {
-        false
-    }
-    fn wants_progress(&self) -> bool {
-        false
-    }
-    fn log_level(&self) -> Option<&str> {
-        None
-    }
-    async fn cancelled(&self) {
-        std::future::pending().await
-    }
+impl Exchange for Mute {}
+
+fn unsupported(asks: &[Ask]) -> Answers {
+    asks.iter().map(|_| Err(AskError::Unsupported)).collect()
 }
 
 /// A place where tools live.

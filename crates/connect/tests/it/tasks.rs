@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Exchange, Notice};
+use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Exchange};
 use serde_json::json;
 
 use super::http::{Seen, Server, json_result, modern, reply};
@@ -18,7 +18,6 @@ struct Caller {
 
 #[async_trait::async_trait]
 impl Exchange for Caller {
-    fn notify(&self, _: Notice) {}
     async fn ask(&self, asks: Vec<Ask>) -> Answers {
         let answer = json!({"action": "accept", "content": {"n": 1}}).to_string();
         asks.iter().map(|_| Ok(RawValue::from_string(answer.clone()).expect("JSON"))).collect()
@@ -33,17 +32,8 @@ impl Exchange for Caller {
     fn answers(&self, kind: AskKind) -> bool {
         kind == AskKind::ElicitForm || kind == AskKind::Sample
     }
-    fn wants_progress(&self) -> bool {
-        false
-    }
-    fn log_level(&self) -> Option<&str> {
-        None
-    }
     fn knows_tasks(&self) -> bool {
         self.follows
-    }
-    async fn cancelled(&self) {
-        std::future::pending().await
     }
 }
 

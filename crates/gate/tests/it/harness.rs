@@ -18,8 +18,8 @@ use countersign_gate::permit::Permit;
 use countersign_gate::policies::PolicyStore;
 use countersign_gate::registry::Registry;
 use countersign_gate::upstream::{
-    Answers, Ask, AskError, AskKind, Client, DiscoverError, Discovered, DispatchError, Exchange, Mute, Notice,
-    ToolResult, Upstream, UpstreamStatus,
+    Answers, Ask, AskError, AskKind, Client, DiscoverError, Discovered, DispatchError, Exchange, Mute, ToolResult,
+    Upstream, UpstreamStatus,
 };
 use countersign_gate::{Gate, Settings};
 use countersign_ledger::contract::{EventQuery, EventRow};
@@ -308,7 +308,6 @@ impl Person {
 
 #[async_trait]
 impl Client for Person {
-    fn notify(&self, _notice: Notice) {}
     async fn ask(&self, asks: Vec<Ask>) -> Answers {
         let shown = asks.iter().map(|ask| serde_json::from_str(ask.params.get()).expect("JSON"));
         self.asked.lock().expect("lock").extend(shown);
@@ -317,12 +316,6 @@ impl Client for Person {
     }
     fn answers(&self, kind: AskKind) -> bool {
         kind != AskKind::Sample
-    }
-    fn wants_progress(&self) -> bool {
-        false
-    }
-    fn log_level(&self) -> Option<&str> {
-        None
     }
     async fn cancelled(&self) {
         let _ = self.gone.subscribe().wait_for(|gone| *gone).await;

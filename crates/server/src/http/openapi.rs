@@ -24,6 +24,8 @@ pub(super) fn describe() -> Value {
         log(),
         mcp(),
         administration(),
+        reviewed_tools(),
+        policies(),
         members::members(),
         connections::connections(),
         node(),
@@ -332,16 +334,24 @@ fn mcp() -> Vec<(String, Value)> {
     ]
 }
 
+fn administered(id: &str, summary: &str) -> Operation {
+    Operation::new("administration", id, summary)
+}
+
+fn object(operation: Operation, description: &str) -> Operation {
+    operation.answers("200", description, any_object())
+}
+
+fn objects(operation: Operation, description: &str) -> Operation {
+    operation.answers("200", description, json!({ "type": "array", "items": any_object() }))
+}
+
+fn recorded(operation: Operation) -> Operation {
+    operation.answers("200", "Done; the event that records it.", reference("Recorded"))
+}
+
 fn administration() -> Vec<(String, Value)> {
-    let operation = |id: &str, summary: &str| Operation::new("administration", id, summary);
-    let object = |operation: Operation, description: &str| operation.answers("200", description, any_object());
-    let objects = |operation: Operation, description: &str| {
-        operation.answers("200", description, json!({ "type": "array", "items": any_object() }))
-    };
-    let recorded =
-        |operation: Operation| operation.answers("200", "Done; the event that records it.", reference("Recorded"));
     let text = |name: &str| json!({ "type": "object", "required": [name], "additionalProperties": false, "properties": { name: { "type": "string" } } });
-    let tool = |operation: Operation| operation.path("name", "The tool as `upstream:tool`.");
     let target = || {
         json!({
             "type": "object", "required": ["kind", "name"], "additionalProperties": false,
@@ -355,6 +365,102 @@ fn administration() -> Vec<(String, Value)> {
         "type": "object", "required": ["outcome"], "additionalProperties": false,
         "properties": { "outcome": { "enum": ["executed", "not-executed"] }, "note": { "type": "string" } },
     });
+    let erasure = json!({
+        "type": "object", "required": ["event", "reason"], "additionalProperties": false,
+        "properties": { "event": { "type": "string", "format": "uuid" }, "reason": { "type": "string" } },
+    });
+    vec![
+        item("/admin/status", vec![("get", object(administered("getStatus", "How the node stands"), "The status."))]),
+        item(
+            "/admin/freeze",
+            vec![(
+                "post",
+                recorded(administered("freeze", "Stop a principal, tool, upstream or workspace").body(target())),
+            )],
+        ),
+        item("/admin/unfreeze", vec![("post", recorded(administered("unfreeze", "Lift a freeze").body(target())))]),
+        item(
+            "/admin/breakers",
+            vec![(
+                "get",
+                objects(administered("listBreakers", "Circuit breakers of this node"), "The breakers that saw a call."),
+            )],
+        ),
+        item(
+            "/admin/breakers/reset",
+            vec![(
+                "post",
+                recorded(administered("resetBreaker", "Close a circuit breaker of this node").body(json!({
+                    "type": "object", "required": ["name"], "additionalProperties": false,
+                    "properties": { "name": { "type": "string" }, "reason": { "type": "string" } },
+                }))),
+            )],
+        ),
+        item(
+            "/admin/budgets",
+            vec![(
+                "get",
+                objects(
+                    administered("listBudgets", "What was used of budgets in the current periods"),
+                    "The budgets in use.",
+                ),
+            )],
+        ),
+        item(
+            "/admin/freezes",
+            vec![("get", objects(administered("listFreezes", "Everything frozen"), "The freezes."))],
+        ),
+        item(
+            "/admin/unknown",
+            vec![("get", objects(administered("listUnknown", "Writes of unknown outcome"), "The calls."))],
+        ),
+        item(
+            "/admin/unknown/{call}/resolve",
+            vec![(
+                "post",
+                recorded(
+                    administered("resolveUnknown", "Settle a write of unknown outcome")
+                        .path("call", "The call's id.")
+                        .body(resolution),
+                ),
+            )],
+        ),
+        item(
+            "/admin/erase",
+            vec![("post", recorded(administered("erase", "Erase an event's body and salt").body(erasure)))],
+        ),
+        item(
+            "/admin/backup",
+            vec![(
+                "post",
+                object(
+                    administered("backup", "Copy the database while the node runs").body(text("path")),
+                    "The backup.",
+                ),
+            )],
+        ),
+        item(
+            "/admin/fsck",
+            vec![(
+                "post",
+                object(administered("fsck", "Check the whole log against its stored leaves"), "The report."),
+            )],
+        ),
+        item(
+            "/admin/export",
+            vec![(
+                "post",
+                object(
+                    administered("export", "Write the audit stream as JSON lines").body(text("directory")),
+                    "The files.",
+                ),
+            )],
+        ),
+    ]
+}
+
+fn reviewed_tools() -> Vec<(String, Value)> {
+    let tool = |operation: Operation| operation.path("name", "The tool as `upstream:tool`.");
     let acceptance = json!({
         "type": "object", "required": ["pin"], "additionalProperties": false,
         "properties": {
@@ -365,10 +471,37 @@ fn administration() -> Vec<(String, Value)> {
             },
         },
     });
-    let erasure = json!({
-        "type": "object", "required": ["event", "reason"], "additionalProperties": false,
-        "properties": { "event": { "type": "string", "format": "uuid" }, "reason": { "type": "string" } },
-    });
+    vec![
+        item(
+            "/admin/tools",
+            vec![("get", objects(administered("reviewTools", "All tools with what waits for review"), "The tools."))],
+        ),
+        item(
+            "/admin/tools/{name}/diff",
+            vec![("get", object(tool(administered("diffTool", "What changed in a definition")), "The changes."))],
+        ),
+        item(
+            "/admin/tools/{name}/accept",
+            vec![(
+                "post",
+                recorded(tool(administered("acceptTool", "Accept a definition as reviewed")).body(acceptance)),
+            )],
+        ),
+        item(
+            "/admin/upstreams/{upstream}/refresh",
+            vec![(
+                "post",
+                object(
+                    administered("refreshUpstream", "List an upstream's tools again")
+                        .path("upstream", "The upstream's name."),
+                    "Done.",
+                ),
+            )],
+        ),
+    ]
+}
+
+fn policies() -> Vec<(String, Value)> {
     let question = json!({
         "type": "object", "required": ["principal", "tool"], "additionalProperties": false,
         "properties": { "principal": any_object(), "tool": { "type": "string" }, "arguments": any_object() },
@@ -392,96 +525,17 @@ fn administration() -> Vec<(String, Value)> {
         },
     });
     vec![
-        item("/admin/status", vec![("get", object(operation("getStatus", "How the node stands"), "The status."))]),
-        item(
-            "/admin/tools",
-            vec![("get", objects(operation("reviewTools", "All tools with what waits for review"), "The tools."))],
-        ),
-        item(
-            "/admin/tools/{name}/diff",
-            vec![("get", object(tool(operation("diffTool", "What changed in a definition")), "The changes."))],
-        ),
-        item(
-            "/admin/tools/{name}/accept",
-            vec![("post", recorded(tool(operation("acceptTool", "Accept a definition as reviewed")).body(acceptance)))],
-        ),
-        item(
-            "/admin/upstreams/{upstream}/refresh",
-            vec![(
-                "post",
-                object(
-                    operation("refreshUpstream", "List an upstream's tools again")
-                        .path("upstream", "The upstream's name."),
-                    "Done.",
-                ),
-            )],
-        ),
-        item(
-            "/admin/freeze",
-            vec![(
-                "post",
-                recorded(operation("freeze", "Stop a principal, tool, upstream or workspace").body(target())),
-            )],
-        ),
-        item("/admin/unfreeze", vec![("post", recorded(operation("unfreeze", "Lift a freeze").body(target())))]),
-        item(
-            "/admin/breakers",
-            vec![(
-                "get",
-                objects(operation("listBreakers", "Circuit breakers of this node"), "The breakers that saw a call."),
-            )],
-        ),
-        item(
-            "/admin/breakers/reset",
-            vec![(
-                "post",
-                recorded(operation("resetBreaker", "Close a circuit breaker of this node").body(json!({
-                    "type": "object", "required": ["name"], "additionalProperties": false,
-                    "properties": { "name": { "type": "string" }, "reason": { "type": "string" } },
-                }))),
-            )],
-        ),
-        item(
-            "/admin/budgets",
-            vec![(
-                "get",
-                objects(
-                    operation("listBudgets", "What was used of budgets in the current periods"),
-                    "The budgets in use.",
-                ),
-            )],
-        ),
-        item("/admin/freezes", vec![("get", objects(operation("listFreezes", "Everything frozen"), "The freezes."))]),
-        item(
-            "/admin/unknown",
-            vec![("get", objects(operation("listUnknown", "Writes of unknown outcome"), "The calls."))],
-        ),
-        item(
-            "/admin/unknown/{call}/resolve",
-            vec![(
-                "post",
-                recorded(
-                    operation("resolveUnknown", "Settle a write of unknown outcome")
-                        .path("call", "The call's id.")
-                        .body(resolution),
-                ),
-            )],
-        ),
-        item(
-            "/admin/erase",
-            vec![("post", recorded(operation("erase", "Erase an event's body and salt").body(erasure)))],
-        ),
-        item("/admin/policy", vec![("get", object(operation("getPolicy", "The policy set in force"), "The set."))]),
+        item("/admin/policy", vec![("get", object(administered("getPolicy", "The policy set in force"), "The set."))]),
         item(
             "/admin/policy/reload",
-            vec![("post", object(operation("reloadPolicy", "Read the policies again"), "What the reload did."))],
+            vec![("post", object(administered("reloadPolicy", "Read the policies again"), "What the reload did."))],
         ),
         item(
             "/admin/policy/explain",
             vec![(
                 "post",
                 object(
-                    operation("explainPolicy", "What the policies say of a call, and why").body(question),
+                    administered("explainPolicy", "What the policies say of a call, and why").body(question),
                     "The explanation.",
                 ),
             )],
@@ -491,8 +545,11 @@ fn administration() -> Vec<(String, Value)> {
             vec![(
                 "get",
                 object(
-                    operation("explainCall", "Why a past call was decided as it was, and what the policies say today")
-                        .path("id", "The id of a call, or of one of its events."),
+                    administered(
+                        "explainCall",
+                        "Why a past call was decided as it was, and what the policies say today",
+                    )
+                    .path("id", "The id of a call, or of one of its events."),
                     "The past decisions and today's explanation.",
                 ),
             )],
@@ -502,29 +559,8 @@ fn administration() -> Vec<(String, Value)> {
             vec![(
                 "post",
                 object(
-                    operation("replayPolicy", "Decide past calls again by an edited set").body(edited_set),
+                    administered("replayPolicy", "Decide past calls again by an edited set").body(edited_set),
                     "A page: what differs, and what could not be decided again.",
-                ),
-            )],
-        ),
-        item(
-            "/admin/backup",
-            vec![(
-                "post",
-                object(operation("backup", "Copy the database while the node runs").body(text("path")), "The backup."),
-            )],
-        ),
-        item(
-            "/admin/fsck",
-            vec![("post", object(operation("fsck", "Check the whole log against its stored leaves"), "The report."))],
-        ),
-        item(
-            "/admin/export",
-            vec![(
-                "post",
-                object(
-                    operation("export", "Write the audit stream as JSON lines").body(text("directory")),
-                    "The files.",
                 ),
             )],
         ),

@@ -13,7 +13,7 @@ use countersign_domain::operation::{CANCEL_TASK, GET_TASK, UPDATE_TASK};
 use countersign_domain::{Principal, Refusal, RefusalKind, ToolRef, UpstreamName};
 use countersign_gate::api::{Answer, CallOutcome, CallRequest, PendingCall, Redeem, WaitOutcome};
 use countersign_gate::tasks::{TaskState, TaskView};
-use countersign_gate::upstream::{Answers, AskError, AskKind, Client, Mute, Notice};
+use countersign_gate::upstream::{AskKind, Client, Mute};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -108,19 +108,6 @@ struct Follower {
 
 #[async_trait]
 impl Client for Follower {
-    fn notify(&self, _notice: Notice) {}
-    async fn ask(&self, asks: Vec<countersign_gate::upstream::Ask>) -> Answers {
-        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
-    }
-    fn answers(&self, _kind: AskKind) -> bool {
-        false
-    }
-    fn wants_progress(&self) -> bool {
-        false
-    }
-    fn log_level(&self) -> Option<&str> {
-        None
-    }
     async fn cancelled(&self) {
         if self.cancelled.clone().wait_for(|cancelled| *cancelled).await.is_err() {
             std::future::pending::<()>().await;
@@ -353,21 +340,8 @@ struct Onlooker(Abilities);
 
 #[async_trait]
 impl Client for Onlooker {
-    fn notify(&self, _notice: Notice) {}
-    async fn ask(&self, asks: Vec<countersign_gate::upstream::Ask>) -> Answers {
-        asks.iter().map(|_| Err(AskError::Unsupported)).collect()
-    }
     fn answers(&self, kind: AskKind) -> bool {
         self.0.answers(kind)
-    }
-    fn wants_progress(&self) -> bool {
-        false
-    }
-    fn log_level(&self) -> Option<&str> {
-        None
-    }
-    async fn cancelled(&self) {
-        std::future::pending().await
     }
 }
 
