@@ -73,8 +73,8 @@ pub fn run(binary: &Path, plan: &Plan) -> Result<bool> {
     if plan.only.is_some() {
         return Ok(true);
     }
-    let counted = report.columns.iter().all(|column| column.counted);
-    Ok(report.settle(plan.update)? && counted)
+    report.settle(plan.update)?;
+    Ok(report.columns.iter().all(|column| column.counted))
 }
 
 fn short(era: Era) -> &'static str {

@@ -66,11 +66,13 @@ pub fn run() -> Result<bool> {
     let binary = paths::target().join("release/countersign");
     let mut table = Vec::new();
     let mut total = Count::default();
+    let mut reasons = Vec::new();
     for (name, stage) in STAGES {
         println!("\n== {name}");
         let start = Instant::now();
         let count = stage(&binary).unwrap_or_else(|error| {
             println!("{error:#}");
+            reasons.push(format!("{name}: {error:#}"));
             Count { passed: 0, failed: 1 }
         });
         total.passed += count.passed;
@@ -83,6 +85,8 @@ pub fn run() -> Result<bool> {
     }
     let minutes: f64 = table.iter().map(|(_, took, _)| took.as_secs_f64() / 60.0).sum();
     println!("{:<22} {minutes:>8.1}", "all");
+    // Again, where they are found without looking through everything.
+    reasons.iter().for_each(|reason| println!("{reason}"));
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(total.failed == 0)
 }

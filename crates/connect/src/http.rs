@@ -27,7 +27,7 @@ use url::Url;
 use crate::headers::header_value;
 use crate::link::{Board, Facts, Link, Probe, Question, judge_initialize, judge_probe};
 use crate::rpc::{self, Answer, Era, LEGACY, quote};
-use crate::talk::Floor;
+use crate::talk::{Floor, Talk};
 use crate::upstream::{ConnectError, Settings};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -233,8 +233,8 @@ impl HttpLink {
         accept_both(&mut headers);
         let response = self.send(Method::POST, headers, body, deadline).await.map_err(|e| e.to_string())?;
         let given = response.headers().get(SESSION).cloned();
-        let question = Question { method: "initialize", ..Question::plain(&Mute, deadline) };
-        let answer = match self.read(&offered, response, id, &question).await.map_err(|e| e.to_string())? {
+        let mut talk = Talk::new(&Mute, None, |reply| self.deliver(&offered, reply));
+        let answer = match self.read(&offered, response, id, deadline, &mut talk).await.map_err(|e| e.to_string())? {
             Posted::Answered(answer) => answer,
             Posted::Refused(status, error) => {
                 let words =
@@ -262,9 +262,11 @@ impl HttpLink {
         let meta = rpc::meta(id, session.era, question.exchange);
         let body = rpc::request(id, question.method, question.members, meta.as_deref());
         let cancel = Cancel { link: self, session, id, armed: question.method != "server/discover" };
-        let response = self.send(Method::POST, headers, body, question.deadline).await;
+        let place = question.is_call().then(|| session.floor.enter(id));
+        let mut talk = Talk::new(question.exchange, place, |reply| self.deliver(session, reply));
+        let response = talk.during(self.send(Method::POST, headers, body, question.deadline)).await;
         let posted = match response {
-            Ok(response) => self.read(session, response, id, question).await,
+            Ok(response) => self.read(session, response, id, question.deadline, &mut talk).await,
             Err(error) => Err(error),
         };
         cancel.unless(!matches!(posted, Err(DispatchError::Timeout)));

@@ -95,48 +95,79 @@ pub(crate) fn subscription_of(params: &RawValue) -> Option<u64> {
 
 type Reply<'a> = Pin<Box<dyn Future<Output = (Box<RawValue>, Answers)> + Send + 'a>>;
 
-/// A running call's side of the conversation.
-pub(crate) struct Talk<'a> {
+/// A running call's side of the conversation. It begins before the call is sent: what the upstream asks on a shared channel may
+/// overtake the beginning of its answer.
+pub(crate) struct Talk<'a, D> {
     exchange: &'a dyn Exchange,
+    /// Where it is found on a shared channel; a request that is no call has none.
+    place: Option<Place>,
+    /// Sends an answer to the upstream. Never waits.
+    deliver: D,
     notices: u32,
     asked: u32,
     waiting: FuturesUnordered<Reply<'a>>,
 }
 
-impl<'a> Talk<'a> {
-    pub(crate) fn new(exchange: &'a dyn Exchange) -> Self {
-        Self { exchange, notices: 0, asked: 0, waiting: FuturesUnordered::new() }
+impl<'a, D: Fn(Vec<u8>)> Talk<'a, D> {
+    pub(crate) fn new(exchange: &'a dyn Exchange, place: Option<Place>, deliver: D) -> Self {
+        Self { exchange, place, deliver, notices: 0, asked: 0, waiting: FuturesUnordered::new() }
     }
 
-    /// Takes a message. The answer that it gives at once is to be sent; what the caller's side answers comes by [`Talk::reply`].
-    pub(crate) fn hear(&mut self, aside: Aside) -> Option<Vec<u8>> {
+    /// Does this, and meanwhile hears what comes for the call and sends what its caller answers.
+    pub(crate) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let aside = tokio::select! {
+                done = &mut work => return done,
+                aside = next(&mut self.place) => aside,
+                (id, answers) = reply(&mut self.waiting) => {
+                    self.answer(&id, answers);
+                    continue;
+                }
+            };
+            self.hear(aside);
+        }
+    }
+
+    /// Takes a message. What the caller's side answers later is sent [during](Self::during) the wait for the call's answer.
+    pub(crate) fn hear(&mut self, aside: Aside) {
         match aside {
             Aside::Notice(notice) => {
                 if self.notices < MAX_NOTICES {
                     self.notices += 1;
                     self.exchange.notify(notice);
                 }
-                None
             }
             Aside::Question(id, _) if self.asked >= MAX_ASKS || self.waiting.len() >= MAX_ASKS_AT_ONCE => {
-                Some(rpc::error_response(&id, INTERNAL_ERROR, "too many requests during one call"))
+                (self.deliver)(rpc::error_response(&id, INTERNAL_ERROR, "too many requests during one call"));
             }
             Aside::Question(id, ask) => {
                 self.asked += 1;
                 let exchange = self.exchange;
                 self.waiting.push(Box::pin(async move { (id, exchange.ask(vec![ask]).await) }));
                 // What is refused at once is said at once, even if the call's answer comes next.
-                self.reply().now_or_never()
+                if let Some((id, answers)) = reply(&mut self.waiting).now_or_never() {
+                    self.answer(&id, answers);
+                }
             }
         }
     }
 
-    /// The next answer of the caller's side, as a message for the upstream. Never, if it was asked nothing.
-    pub(crate) async fn reply(&mut self) -> Vec<u8> {
-        match self.waiting.next().await {
-            Some((id, mut answers)) => response(&id, answers.pop().unwrap_or(Err(AskError::Gone))),
-            None => std::future::pending().await,
-        }
+    /// Refuses what callers are never asked.
+    pub(crate) fn refuse(&self, id: &RawValue, method: &str) {
+        (self.deliver)(rpc::refusal(id, method));
+    }
+
+    fn answer(&self, id: &RawValue, mut answers: Answers) {
+        (self.deliver)(response(id, answers.pop().unwrap_or(Err(AskError::Gone))));
+    }
+}
+
+/// The next answer of the caller's side, and to which request. Never, if it was asked nothing.
+async fn reply(waiting: &mut FuturesUnordered<Reply<'_>>) -> (Box<RawValue>, Answers) {
+    match waiting.next().await {
+        Some(reply) => reply,
+        None => std::future::pending().await,
     }
 }
 
@@ -192,7 +223,7 @@ impl Floor {
 }
 
 /// The next message for this call. Never, if it has no place.
-pub(crate) async fn next(place: &mut Option<Place>) -> Aside {
+async fn next(place: &mut Option<Place>) -> Aside {
     match place {
         Some(place) => match place.inbox.recv().await {
             Some(aside) => aside,
@@ -244,10 +275,13 @@ mod tests {
 
     #[test]
     fn a_flood_of_questions_is_refused() {
-        let mut talk = Talk::new(&Mute);
+        let replies = Mutex::new(Vec::new());
+        let mut talk = Talk::new(&Mute, None, |reply| replies.lock().expect("not poisoned").push(reply));
         let ask = || question("roots/list", None, None).expect("a question");
-        let replies = (0..100).filter_map(|_| talk.hear(Aside::Question(raw("\"q\""), ask())));
-        let codes: Vec<_> = replies.map(|r| serde_json::from_slice::<serde_json::Value>(&r).expect("JSON")).collect();
+        (0..100).for_each(|_| talk.hear(Aside::Question(raw("\"q\""), ask())));
+        let replies = replies.lock().expect("not poisoned");
+        let codes: Vec<_> =
+            replies.iter().map(|r| serde_json::from_slice::<serde_json::Value>(r).expect("JSON")).collect();
         assert_eq!((codes.len(), &codes[0]["id"]), (100, &"q".into()));
         assert_eq!(codes.iter().filter(|r| r["error"]["code"] == METHOD_NOT_FOUND).count(), MAX_ASKS as usize);
         assert!(codes[99]["error"]["message"].as_str().is_some_and(|m| m.contains("too many")));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use countersign_example_conformance::Era;
 
 use super::suite::Scenario;
@@ -80,8 +80,8 @@ impl Report {
     /// Writes the published table, or holds this run against it.
     ///
     /// # Errors
-    /// If the document cannot be read or written.
-    pub fn settle(&self, update: bool) -> Result<bool> {
+    /// If the document cannot be read or written, or says something else.
+    pub fn settle(&self, update: bool) -> Result<()> {
         let path = paths::root().join(DOCUMENT);
         let text = fs::read_to_string(&path).with_context(|| format!("reading {DOCUMENT}"))?;
         let (before, rest) = text.split_once(BEGIN).context("the document has no place for the table")?;
@@ -90,20 +90,18 @@ impl Report {
         if update {
             fs::write(&path, format!("{before}{BEGIN}{new}{END}{after}"))?;
             println!("{DOCUMENT} is written");
-            return Ok(true);
+            return Ok(());
         }
-        if old == new {
-            return Ok(true);
-        }
-        println!("{DOCUMENT} says otherwise (`cargo xtask conformance --update` writes what is true now):");
-        let differs = |a: &str, b: &str, sign: &str| {
-            a.lines()
-                .filter(|line| !b.lines().any(|other| other == *line))
-                .for_each(|line| println!("  {sign} {line}"));
+        let only = |a: &str, b: &str, sign: &str| -> String {
+            let lines = a.lines().filter(|line| !b.lines().any(|other| other == *line));
+            lines.map(|line| format!("\n  {sign} {line}")).collect()
         };
-        differs(old, &new, "-");
-        differs(&new, old, "+");
-        Ok(false)
+        let (gone, come) = (only(old, &new, "-"), only(&new, old, "+"));
+        ensure!(
+            old == new,
+            "{DOCUMENT} says otherwise (`cargo xtask conformance --update` writes what is true now):{gone}{come}"
+        );
+        Ok(())
     }
 
     fn table(&self) -> String {

@@ -8,7 +8,7 @@ use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{DELIVERY, HttpLink, Posted, Session, dispatch_error};
-use crate::link::{MAX_MESSAGE, Question};
+use crate::link::MAX_MESSAGE;
 use crate::rpc::{self, Answer, Era, Incoming};
 use crate::sse::Parser;
 use crate::talk::{self, Aside, Talk};
@@ -30,12 +30,13 @@ impl HttpLink {
         session: &Session,
         response: Response,
         id: u64,
-        question: &Question<'_>,
+        deadline: Instant,
+        talk: &mut Talk<'_, impl Fn(Vec<u8>)>,
     ) -> Result<Posted, DispatchError> {
         let status = response.status();
         check_encoding(&response)?;
         if !status.is_success() {
-            let body = response.bytes(MAX_ERROR_BODY, question.deadline).await.unwrap_or_default();
+            let body = response.bytes(MAX_ERROR_BODY, deadline).await.unwrap_or_default();
             let error = match rpc::parse(&body) {
                 Ok(Incoming::Response(_, Answer::Error(error))) => Some(error),
                 Ok(Incoming::Unrelated(error)) => Some(error.to_owned()),
@@ -45,7 +46,7 @@ impl HttpLink {
         }
         match media_type(response.headers()) {
             Some("application/json") => {
-                let body = response.bytes(MAX_MESSAGE, question.deadline).await.map_err(dispatch_error)?;
+                let body = talk.during(response.bytes(MAX_MESSAGE, deadline)).await.map_err(dispatch_error)?;
                 match rpc::parse(&body) {
                     Ok(Incoming::Response(number, answer)) if number == id => Ok(Posted::Answered(answer)),
                     Ok(Incoming::Unrelated(error)) => Ok(Posted::Answered(Answer::Error(error.to_owned()))),
@@ -53,7 +54,9 @@ impl HttpLink {
                     Err(why) => Err(DispatchError::Protocol(why)),
                 }
             }
-            Some("text/event-stream") => self.read_stream(session, response, id, question).await.map(Posted::Answered),
+            Some("text/event-stream") => {
+                self.read_stream(session, response, id, deadline, talk).await.map(Posted::Answered)
+            }
             other => {
                 let shown = rpc::shorten(other.unwrap_or("no content type"), 80);
                 Err(DispatchError::Protocol(format!("it answered {status} with {shown}")))
@@ -66,25 +69,13 @@ impl HttpLink {
         session: &Session,
         mut response: Response,
         id: u64,
-        question: &Question<'_>,
+        deadline: Instant,
+        talk: &mut Talk<'_, impl Fn(Vec<u8>)>,
     ) -> Result<Answer, DispatchError> {
-        let mut place = question.is_call().then(|| session.floor.enter(id));
-        let mut talk = Talk::new(question.exchange);
         let mut parser = Parser::new(MAX_MESSAGE);
         let (mut bytes, mut resumes) = (0, 0);
         loop {
-            let chunk = tokio::select! {
-                chunk = response.chunk(question.deadline) => chunk,
-                aside = talk::next(&mut place) => {
-                    self.deliver(session, talk.hear(aside));
-                    continue;
-                }
-                reply = talk.reply() => {
-                    self.deliver(session, Some(reply));
-                    continue;
-                }
-            };
-            let ended = match chunk {
+            let ended = match talk.during(response.chunk(deadline)).await {
                 Ok(Some(chunk)) => {
                     bytes += chunk.len();
                     if bytes > MAX_STREAM {
@@ -92,7 +83,7 @@ impl HttpLink {
                     }
                     let events = parser.feed(&chunk);
                     for event in events.map_err(|_| DispatchError::Protocol("its event is too long".into()))? {
-                        if let Some(answer) = self.event(session, &event, id, &mut talk)? {
+                        if let Some(answer) = self.event(session, &event, id, talk)? {
                             return Ok(answer);
                         }
                     }
@@ -108,7 +99,7 @@ impl HttpLink {
             resumes += 1;
             let wait = parser.retry().unwrap_or(RESUME_AFTER);
             response = match parser.last_id() {
-                Some(last) => self.resume(session, last, wait, question.deadline).await.ok_or(ended)?,
+                Some(last) => talk.during(self.resume(session, last, wait, deadline)).await.ok_or(ended)?,
                 None => return Err(ended),
             };
             parser = parser.resumed();
@@ -121,7 +112,7 @@ impl HttpLink {
         session: &Session,
         event: &[u8],
         id: u64,
-        talk: &mut Talk<'_>,
+        talk: &mut Talk<'_, impl Fn(Vec<u8>)>,
     ) -> Result<Option<Answer>, DispatchError> {
         if event.is_empty() {
             return Ok(None);
@@ -133,24 +124,22 @@ impl HttpLink {
             Incoming::Unrelated(error) => return Ok(Some(Answer::Error(error.to_owned()))),
             Incoming::Notification(method, params) => match talk::notice(&method, params) {
                 Some((Some(token), _)) if token != id => {}
-                Some((_, notice)) => self.deliver(session, talk.hear(Aside::Notice(notice))),
+                Some((_, notice)) => talk.hear(Aside::Notice(notice)),
                 None => self.board.told(&method, params),
             },
             // Modern servers may not ask, and modern clients may not answer.
             Incoming::Request(..) if session.era == Era::Modern => {}
             Incoming::Request(asked, method, params) => match talk::question(&method, None, params) {
-                Some(ask) => self.deliver(session, talk.hear(Aside::Question(asked.to_owned(), ask))),
-                None => self.deliver(session, Some(rpc::refusal(asked, &method))),
+                Some(ask) => talk.hear(Aside::Question(asked.to_owned(), ask)),
+                None => talk.refuse(asked, &method),
             },
         }
         Ok(None)
     }
 
     /// Sends our answer to what the upstream asked.
-    pub(super) fn deliver(&self, session: &Session, reply: Option<Vec<u8>>) {
-        if let Some(reply) = reply {
-            self.courtesy(session, reply, DELIVERY);
-        }
+    pub(super) fn deliver(&self, session: &Session, reply: Vec<u8>) {
+        self.courtesy(session, reply, DELIVERY);
     }
 
     /// The rest of a stream after the event of this id.

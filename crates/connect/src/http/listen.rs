@@ -119,10 +119,10 @@ impl HttpLink {
             },
             Ok(Incoming::Request(id, method, params)) if session.era != Era::Modern => {
                 let Some(ask) = talk::question(&method, None, params) else {
-                    return self.deliver(session, Some(rpc::refusal(id, &method)));
+                    return self.deliver(session, rpc::refusal(id, &method));
                 };
                 if session.floor.hand(None, Aside::Question(id.to_owned(), ask)).is_err() {
-                    self.deliver(session, Some(rpc::error_response(id, rpc::INTERNAL_ERROR, rpc::NOT_ATTRIBUTABLE)));
+                    self.deliver(session, rpc::error_response(id, rpc::INTERNAL_ERROR, rpc::NOT_ATTRIBUTABLE));
                 }
             }
             // Answers are not expected here; what cannot be read is none of a call's.

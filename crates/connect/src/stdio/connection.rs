@@ -146,8 +146,8 @@ impl Connection {
             }
             state.pending.insert(id, reply);
         }
-        let mut place = question.is_call().then(|| self.floor.enter(id));
-        let mut talk = Talk::new(question.exchange);
+        let place = question.is_call().then(|| self.floor.enter(id));
+        let mut talk = Talk::new(question.exchange, place, |reply| self.tell(reply));
         let progress = Arc::new(AtomicU8::new(QUEUED));
         let mut asked = Asked { connection: self, id, progress: Arc::clone(&progress), open: true };
         let queued = self.outbox.send(Outgoing { bytes, progress });
@@ -156,14 +156,7 @@ impl Connection {
             Ok(Err(_)) => return Err(asked.settle(DispatchError::NotSent("its input is closed".into()))),
             Err(_) => return Err(asked.settle(DispatchError::NotSent("it did not read its input".into()))),
         }
-        let answered = loop {
-            tokio::select! {
-                answered = tokio::time::timeout_at(deadline.into(), &mut answer) => break answered,
-                aside = talk::next(&mut place) => self.answer(talk.hear(aside)),
-                reply = talk.reply() => self.answer(Some(reply)),
-            }
-        };
-        match answered {
+        match talk.during(tokio::time::timeout_at(deadline.into(), &mut answer)).await {
             Ok(Ok(Err(error))) => Err(asked.settle(error)),
             Ok(Ok(Ok(answer))) => {
                 asked.open = false;
@@ -173,12 +166,6 @@ impl Connection {
             // Dropping `asked` withdraws what was not written, and tells the upstream where it was.
             Err(_) if asked.withdraw() => Err(DispatchError::NotSent("it did not read its input".into())),
             Err(_) => Err(DispatchError::Timeout),
-        }
-    }
-
-    fn answer(&self, reply: Option<Vec<u8>>) {
-        if let Some(reply) = reply {
-            self.tell(reply);
         }
     }
 

@@ -300,3 +300,44 @@ async fn a_stream_that_ends_early_is_gone_on_with_in_the_session_era() {
     call(&server.upstream(""), "x", "{}", 5_000).await.expect("the answer");
     assert_eq!(server.seen("tools/call").len(), 1, "never sent twice");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_question_on_the_shared_stream_may_come_before_anything_of_the_call_s_own_answer() {
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+
+    let ((called, is_called), (answered, is_answered)) = (channel(), channel());
+    let (is_called, is_answered) = (Mutex::new(is_called), Mutex::new(is_answered));
+    let wait = |until: &Mutex<std::sync::mpsc::Receiver<()>>| {
+        let until = until.lock().expect("not poisoned");
+        tokio::task::block_in_place(|| until.recv_timeout(Duration::from_secs(10))).ok()
+    };
+    let server = Server::start(move |seen| match (seen.method.as_str(), seen.rpc().as_str()) {
+        ("POST", "server/discover") => reply("400 Bad Request", "text/plain", "", ""),
+        ("POST", "initialize") => {
+            let text = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}}}"#;
+            reply("200 OK", "application/json", "mcp-session-id: s\r\n", &result(seen, text))
+        }
+        ("GET", _) => {
+            wait(&is_called)?;
+            let asks = r#"data: {"jsonrpc":"2.0","id":"q","method":"roots/list"}"#;
+            reply("200 OK", "text/event-stream", "", &format!("{asks}\n\n"))
+        }
+        // Nothing of its answer is sent before the question is answered.
+        ("POST", "tools/call") => {
+            called.send(()).ok()?;
+            wait(&is_answered)?;
+            json_result(seen, r#"{"content":[]}"#)
+        }
+        _ => {
+            if seen.json()["id"] == "q" && seen.json()["result"].is_object() {
+                answered.send(()).ok()?;
+            }
+            reply("202 Accepted", "text/plain", "", "")
+        }
+    })
+    .await;
+    let caller = Caller::default();
+    say(&server.upstream(""), &caller, "x", "{}").await.expect("a result");
+    assert_eq!(caller.kinds(), [[AskKind::ListRoots]]);
+}
