@@ -37,6 +37,8 @@ const NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// How long the probe may take before the handshake is tried.
 const PROBE_WAIT: Duration = Duration::from_secs(10);
+/// How long calls wait until the stream is there on which the upstream may ask.
+const LISTENING: Duration = Duration::from_secs(1);
 /// How long a courtesy (a cancellation, the end of a session) may take.
 const COURTESY: Duration = Duration::from_secs(2);
 /// How long the delivery of what the upstream asked for may take.
@@ -162,9 +164,13 @@ impl HttpLink {
                 let session = Arc::new(session);
                 *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&session));
                 self.board.ready(session.era.revision());
-                // Many servers of the session era ask on the GET stream, whatever they announce.
+                // Many servers of the session era ask on the GET stream, whatever they announce, and lose what they ask before
+                // it is there. Some answer it only when they have something to say: so it is waited for, but not long.
                 if session.facts.tells() || session.id.is_some() {
-                    self.listen(&session);
+                    let opened = self.listen(&session);
+                    if session.era != Era::Modern {
+                        let _ = tokio::time::timeout(LISTENING, opened).await;
+                    }
                 }
                 if session.era != Era::Modern {
                     self.watch_again(&session).await;

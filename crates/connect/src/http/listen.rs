@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use countersign_gate::upstream::Mute;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, Method};
+use tokio::sync::oneshot;
 
 use super::answer::{LAST_EVENT, check_encoding, media_type};
 use super::{HttpLink, METHOD, Session};
@@ -35,15 +36,18 @@ enum Ended {
 }
 
 impl HttpLink {
-    /// Listens for as long as the session is in use.
-    pub(super) fn listen(&self, session: &Arc<Session>) {
+    /// Listens for as long as the session is in use. The receiver hears, if only by its sender's end, that the upstream has
+    /// answered the first attempt.
+    pub(super) fn listen(&self, session: &Arc<Session>) -> oneshot::Receiver<()> {
         let (link, weak) = (self.this.clone(), Arc::downgrade(session));
+        let (opened, is_opened) = oneshot::channel();
+        let mut first = Some(opened);
         let listener = tokio::spawn(async move {
             let (mut wait, mut last) = (AGAIN.0, None);
             loop {
                 let (Some(link), Some(session)) = (link.upgrade(), weak.upgrade()) else { return };
                 let opened = Instant::now();
-                match link.listen_once(session, &mut last).await {
+                match link.listen_once(session, &mut last, first.take()).await {
                     Ended::Forever => return,
                     Ended::ForMore => continue,
                     Ended::ForNow => {}
@@ -54,9 +58,15 @@ impl HttpLink {
             }
         });
         *session.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+        is_opened
     }
 
-    async fn listen_once(&self, session: Arc<Session>, last: &mut Option<String>) -> Ended {
+    async fn listen_once(
+        &self,
+        session: Arc<Session>,
+        last: &mut Option<String>,
+        opened: Option<oneshot::Sender<()>>,
+    ) -> Ended {
         let mut wanted = self.board.wanted();
         let count = *wanted.borrow_and_update();
         let mut headers = self.session_headers(&session);
@@ -78,7 +88,9 @@ impl HttpLink {
             }
         };
         let until = Instant::now() + LISTEN;
-        let mut response = match self.send(method, headers, body, Instant::now() + self.start_timeout).await {
+        let answered = self.send(method, headers, body, Instant::now() + self.start_timeout).await;
+        drop(opened);
+        let mut response = match answered {
             Ok(response) if response.status().is_success() => response,
             // 405: it offers no such stream. 404: the session is over, and the next call finds that out.
             Ok(response) if response.status().is_server_error() => return Ended::ForNow,

@@ -199,6 +199,9 @@ async fn an_old_server_gets_a_handshake_and_a_session() {
     assert!(seen.json()["params"].get("_meta").is_none());
     assert_eq!(server.seen("notifications/initialized").len(), 1);
     tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.expect("in time").expect("told by GET");
+    let all = server.seen.lock().expect("not poisoned").clone();
+    let first = |is: fn(&Seen) -> bool| all.iter().position(is).expect("was sent");
+    assert!(first(|s| s.method == "GET") < first(|s| s.rpc() == "tools/call"), "it may ask as soon as it is called");
     upstream.shutdown().await;
     let ended = server.seen("").into_iter().find(|s| s.method == "DELETE").expect("the session is ended");
     assert_eq!(ended.header("mcp-session-id"), "s0");
