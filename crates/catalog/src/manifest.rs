@@ -306,6 +306,14 @@ impl Manifest {
         }
     }
 
+    /// How the node's own requests to the upstream are authenticated, where those of callers carry what depends on them.
+    pub fn discovery_credential(&self) -> Option<&Credential> {
+        match &self.transport {
+            Transport::Http(http) => http.discovery_credential.as_deref(),
+            Transport::Stdio(_) | Transport::Rest(_) => None,
+        }
+    }
+
     /// Whether it is used with accounts that people connect.
     pub fn has_accounts(&self) -> bool {
         matches!(self.credential(), Some(Credential::User(_)))

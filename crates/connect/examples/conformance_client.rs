@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use countersign_catalog::Manifest;
 use countersign_connect::McpUpstream;
+use countersign_domain::Principal;
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::permit::test_permit;
 use countersign_gate::upstream::{Answers, Ask, AskKind, Exchange, Upstream};
@@ -95,7 +96,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (operation, arguments) in uses {
         let tool = format!("suite:{operation}").parse()?;
         let arguments = RawValue::from_string(arguments.to_string())?;
-        let permit = test_permit(tool, arguments, Digest::of(b""), Instant::now() + Duration::from_secs(15));
+        let permit =
+            test_permit(Principal::node(), tool, arguments, Digest::of(b""), Instant::now() + Duration::from_secs(15));
         // Some servers refuse on purpose; what the client did is what the suite looks at.
         match upstream.dispatch(permit, &Willing).await {
             Ok(result) => println!("{operation}: {}", result.raw.get()),

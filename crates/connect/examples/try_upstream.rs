@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use countersign_catalog::{Definition, Manifest, mcp_names};
 use countersign_connect::McpUpstream;
+use countersign_domain::Principal;
 use countersign_domain::ToolRef;
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::permit::test_permit;
@@ -32,7 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let tool = format!("{}:{tool}", manifest.upstream).parse()?;
         let arguments = serde_json::value::RawValue::from_string(arguments.clone())?;
         let pin = countersign_proof::digest::Digest::of(b"");
-        let permit = test_permit(tool, arguments, pin, Instant::now() + Duration::from_secs(20));
+        let permit = test_permit(Principal::node(), tool, arguments, pin, Instant::now() + Duration::from_secs(20));
         println!("{:?}", upstream.dispatch(permit, &Mute).await);
     }
     println!("changes {}", *upstream.changes().borrow());

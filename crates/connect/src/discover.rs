@@ -155,7 +155,11 @@ mod tests {
         async fn facts(&self, _: Instant) -> Result<Facts, DispatchError> {
             Ok(Facts { resources: true, completions: true, ..Facts::default() })
         }
-        async fn ask(&self, question: &Question<'_>) -> Result<Answer, DispatchError> {
+        async fn ask_for(
+            &self,
+            _: Option<&countersign_domain::Principal>,
+            question: &Question<'_>,
+        ) -> Result<Answer, DispatchError> {
             let text = self.0(question.method, question.members);
             let raw = RawValue::from_string(text.clone()).expect("JSON");
             Ok(if text.contains("\"code\"") { Answer::Error(raw) } else { Answer::Result(raw) })

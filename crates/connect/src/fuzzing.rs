@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use countersign_catalog::{Manifest, Transport};
-use countersign_domain::{Effect, UpstreamName};
+use countersign_domain::{Effect, Principal, UpstreamName};
 use countersign_gate::upstream::{DispatchError, Mute, ToolResult};
 use futures_util::FutureExt as _;
 use http::{HeaderMap, StatusCode};
@@ -93,7 +93,7 @@ impl Link for Pages {
     async fn facts(&self, _: Instant) -> Result<Facts, DispatchError> {
         Ok(Facts { tools: true, prompts: true, resources: true, ..Facts::default() })
     }
-    async fn ask(&self, question: &Question<'_>) -> Result<Answer, DispatchError> {
+    async fn ask_for(&self, _: Option<&Principal>, question: &Question<'_>) -> Result<Answer, DispatchError> {
         line(&rpc::request(1, question.method, question.members, None));
         let page = self.0.lock().ok().and_then(|mut pages| pages.pop());
         page.map(Answer::Result).ok_or(DispatchError::Timeout)

@@ -2,9 +2,13 @@
 //!
 //! 2026-07-28: every request stands alone, its metadata mirrored into headers. Earlier: a session after a handshake, named
 //! by `Mcp-Session-Id`; a `404` for a session means that it is over and that the request was not processed.
+//!
+//! Where the credential depends on the caller, the node's own requests go as the node; each caller's carry that caller's, in a
+//! [session of that caller's own](people) where there are sessions.
 
 mod answer;
 mod listen;
+mod people;
 
 pub(crate) use answer::media_type;
 
@@ -14,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use countersign_catalog::manifest::{HttpTransport, Protocol};
+use countersign_catalog::manifest::{Credential as Stated, HttpTransport, Protocol};
+use countersign_domain::Principal;
 use countersign_egress::{Egress, EgressError, Purpose, PurposeClient, Response};
 use countersign_gate::broker::{Credential, CredentialSource, Placement};
 use countersign_gate::upstream::{DispatchError, Mute};
@@ -23,6 +28,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use url::Url;
+
+use people::People;
 
 use crate::headers::header_value;
 use crate::link::{Board, Facts, Link, Probe, Question, judge_initialize, judge_probe};
@@ -52,16 +59,22 @@ pub(crate) struct HttpLink {
     url: Url,
     headers: HeaderMap,
     credentials: Option<Arc<dyn CredentialSource>>,
+    /// Whether the credential depends on the caller.
+    personal: bool,
     protocol: Protocol,
     start_timeout: Duration,
     board: Arc<Board>,
     next_id: AtomicU64,
+    /// The node's own, which all callers share unless the credential depends on the caller.
     session: Mutex<Option<Arc<Session>>>,
+    people: People,
     starting: tokio::sync::Mutex<u64>,
 }
 
 /// What was agreed on with the endpoint.
 struct Session {
+    /// Whose it is; the node's without one.
+    caller: Option<Principal>,
     era: Era,
     id: Option<HeaderValue>,
     facts: Facts,
@@ -71,8 +84,8 @@ struct Session {
 }
 
 impl Session {
-    fn new(era: Era, id: Option<HeaderValue>, facts: Facts) -> Self {
-        Self { era, id, facts, floor: Arc::default(), listener: Mutex::default() }
+    fn new(caller: Option<&Principal>, era: Era, id: Option<HeaderValue>, facts: Facts) -> Self {
+        Self { caller: caller.cloned(), era, id, facts, floor: Arc::default(), listener: Mutex::default() }
     }
 }
 
@@ -119,11 +132,13 @@ impl HttpLink {
             url: transport.url.clone(),
             headers,
             credentials,
+            personal: transport.credential.as_deref().is_some_and(Stated::is_personal),
             protocol: transport.protocol,
             start_timeout: settings.start_timeout,
             board,
             next_id: AtomicU64::new(1),
             session: Mutex::new(None),
+            people: People::default(),
             starting: tokio::sync::Mutex::new(0),
         }))
     }
@@ -134,13 +149,25 @@ impl HttpLink {
 
     /// Forgets this session, unless another has taken its place.
     fn forget(&self, session: &Arc<Session>) {
+        if let Some(caller) = &session.caller {
+            return self.people.forget(caller, session);
+        }
         let mut current = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, session)) {
             *current = None;
         }
     }
 
-    async fn session(&self, deadline: Instant) -> Result<Arc<Session>, DispatchError> {
+    /// The session in which this caller's questions are asked.
+    async fn session(&self, caller: Option<&Principal>, deadline: Instant) -> Result<Arc<Session>, DispatchError> {
+        let shared = self.shared(deadline).await?;
+        match caller.filter(|_| self.personal && shared.era != Era::Modern) {
+            Some(caller) => self.own(caller, deadline).await,
+            None => Ok(shared),
+        }
+    }
+
+    async fn shared(&self, deadline: Instant) -> Result<Arc<Session>, DispatchError> {
         if let Some(session) = self.current() {
             return Ok(session);
         }
@@ -164,14 +191,7 @@ impl HttpLink {
                 let session = Arc::new(session);
                 *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&session));
                 self.board.ready(session.era.revision());
-                // Many servers of the session era ask on the GET stream, whatever they announce, and lose what they ask before
-                // it is there. Some answer it only when they have something to say: so it is waited for, but not long.
-                if session.facts.tells() || session.id.is_some() {
-                    let opened = self.listen(&session);
-                    if session.era != Era::Modern {
-                        let _ = tokio::time::timeout(LISTENING, opened).await;
-                    }
-                }
+                self.attend(&session).await;
                 if session.era != Era::Modern {
                     self.watch_again(&session).await;
                 }
@@ -189,15 +209,27 @@ impl HttpLink {
         }
     }
 
+    /// Listens, where there may be something to hear. Many servers of the session era ask on the GET stream, whatever they
+    /// announce, and lose what they ask before it is there. Some answer it only when they have something to say: so it is
+    /// waited for, but not long.
+    async fn attend(&self, session: &Arc<Session>) {
+        if session.facts.tells() || session.id.is_some() {
+            let opened = self.listen(session);
+            if session.era != Era::Modern {
+                let _ = tokio::time::timeout(LISTENING, opened).await;
+            }
+        }
+    }
+
     /// 2026-07-28, Streamable HTTP, Backward Compatibility.
     async fn agree(&self, deadline: Instant) -> Result<Session, String> {
         if self.protocol == Protocol::V2025_11_25 {
-            return self.initialize(deadline).await;
+            return self.initialize(None, deadline).await;
         }
-        let modern = Session::new(Era::Modern, None, Facts::default());
+        let modern = Session::new(None, Era::Modern, None, Facts::default());
         let probe_deadline = deadline.min(Instant::now() + PROBE_WAIT);
         let discover = Question { method: "server/discover", ..Question::plain(&Mute, probe_deadline) };
-        let probe = match self.post_request(&modern, &discover).await {
+        let probe = match self.post_request(None, &modern, &discover).await {
             Ok(Posted::Answered(answer)) => self.judge(&modern, &discover, &answer).await,
             Ok(Posted::Refused(_, Some(error))) => self.judge(&modern, &discover, &Answer::Error(error)).await,
             Ok(Posted::Refused(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), None)) => {
@@ -211,10 +243,10 @@ impl HttpLink {
             Err(_) => Probe::Legacy,
         };
         match probe {
-            Probe::Modern(facts) => Ok(Session::new(Era::Modern, None, Facts { mirrors: true, ..facts })),
+            Probe::Modern(facts) => Ok(Session::new(None, Era::Modern, None, Facts { mirrors: true, ..facts })),
             Probe::Again => Err("it refuses a revision that it says it speaks".to_owned()),
             Probe::Legacy if self.protocol == Protocol::V2026_07_28 => Err("it does not speak 2026-07-28".to_owned()),
-            Probe::Legacy => self.initialize(deadline).await,
+            Probe::Legacy => self.initialize(None, deadline).await,
             Probe::Incompatible(why) => Err(why),
         }
     }
@@ -222,7 +254,7 @@ impl HttpLink {
     /// What the answer to the probe means; a server that refused what it speaks is asked once more.
     async fn judge(&self, modern: &Session, discover: &Question<'_>, answer: &Answer) -> Probe {
         match judge_probe(answer) {
-            Probe::Again => match self.post_request(modern, discover).await {
+            Probe::Again => match self.post_request(None, modern, discover).await {
                 Ok(Posted::Answered(answer)) => judge_probe(&answer),
                 Ok(Posted::Refused(..)) | Err(_) => Probe::Again,
             },
@@ -230,14 +262,14 @@ impl HttpLink {
         }
     }
 
-    async fn initialize(&self, deadline: Instant) -> Result<Session, String> {
-        let offered = Session::new(Era::Legacy(LEGACY[0]), None, Facts::default());
+    async fn initialize(&self, caller: Option<&Principal>, deadline: Instant) -> Result<Session, String> {
+        let offered = Session::new(caller, Era::Legacy(LEGACY[0]), None, Facts::default());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let members = rpc::initialize();
         let body = rpc::request(id, "initialize", &members, None);
         let mut headers = self.headers.clone();
         accept_both(&mut headers);
-        let response = self.send(Method::POST, headers, body, deadline).await.map_err(|e| e.to_string())?;
+        let response = self.send(caller, Method::POST, headers, body, deadline).await.map_err(|e| e.to_string())?;
         let given = response.headers().get(SESSION).cloned();
         let mut talk = Talk::new(&Mute, None, |reply| self.deliver(&offered, reply));
         let answer = match self.read(&offered, response, id, deadline, &mut talk).await.map_err(|e| e.to_string())? {
@@ -249,13 +281,18 @@ impl HttpLink {
             }
         };
         let (revision, facts) = judge_initialize(answer)?;
-        let session = Session::new(Era::Legacy(revision), given, facts);
+        let session = Session::new(caller, Era::Legacy(revision), given, facts);
         let initialized = rpc::notification("notifications/initialized", "");
         self.post(&session, initialized, deadline).await.map_err(|e| e.to_string())?;
         Ok(session)
     }
 
-    async fn post_request(&self, session: &Session, question: &Question<'_>) -> Result<Posted, DispatchError> {
+    async fn post_request(
+        &self,
+        caller: Option<&Principal>,
+        session: &Session,
+        question: &Question<'_>,
+    ) -> Result<Posted, DispatchError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut headers = self.session_headers(session);
         if session.era == Era::Modern {
@@ -270,7 +307,7 @@ impl HttpLink {
         let cancel = Cancel { link: self, session, id, armed: question.method != "server/discover" };
         let place = question.is_call().then(|| session.floor.enter(id));
         let mut talk = Talk::new(question.exchange, place, |reply| self.deliver(session, reply));
-        let response = talk.during(self.send(Method::POST, headers, body, question.deadline)).await;
+        let response = talk.during(self.send(caller, Method::POST, headers, body, question.deadline)).await;
         let posted = match response {
             Ok(response) => self.read(session, response, id, question.deadline, &mut talk).await,
             Err(error) => Err(error),
@@ -281,7 +318,8 @@ impl HttpLink {
 
     /// A message that is not a request.
     async fn post(&self, session: &Session, body: Vec<u8>, deadline: Instant) -> Result<(), DispatchError> {
-        let response = self.send(Method::POST, self.session_headers(session), body, deadline).await?;
+        let caller = session.caller.as_ref();
+        let response = self.send(caller, Method::POST, self.session_headers(session), body, deadline).await?;
         match response.status() {
             status if status.is_success() => Ok(()),
             status => Err(DispatchError::Protocol(format!("it answered {status} to a notification"))),
@@ -301,6 +339,7 @@ impl HttpLink {
 
     async fn send(
         &self,
+        caller: Option<&Principal>,
         method: Method,
         mut headers: HeaderMap,
         body: Vec<u8>,
@@ -313,11 +352,13 @@ impl HttpLink {
                 .await
                 .map_err(dispatch_error);
         };
-        let credential = source.get(None, deadline).await.map_err(|refusal| DispatchError::NotSent(refusal.detail))?;
+        let caller = caller.filter(|_| self.personal);
+        let credential =
+            source.get(caller, deadline).await.map_err(|refusal| DispatchError::NotSent(refusal.detail))?;
         authenticate(&credential, &mut headers, &mut self.url.clone())?;
         let sent = self.client.send(method, &self.url, headers, Bytes::from(body), deadline).await;
         if sent.as_ref().is_ok_and(|response| response.status() == StatusCode::UNAUTHORIZED) {
-            source.reject(None, &credential);
+            source.reject(caller, &credential);
         }
         sent.map_err(dispatch_error)
     }
@@ -325,10 +366,10 @@ impl HttpLink {
     /// Sends something whose failure harms nobody, without waiting for it.
     fn courtesy(&self, session: &Session, body: Vec<u8>, patience: Duration) {
         let (client, url, mut headers) = (self.client.clone(), self.url.clone(), self.session_headers(session));
-        let source = self.credentials.clone();
+        let (source, caller) = (self.credentials.clone(), session.caller.clone());
         tokio::spawn(async move {
             if let Some(source) = source {
-                let Ok(credential) = source.get(None, Instant::now() + patience).await else { return };
+                let Ok(credential) = source.get(caller.as_ref(), Instant::now() + patience).await else { return };
                 if authenticate(&credential, &mut headers, &mut url.clone()).is_err() {
                     return;
                 }
@@ -341,14 +382,14 @@ impl HttpLink {
 #[async_trait]
 impl Link for HttpLink {
     async fn facts(&self, deadline: Instant) -> Result<Facts, DispatchError> {
-        Ok(self.session(deadline).await?.facts)
+        Ok(self.shared(deadline).await?.facts)
     }
 
-    async fn ask(&self, question: &Question<'_>) -> Result<Answer, DispatchError> {
+    async fn ask_for(&self, caller: Option<&Principal>, question: &Question<'_>) -> Result<Answer, DispatchError> {
         let mut resumed = false;
         loop {
-            let session = self.session(question.deadline).await?;
-            match self.post_request(&session, question).await {
+            let session = self.session(caller, question.deadline).await?;
+            match self.post_request(caller, &session, question).await {
                 Ok(Posted::Answered(answer)) => return Ok(answer),
                 // 2025-11-25, Session Management: the session is over and the request was not processed, so that sending
                 // it again in a new session executes it once.
@@ -368,7 +409,9 @@ impl Link for HttpLink {
                     if matches!(error, DispatchError::NotSent(_)) {
                         // Whoever comes next may find another server there.
                         self.forget(&session);
-                        self.board.trouble("failed", &error.to_string());
+                        if session.caller.is_none() {
+                            self.board.trouble("failed", &error.to_string());
+                        }
                     }
                     return Err(error);
                 }
@@ -377,7 +420,7 @@ impl Link for HttpLink {
     }
 
     async fn subscribe(&self, uri: &str, deadline: Instant) -> Result<Answer, DispatchError> {
-        let session = self.session(deadline).await?;
+        let session = self.shared(deadline).await?;
         if !session.facts.subscriptions {
             return Err(DispatchError::NotSent("it does not tell of changed resources".into()));
         }
@@ -395,10 +438,8 @@ impl Link for HttpLink {
     async fn close(&self) {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.board.state("idle");
-        if let Some(session) = session.filter(|s| s.id.is_some()) {
-            let headers = self.session_headers(&session);
-            let _ = self.send(Method::DELETE, headers, Vec::new(), Instant::now() + COURTESY).await;
-        }
+        let sessions = session.into_iter().chain(self.people.take_all());
+        futures_util::future::join_all(sessions.map(|session| self.end(session))).await;
     }
 }
 
@@ -447,6 +488,7 @@ pub(crate) fn authenticate(
 ) -> Result<(), DispatchError> {
     let value = credential.value().expose();
     match credential.placement() {
+        Placement::Nowhere => {}
         Placement::Header { name } => {
             let unusable = || DispatchError::NotSent("the credential cannot be sent in a header".into());
             let mut header = HeaderValue::from_str(value).map_err(|_| unusable())?;

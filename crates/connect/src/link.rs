@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
+use countersign_domain::Principal;
 use countersign_gate::upstream::{DispatchError, Exchange, UpstreamStatus};
 use http::HeaderMap;
 use serde::Deserialize;
@@ -77,14 +78,45 @@ pub(crate) trait Link: Send + Sync {
     /// What is known of the upstream, which is started if need be.
     async fn facts(&self, deadline: Instant) -> Result<Facts, DispatchError>;
 
-    /// Asks and waits for the answer; what is said and asked meanwhile goes through the question's exchange.
-    async fn ask(&self, question: &Question<'_>) -> Result<Answer, DispatchError>;
+    /// Asks and waits for the answer; what is said and asked meanwhile goes through the question's exchange. Without a caller
+    /// it is the node that asks.
+    async fn ask_for(&self, caller: Option<&Principal>, question: &Question<'_>) -> Result<Answer, DispatchError>;
+
+    /// The same for whom this link is.
+    async fn ask(&self, question: &Question<'_>) -> Result<Answer, DispatchError> {
+        self.ask_for(None, question).await
+    }
 
     /// Has the upstream tell of changes of this resource.
     async fn subscribe(&self, uri: &str, deadline: Instant) -> Result<Answer, DispatchError>;
 
     /// Ends it, for good.
     async fn close(&self);
+}
+
+/// A link as one caller's: its questions are asked in that caller's name, where the upstream is told who calls.
+pub(crate) struct OnBehalf<'a> {
+    pub(crate) link: &'a dyn Link,
+    pub(crate) caller: &'a Principal,
+}
+
+#[async_trait]
+impl Link for OnBehalf<'_> {
+    async fn facts(&self, deadline: Instant) -> Result<Facts, DispatchError> {
+        self.link.facts(deadline).await
+    }
+
+    async fn ask_for(&self, caller: Option<&Principal>, question: &Question<'_>) -> Result<Answer, DispatchError> {
+        self.link.ask_for(caller.or(Some(self.caller)), question).await
+    }
+
+    async fn subscribe(&self, uri: &str, deadline: Instant) -> Result<Answer, DispatchError> {
+        self.link.subscribe(uri, deadline).await
+    }
+
+    async fn close(&self) {
+        self.link.close().await;
+    }
 }
 
 /// What others may see of a link.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use countersign_catalog::manifest::{Protocol, SELF_COMMAND, StdioTransport};
+use countersign_domain::Principal;
 use countersign_gate::upstream::{DispatchError, Mute};
 
 use crate::link::{Board, Facts, Link, Probe, Question, judge_initialize, judge_probe};
@@ -180,7 +181,7 @@ impl Link for StdioLink {
         Ok(self.connection(deadline).await?.facts())
     }
 
-    async fn ask(&self, question: &Question<'_>) -> Result<Answer, DispatchError> {
+    async fn ask_for(&self, _: Option<&Principal>, question: &Question<'_>) -> Result<Answer, DispatchError> {
         let connection = self.connection(question.deadline).await?;
         let answer = connection.ask(question, connection.era()).await;
         if answer.is_err() && connection.is_closed() {

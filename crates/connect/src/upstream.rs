@@ -23,7 +23,7 @@ use crate::discover::{discover, list_tools};
 use crate::guarded::Guarded;
 use crate::headers::{ParamHeader, marked, mirror};
 use crate::http::HttpLink;
-use crate::link::{Board, Link, Question};
+use crate::link::{Board, Link, OnBehalf, Question};
 use crate::rest::RestUpstream;
 use crate::rpc::quote;
 use crate::slots::Slots;
@@ -248,10 +248,11 @@ impl Upstream for McpUpstream {
             slot = self.slots.enter(permit.deadline()) => slot?,
             () = exchange.cancelled() => return Err(DispatchError::Busy("cancelled before it was sent".into())),
         };
+        let link = OnBehalf { link: &*self.link, caller: permit.principal() };
         // Dropping the call tells the upstream, in the way of its era and transport.
         tokio::select! {
             biased;
-            result = call(&*self.link, &self.mirror, &permit, exchange) => result,
+            result = call(&link, &self.mirror, &permit, exchange) => result,
             () = exchange.cancelled() => Err(DispatchError::Cancelled),
         }
     }

@@ -10,6 +10,7 @@ mod cache;
 mod fixed;
 pub mod oauth;
 pub mod redact;
+mod split;
 
 use std::fmt;
 use std::sync::Arc;
@@ -61,6 +62,8 @@ impl<'de> serde::Deserialize<'de> for Secret {
 /// Where a credential goes in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
+    /// Nothing is sent.
+    Nowhere,
     /// Into a header.
     Header {
         /// Its name.
@@ -84,6 +87,11 @@ impl Credential {
     /// A credential whose value holds, beside the secrets, what the protocol wants around them (`Bearer `).
     fn new(placement: Placement, value: String, secrets: &[&str]) -> Self {
         Self { placement, value: Secret::new(value), redactor: Redactor::new(secrets.iter().copied()) }
+    }
+
+    /// Nothing.
+    fn nothing() -> Self {
+        Self::new(Placement::Nowhere, String::new(), &[])
     }
 
     /// A bearer token (RFC 6750).
@@ -150,19 +158,29 @@ impl Parts {
     /// # Errors
     /// In words, naming the variable or file.
     pub fn source(&self, manifest: &Manifest) -> Result<Option<Arc<dyn CredentialSource>>, String> {
+        let Some(stated) = manifest.credential() else { return Ok(None) };
+        let source = self.stated(manifest, stated)?;
+        // REST tools are described by the manifest: the node asks such an upstream nothing of its own.
+        if !stated.is_personal() || !manifest.speaks_mcp() {
+            return Ok(Some(source));
+        }
+        let own = manifest.discovery_credential().map(|own| self.stated(manifest, own)).transpose()?;
+        Ok(Some(Arc::new(split::Split { callers: source, own })))
+    }
+
+    fn stated(&self, manifest: &Manifest, stated: &Stated) -> Result<Arc<dyn CredentialSource>, String> {
         let client = |settings| TokenClient::new(settings, Arc::clone(&self.http), self.environment);
-        Ok(match manifest.credential() {
-            None => None,
-            Some(Stated::Static(stated)) => Some(Arc::new(fixed::Fixed::new(stated.clone(), self.environment)?)),
-            Some(Stated::OauthClientCredentials(settings)) => Some(Arc::new(OwnToken::new(client(settings)?))),
-            Some(Stated::TokenExchange(settings)) => {
+        Ok(match stated {
+            Stated::Static(stated) => Arc::new(fixed::Fixed::new(stated.clone(), self.environment)?),
+            Stated::OauthClientCredentials(settings) => Arc::new(OwnToken::new(client(settings)?)),
+            Stated::TokenExchange(settings) => {
                 let key = Arc::clone(&self.assertion);
-                Some(Arc::new(Exchanged::new(client(settings)?, key, self.issuer.clone(), self.clock)))
+                Arc::new(Exchanged::new(client(settings)?, key, self.issuer.clone(), self.clock))
             }
-            Some(Stated::User(settings)) => {
+            Stated::User(settings) => {
                 let connections = self.connections.as_ref();
                 let connections = connections.ok_or("accounts of people can't be connected here")?;
-                Some(connections.source(manifest, client(settings)?))
+                connections.source(manifest, client(settings)?)
             }
         })
     }

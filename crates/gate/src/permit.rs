@@ -73,6 +73,12 @@ impl Permit {
 /// A permit that nobody decided upon, for the tests of upstreams.
 #[cfg(feature = "testing")]
 #[doc(hidden)]
-pub fn test_permit(tool: ToolRef, arguments: Box<RawValue>, pin: Digest, deadline: Instant) -> Permit {
-    Permit::grant(Uuid::now_v7(), Arc::new(Principal::node()), tool, arguments, pin, deadline, "test".to_owned())
+pub fn test_permit(
+    caller: Principal,
+    tool: ToolRef,
+    arguments: Box<RawValue>,
+    pin: Digest,
+    deadline: Instant,
+) -> Permit {
+    Permit::grant(Uuid::now_v7(), Arc::new(caller), tool, arguments, pin, deadline, "test".to_owned())
 }

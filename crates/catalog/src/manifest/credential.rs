@@ -98,7 +98,7 @@ pub struct OauthSettings {
     /// The scopes to ask for.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// The resource that the token is for (RFC 8707).
+    /// The resource that the token is for (RFC 8707). With `type: user` for an MCP server, its URL if nothing else is said.
     #[serde(default)]
     pub resource: Option<String>,
     /// The audience that the token is for (RFC 8693, and some servers' own).
@@ -328,6 +328,25 @@ mod tests {
             (format!("{{ type: token_exchange, {oauth}, scopes: ['a b'] }}"), "not a scope"),
         ] {
             let error = parse(&wrong).expect_err(&wrong);
+            assert!(error.contains(part), "{wrong}: {error}");
+        }
+        let mcp = |rest: &str| {
+            let yaml =
+                format!("version: 1\nupstream: a\ntransport: {{ type: http, url: 'https://a.example/', {rest} }}\n");
+            Manifest::parse(&yaml, "a.yaml").map_err(|e| e.to_string())
+        };
+        let user = "credential: { type: user, token_url: 'https://i.example/t', authorization_url: 'https://i.example/a', client_id: c }";
+        let of_node = "discovery_credential: { type: static, secret: { env: KEY } }";
+        let manifest = mcp(&format!("{user}, {of_node}")).unwrap_or_else(|e| panic!("{e}"));
+        assert!(manifest.has_accounts() && manifest.discovery_credential().is_some());
+        let Some(super::Credential::User(account)) = manifest.credential() else { panic!("an account") };
+        assert_eq!(account.resource.as_deref(), Some("https://a.example"));
+        for (wrong, part) in [
+            (of_node.to_owned(), "stands beside"),
+            (format!("{user}, {}", user.replace("credential:", "discovery_credential:")), "the node's own"),
+            ("credential: { type: static, secret: { env: KEY }, in: query, name: key }".to_owned(), "into a header"),
+        ] {
+            let error = mcp(&wrong).expect_err(&wrong);
             assert!(error.contains(part), "{wrong}: {error}");
         }
         let twice =

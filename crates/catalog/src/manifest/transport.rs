@@ -72,9 +72,13 @@ pub struct HttpTransport {
     /// Headers to send with every request, such as `Authorization`.
     #[serde(default)]
     pub headers: BTreeMap<String, EnvText>,
-    /// What every request carries to authenticate; it must not depend on who calls.
+    /// What requests carry to authenticate.
     #[serde(default)]
     pub credential: Option<Box<Credential>>,
+    /// Where the credential depends on who calls: what the node's own requests carry, such as those that list tools. They
+    /// carry none without it.
+    #[serde(default)]
+    pub discovery_credential: Option<Box<Credential>>,
     /// Which protocol revision to speak.
     #[serde(default)]
     pub protocol: Protocol,
@@ -122,6 +126,8 @@ struct Flat {
     #[serde(default)]
     credential: Option<Box<Credential>>,
     #[serde(default)]
+    discovery_credential: Option<Box<Credential>>,
+    #[serde(default)]
     protocol: Option<Protocol>,
 }
 
@@ -152,6 +158,7 @@ impl Flat {
         if self.url.is_some() || self.headers.is_some() || self.credential.is_some() {
             return Err("`url`, `headers` and `credential` belong to `type: http`".to_owned());
         }
+        self.no_discovery()?;
         self.no_schemas()?;
         let command = self.command.filter(|c| !c.is_empty()).ok_or("`type: stdio` needs a `command`")?;
         let args = self.args.unwrap_or_default();
@@ -171,22 +178,36 @@ impl Flat {
         let url = check_url(&self.url.ok_or("`type: http` needs a `url`")?)?;
         let headers = self.headers.unwrap_or_default();
         headers.keys().try_for_each(|name| check_header(name, Sender::Mcp))?;
-        let credential = self.credential;
-        check_credential(credential.as_deref(), &headers)?;
-        if let Some(credential) = credential.as_deref() {
-            let query = matches!(credential, Credential::Static(fixed) if fixed.place == CredentialPlace::Query);
-            if credential.is_personal() || query {
-                // A session is shared by all callers, and listing tools has no caller at all.
+        let (mut credential, discovery_credential) = (self.credential, self.discovery_credential);
+        if let Some(Credential::User(account)) = credential.as_deref_mut() {
+            // MCP 2025-11-25, Authorization, Resource Parameter: the server's own URI, and without the slash that is implied.
+            let own =
+                || url.as_str().strip_suffix('/').filter(|_| url.path() == "/").unwrap_or(url.as_str()).to_owned();
+            account.resource.get_or_insert_with(own);
+        }
+        for stated in credential.iter().chain(&discovery_credential) {
+            check_credential(Some(stated), &headers)?;
+            if matches!(&**stated, Credential::Static(fixed) if fixed.place == CredentialPlace::Query) {
+                return Err("with `type: http`, a credential goes into a header".to_owned());
+            }
+        }
+        if let Some(stated) = &discovery_credential {
+            if !credential.as_deref().is_some_and(Credential::is_personal) {
+                return Err("`discovery_credential` stands beside a `credential` that depends on the caller".to_owned());
+            }
+            if stated.is_personal() {
                 return Err(
-                    "with `type: http`, a credential is `static` in a header, or `oauth_client_credentials`".to_owned()
+                    "`discovery_credential` is the node's own: `static` or `oauth_client_credentials`".to_owned()
                 );
             }
         }
-        Ok(HttpTransport { url, headers, credential, protocol: self.protocol.unwrap_or_default() })
+        let protocol = self.protocol.unwrap_or_default();
+        Ok(HttpTransport { url, headers, credential, discovery_credential, protocol })
     }
 
     fn rest(self) -> Result<RestTransport, String> {
         self.no_process()?;
+        self.no_discovery()?;
         if self.protocol.is_some() {
             return Err("`protocol` belongs to MCP".to_owned());
         }
@@ -208,6 +229,11 @@ impl Flat {
             return Err("`command`, `args`, `env` and `cwd` belong to `type: stdio`".to_owned());
         }
         Ok(())
+    }
+
+    fn no_discovery(&self) -> Result<(), String> {
+        let belongs = "`discovery_credential` belongs to `type: http`";
+        self.discovery_credential.as_ref().map_or(Ok(()), |_| Err(belongs.to_owned()))
     }
 
     fn no_schemas(&self) -> Result<(), String> {

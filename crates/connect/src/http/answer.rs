@@ -153,7 +153,7 @@ impl HttpLink {
         headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.remove(CONTENT_TYPE);
         headers.insert(LAST_EVENT, HeaderValue::from_str(last).ok()?);
-        let response = self.send(Method::GET, headers, Vec::new(), deadline).await.ok()?;
+        let response = self.send(session.caller.as_ref(), Method::GET, headers, Vec::new(), deadline).await.ok()?;
         let is_stream = response.status().is_success() && media_type(response.headers()) == Some("text/event-stream");
         (is_stream && check_encoding(&response).is_ok()).then_some(response)
     }

@@ -88,7 +88,8 @@ impl HttpLink {
             }
         };
         let until = Instant::now() + LISTEN;
-        let answered = self.send(method, headers, body, Instant::now() + self.start_timeout).await;
+        let answered =
+            self.send(session.caller.as_ref(), method, headers, body, Instant::now() + self.start_timeout).await;
         drop(opened);
         let mut response = match answered {
             Ok(response) if response.status().is_success() => response,

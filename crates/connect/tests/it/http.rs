@@ -29,7 +29,7 @@ impl Seen {
 }
 
 pub(super) struct Server {
-    url: String,
+    pub(super) url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
@@ -52,8 +52,12 @@ impl Server {
         connect(&format!("{{ type: http, url: {:?}, headers: {{ X-Key: secret }} }}", self.url), rest)
     }
 
+    pub(super) fn all(&self) -> Vec<Seen> {
+        self.seen.lock().expect("not poisoned").clone()
+    }
+
     pub(super) fn seen(&self, rpc: &str) -> Vec<Seen> {
-        self.seen.lock().expect("not poisoned").iter().filter(|s| s.rpc() == rpc).cloned().collect()
+        self.all().into_iter().filter(|s| s.rpc() == rpc).collect()
     }
 }
 
@@ -199,7 +203,7 @@ async fn an_old_server_gets_a_handshake_and_a_session() {
     assert!(seen.json()["params"].get("_meta").is_none());
     assert_eq!(server.seen("notifications/initialized").len(), 1);
     tokio::time::timeout(Duration::from_secs(5), changes.changed()).await.expect("in time").expect("told by GET");
-    let all = server.seen.lock().expect("not poisoned").clone();
+    let all = server.all();
     let first = |is: fn(&Seen) -> bool| all.iter().position(is).expect("was sent");
     assert!(first(|s| s.method == "GET") < first(|s| s.rpc() == "tools/call"), "it may ask as soon as it is called");
     upstream.shutdown().await;

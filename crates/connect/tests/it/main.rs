@@ -2,6 +2,7 @@
 
 mod conversation;
 mod http;
+mod people;
 mod rest;
 mod stdio;
 mod tasks;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use countersign_catalog::Manifest;
 use countersign_connect::McpUpstream;
+use countersign_domain::Principal;
 use countersign_egress::{Egress, EgressConfig};
 use countersign_gate::permit::{Permit, test_permit};
 use countersign_gate::upstream::{DispatchError, Mute, ToolResult, Upstream};
@@ -25,9 +27,13 @@ fn connect(transport: &str, rest: &str) -> Arc<McpUpstream> {
 }
 
 fn permit(tool: &str, arguments: &str, millis: u64) -> Permit {
+    permit_for(Principal::node(), tool, arguments, millis)
+}
+
+fn permit_for(caller: Principal, tool: &str, arguments: &str, millis: u64) -> Permit {
     let tool = format!("ads:{tool}").parse().expect("a tool");
     let arguments = RawValue::from_string(arguments.to_owned()).expect("JSON");
-    test_permit(tool, arguments, Digest::of(b""), Instant::now() + Duration::from_millis(millis))
+    test_permit(caller, tool, arguments, Digest::of(b""), Instant::now() + Duration::from_millis(millis))
 }
 
 async fn call(upstream: &McpUpstream, tool: &str, arguments: &str, millis: u64) -> Result<ToolResult, DispatchError> {

@@ -23,7 +23,8 @@ const POLICY: &str = r#"@id("all") permit (principal in Role::"clerk", action, r
 /// What was asked: the first line and headers, and the body.
 type Log = Arc<Mutex<Vec<(String, String)>>>;
 
-/// An authorization server with PKCE and rotating refresh tokens, and an API beside it that echoes what it is sent.
+/// An authorization server with PKCE and rotating refresh tokens, and beside it an API and an MCP server that echo what they
+/// are sent.
 fn answer(head: &str, body: &str, base: &str) -> (&'static str, String, String) {
     let path = head.split(' ').nth(1).unwrap_or_default();
     let url = Url::parse(&format!("{base}{path}")).unwrap();
@@ -49,8 +50,24 @@ fn answer(head: &str, body: &str, base: &str) -> (&'static str, String, String) 
         }
         "/token" if field("refresh_token") == REFRESH => fine(tokens(SECOND, ROTATED, 3600)),
         "/token" => ("400 Bad Request", String::new(), json!({"error": "invalid_grant"}).to_string()),
+        "/mcp" => fine(mcp(head, body)),
         _ => fine(json!({"echo": head}).to_string()),
     }
+}
+
+/// An MCP server with one tool, which is listed for everybody.
+fn mcp(head: &str, body: &str) -> String {
+    let message: Value = serde_json::from_str(body).unwrap();
+    let result = match message["method"].as_str().unwrap() {
+        "server/discover" => {
+            json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}})
+        }
+        "tools/list" => json!({"resultType": "complete", "tools": [{
+            "name": "contacts", "description": "Lists contacts", "inputSchema": {"type": "object"},
+        }]}),
+        _ => json!({"resultType": "complete", "content": [{"type": "text", "text": head}]}),
+    };
+    json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string()
 }
 
 fn serve(socket: TcpStream, base: &str, log: &Log) -> Option<()> {
@@ -127,19 +144,23 @@ fn start(home: &mut Home) {
 }
 
 /// A home whose only upstream is used with accounts.
-fn home(base: &str) -> Home {
+fn home(base: &str, kind: &str) -> Home {
     let home = Home::new();
     std::fs::remove_file(home.path("manifests/ads.yaml")).unwrap();
     std::fs::remove_dir_all(home.path("policies")).unwrap();
     std::fs::create_dir_all(home.path("policies/access")).unwrap();
     std::fs::write(home.path("policies/access/a.cedar"), POLICY).unwrap();
+    let (path, tool) = match kind {
+        "rest" => ("api", json!({"effect": "read", "request": {"method": "GET", "path": "/contacts"}})),
+        _ => ("mcp", json!({"effect": "read"})),
+    };
     let manifest = json!({
         "version": 1, "upstream": "crm",
-        "transport": {"type": "rest", "url": format!("{base}/api"), "credential": {
+        "transport": {"type": kind, "url": format!("{base}/{path}"), "credential": {
             "type": "user", "authorization_url": format!("{base}/authorize"), "token_url": format!("{base}/token"),
             "revocation_url": format!("{base}/revoke"), "issuer": base, "client_id": "node", "scopes": ["contacts.read"],
         }},
-        "tools": {"contacts": {"effect": "read", "request": {"method": "GET", "path": "/contacts"}}},
+        "tools": {"contacts": tool},
     });
     std::fs::write(home.path("manifests/crm.yaml"), manifest.to_string()).unwrap();
     home
@@ -152,7 +173,7 @@ fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
     let log = Log::default();
     let (origin, record) = (base.clone(), Arc::clone(&log));
     serve_each(listener, move |socket| serve(socket, &origin, &record));
-    let mut home = home(&base);
+    let mut home = home(&base, "rest");
     start(&mut home);
     let token = ["token", "mint", "--sub", "cleo", "--act", "bot", "--role", "clerk"];
     let agent = String::from_utf8(home.run(&token).stdout).unwrap().trim().to_owned();
@@ -245,6 +266,46 @@ fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
         assert!(!written.contains(planted), "{planted} was shown: {written}");
         assert_eq!(found_in_files(&home, planted), None, "{planted}");
     }
+}
+
+#[test]
+fn an_mcp_server_is_asked_in_the_name_of_whoever_calls() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let log = Log::default();
+    let (origin, record) = (base.clone(), Arc::clone(&log));
+    serve_each(listener, move |socket| serve(socket, &origin, &record));
+    let mut home = home(&base, "http");
+    start(&mut home);
+    expect(&home.run(&["tools", "accept", "--all"]), 0);
+    let call = |code: i32| {
+        let output = home.run(&["call", "crm:contacts", "--as", "cleo,clerk", "--json"]);
+        expect(&output, code);
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    assert!(call(1).contains("connection-needed"));
+    let cleo = |arguments: &[&str]| {
+        let output = home.run(&[&["connections"], arguments, &["--as", "cleo,clerk", "--json"]].concat());
+        expect(&output, 0);
+        super::parsed(&output)
+    };
+    let url: Url = cleo(&["connect", "crm"])["authorization_url"].as_str().unwrap().parse().unwrap();
+    let resource = url.query_pairs().find(|(name, _)| name == "resource").unwrap().1.into_owned();
+    assert_eq!(resource, format!("{base}/mcp"), "the token is asked for this server");
+    let redirect = get(&url);
+    let back = redirect.lines().find_map(|line| line.strip_prefix("location: ")).unwrap();
+    let page = get(&back.trim().parse().unwrap());
+    let word = page.split("<pre>").nth(1).unwrap().split("</pre>").next().unwrap();
+    assert_eq!(cleo(&["confirm", "crm", word])["state"], "connected");
+    let result = call(0);
+    assert!(result.contains("[redacted]") && !result.contains(SECOND), "{result}");
+    let sent = log.lock().unwrap().clone();
+    let carries = |method: &str| -> Vec<Option<&str>> {
+        let of = |(head, body): &&(String, String)| head.starts_with("POST /mcp") && body.contains(method);
+        sent.iter().filter(of).map(|(head, _)| head.lines().find(|line| line.starts_with("authorization:"))).collect()
+    };
+    assert_eq!(carries("tools/call"), [Some(format!("authorization: Bearer {SECOND}").as_str())]);
+    assert!(carries("tools/list").iter().all(Option::is_none), "the node asks what there is in its own name");
 }
 
 /// RFC 7636, 4.2.
