@@ -262,6 +262,16 @@ impl Gate {
         view.resource(upstream, uri).is_some_and(|tool| tool.visible_to(principal))
     }
 
+    /// Whether a call of this caller would find what it needs at its upstream beforehand, such as an account that a person has
+    /// to connect. Asks no policy and records nothing.
+    pub async fn finds_its_credential(&self, principal: &Principal, tool: &ToolRef, until: std::time::Instant) -> bool {
+        let upstream = self.registry.peek().tool(tool).map(|tool| Arc::clone(&tool.upstream));
+        match upstream {
+            Some(upstream) => upstream.ready(principal, until).await.is_ok(),
+            None => false,
+        }
+    }
+
     /// Whether this caller may read resources of this upstream that nobody listed.
     pub fn reads_unlisted(&self, upstream: &UpstreamName, principal: &Principal) -> bool {
         let name =

@@ -7,13 +7,13 @@ use std::time::Duration;
 use countersign_domain::{Principal, Refusal, RefusalKind, ToolRef};
 use countersign_gate::api::{CallOutcome, CallRequest, Redeem, WaitOutcome};
 use countersign_gate::trace::{self, Context, Trace, Value as TraceValue};
-use countersign_gate::upstream::Client;
+use countersign_gate::upstream::{AskKind, Client};
 use serde::Deserialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::era::{self, Era};
-use super::invite::Invitation;
+use super::invite::{self, Invitation};
 use super::message::{INVALID_PARAMS, MISSING_CAPABILITY, Params, RpcError};
 use super::wire::{Outcome, Wire};
 use super::{AWAIT_APPROVAL, Scope, offers, result, tasks};
@@ -239,9 +239,20 @@ async fn run_to_outcome(
     let outcome = match what {
         What::Call { tool, arguments, idempotency_key } => {
             let correlation = correlation.to_string();
-            let principal = Arc::clone(principal);
-            let request = CallRequest { principal, tool, arguments, idempotency_key, correlation, client, timeout };
-            app.gate.call(request).await?
+            let caller = Arc::clone(principal);
+            let request =
+                CallRequest { principal: caller, tool, arguments, idempotency_key, correlation, client, timeout };
+            // Kept only for who could be led to the page on which an account is connected.
+            let again = wire.answers(AskKind::ElicitUrl).then(|| request.clone());
+            match (app.gate.call(request).await, again) {
+                (Err(refusal), Some(again)) if refusal.kind == RefusalKind::ConnectionNeeded => {
+                    if !invite::connected(app, principal, &again.tool, &refusal, &wire, era).await {
+                        return Err(refusal);
+                    }
+                    app.gate.call(again).await?
+                }
+                (outcome, _) => outcome?,
+            }
         }
         What::Await(id) => app.gate.redeem_within(principal, Redeem::Request(id), correlation, client, timeout).await?,
     };

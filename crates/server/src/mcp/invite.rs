@@ -1,4 +1,4 @@
-//! Leading the person at the client to the page where an approval is decided (URL elicitation).
+//! Leading the person at the client to the page where an approval is decided, or an account connected (URL elicitation).
 //!
 //! What comes back from the client is only that somebody went there, or did not want to: it is never an approval, since the
 //! agent's own client sends it. The decision is made on the page, by whoever signs in there. For the same reason an approval is
@@ -6,11 +6,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use countersign_domain::{Principal, Refusal, ToolRef};
 use countersign_gate::api::{CallOutcome, PendingCall};
-use countersign_gate::upstream::{Answers, Ask, AskKind, Client as _, Notice};
+use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Client as _, Notice};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::era::Era;
 use super::wire::Wire;
@@ -20,6 +23,9 @@ use crate::time::rfc3339;
 
 /// Under which name the question stands among a request's inputs.
 pub(crate) const KEY: &str = "approval";
+
+/// How often it is looked whether an account is connected by now.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A question that is out, or was.
 pub(crate) struct Invitation {
@@ -57,12 +63,9 @@ impl Invitation {
         let answer = asked.await.pop();
         self.asked = None;
         match answer {
-            Some(Ok(answer)) => {
-                let answer: Value = serde_json::from_str(answer.get()).unwrap_or_default();
-                answer["action"] == "accept"
-            }
             // A client that could not ask leaves it to others to decide.
             Some(Err(_)) | None => true,
+            answer => accepted(answer),
         }
     }
 
@@ -72,6 +75,63 @@ impl Invitation {
             wire.notify(Notice::Elicited(told));
         }
     }
+}
+
+/// Leads the person to the page on which the account is connected that the call was refused for, and waits until it is there,
+/// as long as for an approval. What the client answers only says whether it is worth waiting.
+pub(crate) async fn connected(
+    app: &App,
+    principal: &Principal,
+    tool: &ToolRef,
+    refusal: &Refusal,
+    wire: &Wire,
+    era: Era,
+) -> bool {
+    let Some(url) = refusal.extra.get("connect_url") else { return false };
+    let message = format!(
+        "[asked by Countersign] {} is used with an account of your own, which is not connected yet. Open the page, sign in with \
+         your own token and connect it; the agent never sees it.",
+        tool.upstream
+    );
+    let mut params = json!({ "mode": "url", "message": message, "url": url });
+    let id = (era == Era::Legacy).then(|| Uuid::now_v7().to_string());
+    if let Some(id) = &id {
+        params["elicitationId"] = json!(id);
+    }
+    let Ok(params) = to_raw_value(&params) else { return false };
+    let ask = Ask { kind: AskKind::ElicitUrl, key: Some("connect".to_owned()), params };
+    let went = tokio::select! {
+        mut answers = wire.ask(vec![ask]) => accepted(answers.pop()),
+        () = tokio::time::sleep(app.config.approval_wait) => false,
+        () = wire.cancelled() => false,
+    };
+    if !went {
+        return false;
+    }
+    // The person may only now have begun to read.
+    let until = Instant::now() + app.config.approval_wait;
+    let mut stopping = app.stopping.clone();
+    while Instant::now() < until {
+        if app.gate.finds_its_credential(principal, tool, until).await {
+            if let Some(told) = id.as_ref().and_then(|id| to_raw_value(&json!({ "elicitationId": id })).ok()) {
+                wire.notify(Notice::Elicited(told));
+            }
+            return true;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = stopping.wait_for(|stop| *stop) => return false,
+            () = wire.cancelled() => return false,
+        }
+    }
+    false
+}
+
+/// Whether the client says that somebody went there. One that could not ask does not.
+fn accepted(answer: Option<Result<Box<RawValue>, AskError>>) -> bool {
+    let Some(Ok(answer)) = answer else { return false };
+    let answer: Value = serde_json::from_str(answer.get()).unwrap_or_default();
+    answer["action"] == "accept"
 }
 
 /// The question, without the id that one era wants.

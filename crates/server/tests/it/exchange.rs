@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use countersign_domain::UpstreamName;
+use countersign_domain::{Principal, Refusal, RefusalKind, UpstreamName};
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
     Ask, AskKind, DiscoverError, Discovered, DispatchError, Exchange, Notice, ToolResult, Upstream, UpstreamStatus,
@@ -26,6 +26,8 @@ pub struct Talker {
     changes: watch::Sender<u64>,
     updates: broadcast::Sender<String>,
     cancelled: AtomicUsize,
+    /// Whether the account is missing that it is used with.
+    unconnected: AtomicBool,
 }
 
 impl Talker {
@@ -35,6 +37,7 @@ impl Talker {
             changes: watch::channel(0).0,
             updates: broadcast::channel(16).0,
             cancelled: AtomicUsize::new(0),
+            unconnected: AtomicBool::new(false),
         })
     }
 }
@@ -47,6 +50,11 @@ fn raw(value: &Value) -> Box<RawValue> {
 impl Upstream for Talker {
     fn name(&self) -> &UpstreamName {
         &self.name
+    }
+    async fn ready(&self, _: &Principal, _: std::time::Instant) -> Result<(), Refusal> {
+        let needed = Refusal::new(RefusalKind::ConnectionNeeded, "connect it first");
+        let needed = needed.with("connect_url", "https://node.example/connections/talk/page");
+        if self.unconnected.load(Ordering::SeqCst) { Err(needed) } else { Ok(()) }
     }
     async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
         let text = |text: &str| json!({"content": [{"type": "text", "text": text}]});
@@ -569,5 +577,68 @@ async fn an_upstreams_task_is_followed_through_the_gate() {
     assert_eq!(of("tasks/get", "call.completed").len(), 1);
     assert_eq!((of("tasks/update", "call.intent").len(), of("tasks/cancel", "call.denied").len()), (1, 1));
     assert_eq!(of("elicitation/create", "call.completed")[0]["outcome"]["status"], "shown");
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_leads_its_person_to_where_an_account_is_connected_and_the_call_goes_on() {
+    let talk = Talker::new("talk");
+    let built_in = vec![("talk".to_owned(), Arc::clone(&talk) as Arc<dyn Upstream>)];
+    let world = World::start_among("[approval]\nwait_seconds = 20\n", "", built_in).await;
+    let agent = world.agent("bot");
+    let call = json!({"name": "talk_chat", "arguments": {}});
+    let able = json!({"elicitation": {"url": {}}});
+    let is_asked = |question: &Value| {
+        let params = &question["params"];
+        assert_eq!((&question["method"], &params["mode"]), (&json!("elicitation/create"), &json!("url")), "{question}");
+        assert_eq!(params["url"], "https://node.example/connections/talk/page");
+        assert!(params["message"].as_str().is_some_and(|m| m.starts_with("[asked by Countersign]")), "{question}");
+    };
+
+    // Session era: asked in the middle of the call, which waits for the account and not for the client's word.
+    talk.unconnected.store(true, Ordering::SeqCst);
+    let session = greeted(&world, &agent, able.clone()).await;
+    let headers = in_session(&session);
+    let mut open = Open::send(&world, "POST", &agent, &headers, &message(9, "tools/call", &call)).await;
+    let asked = open.next().await;
+    is_asked(&asked);
+    let yes = json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}).to_string();
+    assert_eq!(world.send("POST", "/mcp", &agent, &headers, Some(&yes)).await.status, 202);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    talk.unconnected.store(false, Ordering::SeqCst);
+    let told = open.next().await;
+    assert_eq!(told["method"], "notifications/elicitation/complete", "{told}");
+    assert_eq!(told["params"]["elicitationId"], asked["params"]["elicitationId"]);
+    let done = loop {
+        let next = open.next().await;
+        if next["id"] == 9 {
+            break next;
+        }
+    };
+    assert_eq!(done["result"]["content"][0]["text"], "done", "{done}");
+
+    // 2026-07-28: asked as a result, and the call is made again.
+    talk.unconnected.store(true, Ordering::SeqCst);
+    let asked = tasks::modern(&world, &agent, "tools/call", call.clone(), able.clone()).await.json();
+    assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
+    is_asked(&asked["result"]["inputRequests"]["connect"]);
+    let mut again = call.clone();
+    again["requestState"] = asked["result"]["requestState"].clone();
+    again["inputResponses"] = json!({"connect": {"action": "accept"}});
+    talk.unconnected.store(false, Ordering::SeqCst);
+    let done = tasks::modern(&world, &agent, "tools/call", again, able.clone()).await.json();
+    assert_eq!(done["result"]["content"][0]["text"], "done", "{done}");
+
+    // Who does not want to gets the refusal, as does a client that can lead nobody there.
+    talk.unconnected.store(true, Ordering::SeqCst);
+    let asked = tasks::modern(&world, &agent, "tools/call", call.clone(), able.clone()).await.json();
+    let mut declined = call.clone();
+    declined["requestState"] = asked["result"]["requestState"].clone();
+    declined["inputResponses"] = json!({"connect": {"action": "decline"}});
+    for (params, able) in [(declined, able), (call.clone(), json!({"elicitation": {"form": {}}}))] {
+        let refused = tasks::modern(&world, &agent, "tools/call", params, able).await.json();
+        let text = refused["result"]["content"][0]["text"].as_str().unwrap_or_default();
+        assert!(text.starts_with("Refused (connection-needed)"), "{refused}");
+    }
     world.node.shutdown().await;
 }
