@@ -167,6 +167,7 @@ mod tests {
         async fn subscribe(&self, _: &str, _: Instant) -> Result<Answer, DispatchError> {
             Err(DispatchError::NotSent("not here".into()))
         }
+        fn unsubscribe(&self, _: &str) {}
         async fn close(&self) {}
     }
 

@@ -101,6 +101,7 @@ impl Link for Pages {
     async fn subscribe(&self, _: &str, _: Instant) -> Result<Answer, DispatchError> {
         Err(DispatchError::Timeout)
     }
+    fn unsubscribe(&self, _: &str) {}
     async fn close(&self) {}
 }
 

@@ -63,6 +63,10 @@ impl Upstream for Guarded {
         self.inner.updates()
     }
 
+    fn unwatch(&self, uri: &str) {
+        self.inner.unwatch(uri);
+    }
+
     fn status(&self) -> UpstreamStatus {
         let status = self.inner.status();
         UpstreamStatus { error: status.error.map(|error| self.variables.text(&error)), ..status }

@@ -435,6 +435,18 @@ impl Link for HttpLink {
         self.ask(&question).await
     }
 
+    fn unsubscribe(&self, uri: &str) {
+        // In the modern era the subscription is asked for anew, with what is left. At the end of the process nobody is told.
+        let told = |session: &Arc<Session>| session.era != Era::Modern && session.facts.subscriptions;
+        let Some(session) = self.current().filter(told).filter(|_| tokio::runtime::Handle::try_current().is_ok())
+        else {
+            return;
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let members = format!("\"uri\":{}", quote(uri));
+        self.courtesy(&session, rpc::request(id, "resources/unsubscribe", &members, None), COURTESY);
+    }
+
     async fn close(&self) {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.board.state("idle");

@@ -90,6 +90,9 @@ pub(crate) trait Link: Send + Sync {
     /// Has the upstream tell of changes of this resource.
     async fn subscribe(&self, uri: &str, deadline: Instant) -> Result<Answer, DispatchError>;
 
+    /// Tells the upstream that this resource is not watched any more, if it has been told to watch it. Never waits.
+    fn unsubscribe(&self, uri: &str);
+
     /// Ends it, for good.
     async fn close(&self);
 }
@@ -114,6 +117,10 @@ impl Link for OnBehalf<'_> {
         self.link.subscribe(uri, deadline).await
     }
 
+    fn unsubscribe(&self, uri: &str) {
+        self.link.unsubscribe(uri);
+    }
+
     async fn close(&self) {
         self.link.close().await;
     }
@@ -126,7 +133,7 @@ pub(crate) struct Board {
     changes: watch::Sender<u64>,
     updates: broadcast::Sender<String>,
     watched: Mutex<BTreeSet<String>>,
-    /// Counts up when more is watched.
+    /// Counts up when more or less is watched.
     wanted: watch::Sender<u64>,
     /// The highest count that the upstream has acknowledged (modern era).
     acknowledged: watch::Sender<u64>,
@@ -179,6 +186,15 @@ impl Board {
             self.wanted.send_modify(|count| *count += 1);
         }
         Ok(*self.wanted.borrow())
+    }
+
+    /// Watches it no longer; whether it did.
+    pub(crate) fn unwatch(&self, uri: &str) -> bool {
+        let removed = self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(uri);
+        if removed {
+            self.wanted.send_modify(|count| *count += 1);
+        }
+        removed
     }
 
     /// What is watched.
@@ -419,11 +435,14 @@ mod tests {
         let facts = Facts { subscriptions: true, list_changed: [true, false, true], ..Facts::default() };
         assert_eq!(board.watch("a:\"1").expect("room"), 1);
         assert_eq!(board.watch("a:\"1").expect("again"), 1);
+        assert_eq!(board.watch("b:2").expect("room"), 2);
+        assert!(board.unwatch("b:2") && !board.unwatch("b:2"));
+        assert_eq!(*board.wanted().borrow(), 3, "the upstream is asked for less");
         let filter = r#""notifications":{"toolsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":["a:\"1"]}"#;
         assert_eq!(board.filter(&facts), filter);
         let soon = || Instant::now() + std::time::Duration::from_millis(20);
         assert!(board.acknowledged(1, soon()).await.is_err());
-        board.acknowledge(1);
+        board.acknowledge(3);
         assert!(board.acknowledged(1, soon()).await.is_ok());
         for n in 1..MAX_WATCHED {
             board.watch(&n.to_string()).expect("room");

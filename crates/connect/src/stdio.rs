@@ -207,6 +207,18 @@ impl Link for StdioLink {
         connection.ask(&question, connection.era()).await
     }
 
+    fn unsubscribe(&self, uri: &str) {
+        let connection = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(connection) = connection.filter(|connection| connection.facts().subscriptions) else { return };
+        match connection.era() {
+            Era::Modern => connection.listen(),
+            Era::Legacy(_) => {
+                let members = format!("\"uri\":{}", quote(uri));
+                connection.tell_request("resources/unsubscribe", &members);
+            }
+        }
+    }
+
     async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         // A start under way is waited for, so that no process outlives this.

@@ -275,6 +275,12 @@ impl Upstream for McpUpstream {
         self.board.updates()
     }
 
+    fn unwatch(&self, uri: &str) {
+        if self.board.unwatch(uri) {
+            self.link.unsubscribe(uri);
+        }
+    }
+
     fn status(&self) -> UpstreamStatus {
         self.board.status()
     }

@@ -24,6 +24,7 @@ use crate::budgets::Budget;
 use crate::connections::Connections;
 use crate::directory::{Known, WorkspaceMode};
 use crate::frozen::FrozenSet;
+use crate::hearing::Heard;
 use crate::identity::Authenticator;
 use crate::keyring::{Keyring, WorkspaceKeys};
 use crate::limits::{Limiter, Rates, Sharing, SharingStatus, Suppressed};
@@ -95,6 +96,7 @@ pub struct Gate {
     pub(crate) frozen: ArcSwap<FrozenSet>,
     pub(crate) waiters: Waiters,
     updates: broadcast::Sender<Updated>,
+    pub(crate) heard: Heard,
     pub(crate) peers: Peers,
     pub(crate) meter: Meter,
     pub(crate) directory: ArcSwap<Known>,
@@ -137,6 +139,7 @@ impl Gate {
             frozen: ArcSwap::default(),
             waiters: Waiters::default(),
             updates: broadcast::channel(UNHEARD).0,
+            heard: Heard::default(),
             directory: ArcSwap::default(),
             used_keys: std::sync::Mutex::default(),
             unauthenticated: std::sync::Mutex::default(),

@@ -42,6 +42,7 @@ pub mod upstream;
 pub mod waiters;
 
 mod gate;
+pub mod hearing;
 pub use gate::{Gate, Settings, Updated};
 
 /// Fresh random bytes from the operating system's generator by way of a thread-local one.

@@ -274,6 +274,9 @@ pub trait Upstream: Send + Sync {
         tokio::sync::broadcast::channel(1).1
     }
 
+    /// Nobody here wants to hear of this resource any more. Never waits.
+    fn unwatch(&self, _uri: &str) {}
+
     /// How it stands.
     fn status(&self) -> UpstreamStatus;
 

@@ -197,6 +197,17 @@ async fn changes_are_told_in_both_eras() {
         say(&upstream, &caller, "test_trigger_prompt_change", "{}").await.expect("changed");
         let changed = tokio::time::timeout(Duration::from_secs(10), changes.changed()).await;
         changed.expect("in time").expect("told");
+        upstream.unwatch("test://watched-resource");
+        let quiet = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                while updates.try_recv().is_ok() {}
+                say(&upstream, &caller, "test_trigger_resource_change", "{}").await.expect("changed");
+                if tokio::time::timeout(Duration::from_millis(500), updates.recv()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        quiet.await.unwrap_or_else(|_| panic!("{era:?}: it tells of what nobody watches"));
         upstream.shutdown().await;
     }
 }

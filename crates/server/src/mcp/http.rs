@@ -510,7 +510,7 @@ impl Exchange {
             return error.response(Some(id));
         };
         match self.listener().subscribe(uri, Era::Legacy).await {
-            Ok((upstream, own)) => match session.subscribe(upstream, own, uri.to_owned()) {
+            Ok(hearing) => match session.subscribe(hearing, uri.to_owned()) {
                 true => message::response(id, b"{}"),
                 false => RpcError::new(REFUSED, "this session hears of too many resources").response(Some(id)),
             },

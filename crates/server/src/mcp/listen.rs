@@ -7,6 +7,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use countersign_domain::{Principal, UpstreamName};
 use countersign_gate::api::{CallOutcome, CallRequest};
+use countersign_gate::hearing::Hearing;
 use countersign_gate::upstream::Mute;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
@@ -43,9 +44,10 @@ impl Listener {
     ///
     /// # Errors
     /// Why not, for the client.
-    pub async fn subscribe(&self, uri: &str, era: Era) -> Result<(UpstreamName, String), RpcError> {
+    pub async fn subscribe(&self, uri: &str, era: Era) -> Result<Hearing, RpcError> {
         let (upstream, own) = offers::locate(&self.app, &self.principal, &self.scope, uri, era)?;
         let (tool, arguments) = offers::resource(upstream.clone(), &own, true);
+        let hearing = self.app.gate.hear_of(upstream, own);
         let outcome = self
             .app
             .gate
@@ -62,7 +64,7 @@ impl Listener {
         match outcome {
             Ok(CallOutcome::Done(answer)) => match result::upstream_error(&answer, era) {
                 Some(error) => Err(error),
-                None => Ok((upstream, own)),
+                None => Ok(hearing),
             },
             Ok(CallOutcome::Pending(pending)) => Err(result::pending_error(&pending)),
             Err(refusal) => Err(result::refusal_error(&refusal, &self.correlation, era)),
@@ -95,9 +97,9 @@ impl Listener {
         uris.dedup();
         for uri in uris {
             // What is refused is left out of the acknowledgement; its event says why.
-            if let Ok(home) = self.subscribe(&uri, Era::Modern).await {
+            if let Ok(hearing) = self.subscribe(&uri, Era::Modern).await {
                 filter.uris.push(uri.clone());
-                heard.push((home, uri));
+                heard.push((hearing, uri));
             }
         }
         let followed = self.follow(&mut filter, abilities).await?;
@@ -161,7 +163,7 @@ impl Listener {
 
 /// What the client calls resources.
 enum Names {
-    Fixed(Vec<((UpstreamName, String), String)>),
+    Fixed(Vec<(Hearing, String)>),
     Session(Arc<Session>),
 }
 
@@ -169,7 +171,7 @@ impl Names {
     fn of(&self, upstream: &UpstreamName, uri: &str) -> Option<String> {
         match self {
             Self::Fixed(known) => {
-                let fits = |((home, own), _): &&((UpstreamName, String), String)| home == upstream && own == uri;
+                let fits = |(of, _): &&(Hearing, String)| of.upstream() == upstream && of.uri() == uri;
                 known.iter().find(fits).map(|(_, name)| name.clone())
             }
             Self::Session(session) => session.hears_of(upstream, uri),

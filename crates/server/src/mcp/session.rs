@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use countersign_domain::{Millis, Principal, UpstreamName};
+use countersign_gate::hearing::Hearing;
 use countersign_gate::upstream::AskError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -66,7 +67,7 @@ struct State {
     running: HashMap<String, watch::Sender<bool>>,
     asked: HashMap<String, Waiting>,
     /// By upstream and the upstream's own URI: the URI as the client knows it.
-    subscriptions: BTreeMap<(UpstreamName, String), String>,
+    subscriptions: BTreeMap<(UpstreamName, String), (Hearing, String)>,
 }
 
 /// The place for an answer.
@@ -234,14 +235,13 @@ impl Session {
     }
 
     /// From now on the client hears of this resource. False if it hears of too many.
-    pub fn subscribe(&self, upstream: UpstreamName, uri: String, known_as: String) -> bool {
+    pub fn subscribe(&self, hearing: Hearing, known_as: String) -> bool {
+        let key = (hearing.upstream().clone(), hearing.uri().to_owned());
         let mut state = lock(&self.state);
-        if state.subscriptions.len() >= MAX_SUBSCRIPTIONS
-            && !state.subscriptions.contains_key(&(upstream.clone(), uri.clone()))
-        {
+        if state.subscriptions.len() >= MAX_SUBSCRIPTIONS && !state.subscriptions.contains_key(&key) {
             return false;
         }
-        state.subscriptions.insert((upstream, uri), known_as);
+        state.subscriptions.insert(key, (hearing, known_as));
         true
     }
 
@@ -252,12 +252,13 @@ impl Session {
 
     /// Every resource of which the client wants to hear, under the names that the client knows.
     pub fn subscriptions(&self) -> Vec<String> {
-        lock(&self.state).subscriptions.values().cloned().collect()
+        lock(&self.state).subscriptions.values().map(|(_, known_as)| known_as.clone()).collect()
     }
 
     /// What the client calls a resource of which it wants to hear.
     pub fn hears_of(&self, upstream: &UpstreamName, uri: &str) -> Option<String> {
-        lock(&self.state).subscriptions.get(&(upstream.clone(), uri.to_owned())).cloned()
+        let state = lock(&self.state);
+        state.subscriptions.get(&(upstream.clone(), uri.to_owned())).map(|(_, known_as)| known_as.clone())
     }
 }
 

@@ -28,6 +28,7 @@ pub struct Talker {
     cancelled: AtomicUsize,
     /// Whether the account is missing that it is used with.
     unconnected: AtomicBool,
+    unwatched: std::sync::Mutex<Vec<String>>,
 }
 
 impl Talker {
@@ -38,6 +39,7 @@ impl Talker {
             updates: broadcast::channel(16).0,
             cancelled: AtomicUsize::new(0),
             unconnected: AtomicBool::new(false),
+            unwatched: std::sync::Mutex::default(),
         })
     }
 }
@@ -126,6 +128,9 @@ impl Upstream for Talker {
     }
     fn updates(&self) -> broadcast::Receiver<String> {
         self.updates.subscribe()
+    }
+    fn unwatch(&self, uri: &str) {
+        self.unwatched.lock().expect("not poisoned").push(uri.to_owned());
     }
     fn status(&self) -> UpstreamStatus {
         UpstreamStatus { state: "ready".into(), protocol: None, error: None }
@@ -528,6 +533,22 @@ async fn clients_hear_of_what_they_subscribed_to() {
     );
     assert_eq!(modern["params"]["uri"], "talk://now");
     assert_eq!(modern["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 5);
+
+    // The upstream is told to stop when the last of both has gone, and not before.
+    let gone = || talkers[0].unwatched.lock().expect("not poisoned").clone();
+    // What was refused was heard of by nobody else.
+    talkers[0].unwatched.lock().expect("not poisoned").clear();
+    let stop = message(6, "resources/unsubscribe", &json!({"uri": "talk://now"}));
+    assert_eq!(world.send("POST", "/mcp", &agent, &headers, Some(&stop)).await.json()["result"], json!({}));
+    assert!(gone().is_empty(), "the other client still hears of it");
+    drop(listening);
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while gone() != ["talk://now"] {
+        assert!(std::time::Instant::now() < end, "{:?}", gone());
+        // A stream that has gone is noticed when something is sent on it.
+        let _ = talkers[0].updates.send("talk://now".into());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     world.node.shutdown().await;
 }
 
