@@ -233,7 +233,9 @@ impl HttpLink {
             Ok(Posted::Answered(answer)) => self.judge(&modern, &discover, &answer).await,
             Ok(Posted::Refused(_, Some(error))) => self.judge(&modern, &discover, &Answer::Error(error)).await,
             Ok(Posted::Refused(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), None)) => {
-                return Err(format!("it answered {status}; check the manifest's headers"));
+                return Err(format!(
+                    "it answered {status}; check `headers`, `credential` and `discovery_credential` in the manifest"
+                ));
             }
             Ok(Posted::Refused(status, None)) if status.is_redirection() => {
                 return Err(format!("it answered {status}; redirects are not followed, name the final URL"));
