@@ -16,8 +16,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::paths;
 
-/// A single input may take this long, in seconds, and this much memory, in MiB.
-const BOUNDS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=2560"];
+/// A single input may take this long, in seconds, and this much memory, in MiB. What is slower than usual is no finding: the machine
+/// may be busy.
+const BOUNDS: [&str; 3] = ["-timeout=20", "-report_slow_units=20", "-rss_limit_mb=2560"];
 /// Longer inputs find the same at more cost.
 const MAX_LEN: &str = "-max_len=8192";
 
