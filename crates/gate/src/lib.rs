@@ -20,6 +20,7 @@ pub mod flow;
 pub mod frozen;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod hearing;
 pub mod identity;
 pub mod keyring;
 pub mod limits;
@@ -42,7 +43,6 @@ pub mod upstream;
 pub mod waiters;
 
 mod gate;
-pub mod hearing;
 pub use gate::{Gate, Settings, Updated};
 
 /// Fresh random bytes from the operating system's generator by way of a thread-local one.

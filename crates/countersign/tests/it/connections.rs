@@ -95,6 +95,16 @@ fn serve(socket: TcpStream, base: &str, log: &Log) -> Option<()> {
     }
 }
 
+/// Serves all that; the address, and what it is going to be asked.
+fn provider() -> (String, Log) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let log = Log::default();
+    let (origin, record) = (base.clone(), Arc::clone(&log));
+    serve_each(listener, move |socket| serve(socket, &origin, &record));
+    (base, log)
+}
+
 /// A browser's `GET`: the whole answer.
 fn get(url: &Url) -> String {
     exchange(url, "GET", "", "")
@@ -168,11 +178,7 @@ fn home(base: &str, kind: &str) -> Home {
 
 #[test]
 fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    let log = Log::default();
-    let (origin, record) = (base.clone(), Arc::clone(&log));
-    serve_each(listener, move |socket| serve(socket, &origin, &record));
+    let (base, log) = provider();
     let mut home = home(&base, "rest");
     start(&mut home);
     let token = ["token", "mint", "--sub", "cleo", "--act", "bot", "--role", "clerk"];
@@ -270,11 +276,7 @@ fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
 
 #[test]
 fn an_mcp_server_is_asked_in_the_name_of_whoever_calls() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    let log = Log::default();
-    let (origin, record) = (base.clone(), Arc::clone(&log));
-    serve_each(listener, move |socket| serve(socket, &origin, &record));
+    let (base, log) = provider();
     let mut home = home(&base, "http");
     start(&mut home);
     expect(&home.run(&["tools", "accept", "--all"]), 0);
