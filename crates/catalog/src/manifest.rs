@@ -5,6 +5,7 @@
 
 pub mod credential;
 mod duration;
+mod found;
 mod load;
 pub mod rest;
 mod text;
@@ -23,6 +24,7 @@ use crate::scan::Rule;
 
 pub use credential::{Credential, OauthSettings, SecretSource, StaticCredential};
 pub use duration::{DurationError, parse_duration};
+pub use found::{AccountRef, FoundSettings};
 pub use load::{ManifestError, load_dir};
 pub use rest::RestTransport;
 pub use text::{EnvText, MissingVariable};
@@ -316,7 +318,7 @@ impl Manifest {
 
     /// Whether it is used with accounts that people connect.
     pub fn has_accounts(&self) -> bool {
-        matches!(self.credential(), Some(Credential::User(_)))
+        self.credential().is_some_and(Credential::is_connected)
     }
 
     /// Whether the upstream speaks MCP, and so has the operations that every MCP server may have.

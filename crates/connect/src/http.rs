@@ -22,8 +22,9 @@ use countersign_catalog::manifest::{Credential as Stated, HttpTransport, Protoco
 use countersign_domain::Principal;
 use countersign_egress::{Egress, EgressError, Purpose, PurposeClient, Response};
 use countersign_gate::broker::{Credential, CredentialSource, Placement};
+use countersign_gate::connections::metadata::Challenge;
 use countersign_gate::upstream::{DispatchError, Mute};
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
@@ -241,7 +242,7 @@ impl HttpLink {
                 return Err(format!("it answered {status}; redirects are not followed, name the final URL"));
             }
             Ok(Posted::Refused(_, None)) => Probe::Legacy,
-            Err(error @ DispatchError::NotSent(_)) => return Err(error.to_string()),
+            Err(error @ (DispatchError::NotSent(_) | DispatchError::Unauthorised(_))) => return Err(error.to_string()),
             Err(_) => Probe::Legacy,
         };
         match probe {
@@ -359,8 +360,17 @@ impl HttpLink {
             source.get(caller, deadline).await.map_err(|refusal| DispatchError::NotSent(refusal.detail))?;
         authenticate(&credential, &mut headers, &mut self.url.clone())?;
         let sent = self.client.send(method, &self.url, headers, Bytes::from(body), deadline).await;
-        if sent.as_ref().is_ok_and(|response| response.status() == StatusCode::UNAUTHORIZED) {
-            source.reject(caller, &credential);
+        match sent.as_ref().map(Response::status) {
+            Ok(StatusCode::UNAUTHORIZED) => source.reject(caller, &credential),
+            Ok(StatusCode::FORBIDDEN) => {
+                let wanted = sent.as_ref().ok().and_then(|response| wanted_scopes(response.headers()));
+                if let Some(scopes) = wanted
+                    && let Some(refusal) = source.insufficient(caller, &scopes).await
+                {
+                    return Err(DispatchError::Unauthorised(Box::new(refusal)));
+                }
+            }
+            Ok(_) | Err(_) => {}
         }
         sent.map_err(dispatch_error)
     }
@@ -492,6 +502,23 @@ fn refused(status: StatusCode, error: Option<Box<RawValue>>) -> Result<Answer, D
         return RawValue::from_string(text).map(Answer::Error).map_err(|e| DispatchError::Protocol(e.to_string()));
     }
     Err(DispatchError::Protocol(format!("it answered HTTP {}", status.as_u16())))
+}
+
+/// What an upstream wants of a credential that is good, but not for this (RFC 6750, 3.1).
+fn wanted_scopes(headers: &HeaderMap) -> Option<Vec<String>> {
+    let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    Challenge::read(values).filter(Challenge::wants_more)?.scopes
+}
+
+/// A request without credentials, well formed in the newest revision: servers that protect themselves answer it with a challenge,
+/// whatever they speak. Its headers and body.
+pub fn knock() -> (HeaderMap, Vec<u8>) {
+    let mut headers = HeaderMap::new();
+    accept_both(&mut headers);
+    headers.insert(VERSION, HeaderValue::from_static(Era::Modern.revision()));
+    headers.insert(METHOD, HeaderValue::from_static("server/discover"));
+    let meta = rpc::meta(1, Era::Modern, &Mute);
+    (headers, rpc::request(1, "server/discover", "", meta.as_deref()))
 }
 
 /// Puts a credential where it goes.

@@ -26,5 +26,6 @@ mod tasks;
 mod traced;
 mod upstream;
 
+pub use http::knock;
 pub use rest::RestUpstream;
 pub use upstream::{ConnectError, McpUpstream, Settings, connect};

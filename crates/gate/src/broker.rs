@@ -19,6 +19,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use countersign_catalog::Manifest;
 use countersign_catalog::manifest::credential::{Credential as Stated, SecretSource};
+use countersign_catalog::manifest::{FoundSettings, Transport};
 use countersign_domain::{Millis, Principal, Refusal};
 use zeroize::Zeroizing;
 
@@ -27,6 +28,7 @@ use oauth::{Exchanged, OwnToken, TokenClient, TokenEndpoint};
 use redact::Redactor;
 
 use crate::connections::Connections;
+use crate::connections::finder::{Finder, MetadataWeb};
 
 /// Longest secret that is read, in bytes.
 const MAX_SECRET: usize = 16 << 10;
@@ -133,6 +135,12 @@ pub trait CredentialSource: Send + Sync {
 
     /// The upstream did not accept it (401): it is not handed out again.
     fn reject(&self, caller: Option<&Principal>, credential: &Arc<Credential>);
+
+    /// The upstream wants more scopes than the credential has (403, RFC 6750, 3.1): what to tell the caller, if somebody can grant
+    /// them.
+    async fn insufficient(&self, _caller: Option<&Principal>, _scopes: &[String]) -> Option<Refusal> {
+        None
+    }
 }
 
 /// What sources are made with.
@@ -147,6 +155,8 @@ pub struct Parts {
     pub clock: fn() -> Millis,
     /// Accounts that people connect.
     pub connections: Option<Arc<Connections>>,
+    /// The way to what upstreams and authorization servers say of themselves.
+    pub web: Option<Arc<dyn MetadataWeb>>,
     /// The node's environment.
     pub environment: fn(&str) -> Option<String>,
 }
@@ -164,7 +174,13 @@ impl Parts {
         if !stated.is_personal() || !manifest.speaks_mcp() {
             return Ok(Some(source));
         }
-        let own = manifest.discovery_credential().map(|own| self.stated(manifest, own)).transpose()?;
+        let own = match manifest.discovery_credential() {
+            Some(Stated::Account(of)) => {
+                Some(Arc::new(split::Lent::new(of, Arc::clone(&source))) as Arc<dyn CredentialSource>)
+            }
+            Some(own) => Some(self.stated(manifest, own)?),
+            None => None,
+        };
         Ok(Some(Arc::new(split::Split { callers: source, own })))
     }
 
@@ -180,9 +196,32 @@ impl Parts {
             Stated::User(settings) => {
                 let connections = self.connections.as_ref();
                 let connections = connections.ok_or("accounts of people can't be connected here")?;
-                connections.source(manifest, client(settings)?)
+                connections.source(manifest, client(settings)?, Arc::clone(&self.http))
             }
+            Stated::UserFound(settings) => self.found(manifest, settings)?,
+            Stated::Account(_) => return Err("`type: account` stands beside a credential of people".to_owned()),
         })
+    }
+}
+
+impl Parts {
+    /// Accounts at an authorization server that the upstream names.
+    fn found(&self, manifest: &Manifest, settings: &FoundSettings) -> Result<Arc<dyn CredentialSource>, String> {
+        let connections = self.connections.as_ref().ok_or("accounts of people can't be connected here")?;
+        let web = self.web.as_ref().ok_or("authorization servers can't be looked for here")?;
+        let Transport::Http(http) = &manifest.transport else {
+            return Err("an authorization server is only found for an MCP server over HTTP".to_owned());
+        };
+        let mut headers = Vec::new();
+        for (name, value) in &http.headers {
+            let value = value.resolve(self.environment).map_err(|error| error.to_string())?;
+            headers.push((name.clone(), Secret::new(value)));
+        }
+        let secret = settings.client_secret.as_ref();
+        let secret = secret.map(|source| read_secret(source, self.environment)).transpose()?;
+        let upstream = manifest.upstream.clone();
+        let finder = Finder::new(upstream, http.url.clone(), headers, settings.clone(), Arc::clone(web));
+        Ok(connections.source_found(manifest, finder, secret, Arc::clone(&self.http)))
     }
 }
 

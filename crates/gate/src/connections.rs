@@ -6,9 +6,15 @@
 //!
 //! - [`flow`]: from the person's wish to the connection, and back.
 //! - [`renew`]: the token for a call; renewed by one node at a time, and stored before it is used.
+//! - [`finder`], [`metadata`] and [`client`]: which authorization server it is, where the upstream itself says so, and the node as
+//!   its client.
 
+pub mod client;
+pub mod finder;
 pub mod flow;
+pub mod metadata;
 mod renew;
+mod step_up;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,7 +28,9 @@ use countersign_ledger::state::Fingerprint;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::broker::oauth::{Token, TokenClient};
+use finder::Finder;
+
+use crate::broker::oauth::{Token, TokenClient, TokenEndpoint};
 use crate::broker::{CredentialSource, Secret};
 use crate::keyring::{Keyring, WorkspaceKeys};
 
@@ -47,10 +55,61 @@ impl std::fmt::Debug for Connections {
     }
 }
 
-/// The authorization server of one upstream.
+/// How one upstream's people connect accounts.
 pub(crate) struct Provider {
     manifest: Manifest,
+    way: Way,
+    http: Arc<dyn TokenEndpoint>,
+    /// The secret of a client that was registered by hand, where the server is found.
+    secret: Option<Secret>,
+}
+
+/// Where its authorization server is known from.
+enum Way {
+    /// The manifest.
+    Stated(Arc<Known>),
+    /// The upstream.
+    Found(Finder),
+}
+
+/// An authorization server, and the node as its client.
+struct Known {
     client: TokenClient,
+    /// Whether every answer has to name the issuer.
+    names_itself: bool,
+}
+
+impl Known {
+    fn issuer(&self) -> Option<&str> {
+        self.client.settings().issuer.as_deref()
+    }
+}
+
+impl Provider {
+    /// What is asked for first, as far as it is known.
+    fn scopes(&self) -> Vec<String> {
+        match &self.way {
+            Way::Stated(known) => known.client.settings().scopes.clone(),
+            Way::Found(finder) => match (&finder.settings().scopes, finder.last()) {
+                (Some(stated), _) => stated.clone(),
+                (None, Some(server)) => server.scopes.clone(),
+                (None, None) => Vec::new(),
+            },
+        }
+    }
+
+    /// Whether an account is of another authorization server than the one that counts now.
+    fn is_foreign(&self, account: &Account) -> bool {
+        match &self.way {
+            Way::Stated(known) => {
+                account.issuer.as_deref().zip(known.issuer()).is_some_and(|(theirs, ours)| theirs != ours)
+            }
+            Way::Found(finder) => match finder.last() {
+                Some(server) => account.issuer.as_ref() != Some(&server.metadata.issuer),
+                None => account.issuer.is_none(),
+            },
+        }
+    }
 }
 
 /// What is known of an account, beside its secrets.
@@ -71,6 +130,18 @@ struct Account {
     /// Why it cannot be used any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     broken: Option<String>,
+    /// The authorization server's issuer, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuer: Option<String>,
+    /// The host of the page on which it was consented to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    /// What was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    asked: Vec<String>,
+    /// What the upstream wanted beside it since then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    wanted: Vec<String>,
 }
 
 /// The secrets of an account.
@@ -95,10 +166,16 @@ impl Tokens {
 
 impl Account {
     /// What a token says of itself, at this time.
-    fn of(principal: PrincipalRecord, asked: &[String], token: &Token, now: Millis) -> Self {
+    fn of(principal: PrincipalRecord, asked: Vec<String>, known: &Known, token: &Token, now: Millis) -> Self {
+        let settings = known.client.settings();
+        let host = settings.authorization_url.as_ref().and_then(|url| url.host_str());
         let mut account = Self {
             principal,
-            scopes: asked.to_vec(),
+            scopes: asked.clone(),
+            issuer: settings.issuer.clone(),
+            host: host.map(str::to_owned),
+            asked,
+            wanted: Vec::new(),
             connected: now,
             renewed: None,
             ends: now,
@@ -130,8 +207,30 @@ impl Connections {
     }
 
     /// The source of an upstream's credentials, whose people connect accounts from now on.
-    pub(crate) fn source(self: &Arc<Self>, manifest: &Manifest, client: TokenClient) -> Arc<dyn CredentialSource> {
-        let provider = Arc::new(Provider { manifest: manifest.clone(), client });
+    pub(crate) fn source(
+        self: &Arc<Self>,
+        manifest: &Manifest,
+        client: TokenClient,
+        http: Arc<dyn TokenEndpoint>,
+    ) -> Arc<dyn CredentialSource> {
+        let names_itself = client.settings().issuer.is_some();
+        let way = Way::Stated(Arc::new(Known { client, names_itself }));
+        self.provide(Provider { manifest: manifest.clone(), way, http, secret: None })
+    }
+
+    /// The same, with an authorization server that the upstream names itself.
+    pub(crate) fn source_found(
+        self: &Arc<Self>,
+        manifest: &Manifest,
+        finder: Finder,
+        secret: Option<Secret>,
+        http: Arc<dyn TokenEndpoint>,
+    ) -> Arc<dyn CredentialSource> {
+        self.provide(Provider { manifest: manifest.clone(), way: Way::Found(finder), http, secret })
+    }
+
+    fn provide(self: &Arc<Self>, provider: Provider) -> Arc<dyn CredentialSource> {
+        let (manifest, provider) = (provider.manifest.clone(), Arc::new(provider));
         let mut providers = self.providers.write().unwrap_or_else(PoisonError::into_inner);
         providers.insert(manifest.upstream.clone(), Arc::clone(&provider));
         Arc::new(renew::UserTokens::new(Arc::clone(self), provider))

@@ -303,8 +303,9 @@ impl Gate {
             RecordedBody::Result { result, is_error } => {
                 Ok(Answer { call: row.call, event: recorded.event, result, is_error, replayed: true })
             }
-            RecordedBody::Refusal { kind, detail } => {
-                Err(Refusal::new(kind, detail).recorded_as(recorded.event).with("replayed", true))
+            RecordedBody::Refusal { kind, detail, extra } => {
+                let refusal = Refusal { extra, ..Refusal::new(kind, detail) };
+                Err(refusal.recorded_as(recorded.event).with("replayed", true))
             }
         }
     }
@@ -765,7 +766,7 @@ impl Gate {
                 let events = self.read(move |r| r.events_of_call(call)).await?;
                 let said = events.iter().rfind(|row| row.kind == EventType::CallUnknown.as_str());
                 return Err(match (recorded.body, said) {
-                    (RecordedBody::Refusal { kind, detail }, Some(row)) => {
+                    (RecordedBody::Refusal { kind, detail, .. }, Some(row)) => {
                         Refusal::new(kind, detail).recorded_as(row.id)
                     }
                     (_, _) => Refusal::new(RefusalKind::Internal, "the call was resolved while it ran"),
@@ -777,7 +778,9 @@ impl Gate {
             RecordedBody::Result { result, is_error } => {
                 Ok(Answer { call: facts.call, event, result, is_error, replayed: false })
             }
-            RecordedBody::Refusal { kind, detail } => Err(Refusal::new(kind, detail).recorded_as(event)),
+            RecordedBody::Refusal { kind, detail, extra } => {
+                Err(Refusal { extra, ..Refusal::new(kind, detail) }.recorded_as(event))
+            }
         }
     }
 
@@ -914,8 +917,16 @@ struct Recorded {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RecordedBody {
-    Result { result: Box<RawValue>, is_error: bool },
-    Refusal { kind: RefusalKind, detail: String },
+    Result {
+        result: Box<RawValue>,
+        is_error: bool,
+    },
+    Refusal {
+        kind: RefusalKind,
+        detail: String,
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        extra: Map<String, Value>,
+    },
 }
 
 /// What a dispatch's end says about the upstream's health; nothing, if this node held the call back itself.
@@ -923,7 +934,7 @@ fn health(dispatched: &Result<ToolResult, DispatchError>, hurried: bool) -> Opti
     match dispatched {
         // A caller in a hurry must not have an upstream taken away from others.
         Err(DispatchError::Timeout) if hurried => None,
-        Ok(_) | Err(DispatchError::Rpc { .. }) => Some(Health::Well),
+        Ok(_) | Err(DispatchError::Rpc { .. } | DispatchError::Unauthorised(_)) => Some(Health::Well),
         Err(DispatchError::NotSent(_)) => Some(Health::Ill("not-sent")),
         Err(DispatchError::Timeout) => Some(Health::Ill("timeout")),
         Err(DispatchError::Lost(_)) => Some(Health::Ill("lost")),
@@ -936,7 +947,7 @@ fn health(dispatched: &Result<ToolResult, DispatchError>, hurried: bool) -> Opti
 fn judge(ended: Ended, call: Uuid) -> Judged {
     let Ended { dispatched, duration_ms, intent } = ended;
     let untouched = matches!(dispatched, Err(DispatchError::NotSent(_) | DispatchError::Busy(_)));
-    let refusal = |kind, detail: String| RecordedBody::Refusal { kind, detail };
+    let refusal = |kind, detail: String| RecordedBody::Refusal { kind, detail, extra: Map::new() };
     let (status, error, body, known) = match dispatched {
         Ok(result) => {
             let status = if result.is_error {
@@ -950,6 +961,11 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
         }
         Err(DispatchError::Rpc { code, message, raw }) => {
             ("upstream_error", Some(code.to_string()), rpc_result(&message, &raw), true)
+        }
+        // It looked at the credential and at nothing else.
+        Err(DispatchError::Unauthorised(why)) => {
+            let body = RecordedBody::Refusal { kind: why.kind, detail: why.detail, extra: why.extra };
+            ("unauthorised", None, body, true)
         }
         Err(DispatchError::NotSent(why)) => {
             tracing::warn!(%call, why, "not sent");
@@ -996,8 +1012,9 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
         RecordedBody::Refusal { .. } => (EventType::CallCompleted, Memory::Forget),
     };
     let body = match body {
-        RecordedBody::Refusal { kind, detail } if is_unknown => RecordedBody::Refusal {
+        RecordedBody::Refusal { kind, detail, extra } if is_unknown => RecordedBody::Refusal {
             kind,
+            extra,
             detail: format!(
                 "{detail}; whether it acted is NOT known. It will not be retried, and an identical call is refused until an operator has looked (call {call})"
             ),

@@ -54,6 +54,10 @@ pub enum DispatchError {
         /// The upstream's `error` member as it sent it.
         raw: Box<RawValue>,
     },
+    /// Certain: the upstream turned the call away, since the caller's credential is not good for it. What the caller can do about
+    /// it.
+    #[error("{}", .0.detail)]
+    Unauthorised(Box<Refusal>),
     /// Sent, and no answer before the deadline.
     #[error("no answer before the deadline")]
     Timeout,

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use url::{Host, Url};
 
+use super::found::{AccountRef, FoundSettings};
 use super::text::is_variable;
 use super::transport::{Sender, check_header, check_url};
 
@@ -22,6 +23,11 @@ pub enum Credential {
     TokenExchange(OauthSettings),
     /// An access token of the person behind the call, who has connected an account once (RFC 6749, 4.1 with RFC 7636).
     User(OauthSettings),
+    /// The same, with an authorization server that the node finds by itself (RFC 9728); only with `type: http`.
+    #[serde(rename = "user")]
+    UserFound(FoundSettings),
+    /// The account that one person has connected, for what the node asks in its own name; only as `discovery_credential`.
+    Account(AccountRef),
 }
 
 /// A secret that the operator provides.
@@ -121,8 +127,8 @@ impl Credential {
     /// Whether it depends on who calls.
     pub fn is_personal(&self) -> bool {
         match self {
-            Credential::Static(_) | Credential::OauthClientCredentials(_) => false,
-            Credential::TokenExchange(_) | Credential::User(_) => true,
+            Credential::Static(_) | Credential::OauthClientCredentials(_) | Credential::Account(_) => false,
+            Credential::TokenExchange(_) | Credential::User(_) | Credential::UserFound(_) => true,
         }
     }
 
@@ -134,10 +140,17 @@ impl Credential {
                 CredentialPlace::Basic => Some("authorization".to_owned()),
                 CredentialPlace::Header => Some(fixed.name.as_deref().unwrap_or("authorization").to_ascii_lowercase()),
             },
-            Credential::OauthClientCredentials(_) | Credential::TokenExchange(_) | Credential::User(_) => {
-                Some("authorization".to_owned())
-            }
+            Credential::OauthClientCredentials(_)
+            | Credential::TokenExchange(_)
+            | Credential::User(_)
+            | Credential::UserFound(_)
+            | Credential::Account(_) => Some("authorization".to_owned()),
         }
+    }
+
+    /// Whether people connect accounts for it.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self, Credential::User(_) | Credential::UserFound(_))
     }
 }
 
@@ -170,13 +183,19 @@ struct Flat {
     #[serde(default)]
     client_secret: Option<SecretSource>,
     #[serde(default)]
-    client_auth: ClientAuth,
+    client_auth: Option<ClientAuth>,
     #[serde(default)]
-    scopes: Vec<String>,
+    scopes: Option<Vec<String>>,
     #[serde(default)]
     resource: Option<String>,
     #[serde(default)]
     audience: Option<String>,
+    #[serde(default)]
+    authorization_servers: Option<Vec<String>>,
+    #[serde(default)]
+    workspace: Option<String>,
+    #[serde(default)]
+    person: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -186,6 +205,7 @@ enum Kind {
     OauthClientCredentials,
     TokenExchange,
     User,
+    Account,
 }
 
 impl<'de> Deserialize<'de> for Credential {
@@ -196,7 +216,19 @@ impl<'de> Deserialize<'de> for Credential {
 
 impl Flat {
     fn sort_out(self) -> Result<Credential, String> {
+        let of_account = self.workspace.is_some() || self.person.is_some();
+        if of_account && self.kind != Kind::Account {
+            return Err("`workspace` and `person` belong to `type: account`".to_owned());
+        }
+        let is_found = self.kind == Kind::User && self.token_url.is_none() && self.authorization_url.is_none();
+        if self.authorization_servers.is_some() && !is_found {
+            return Err(
+                "`authorization_servers` belong to `type: user` without `authorization_url` and `token_url`".to_owned()
+            );
+        }
         match self.kind {
+            Kind::User if is_found => self.found().map(Credential::UserFound),
+            Kind::Account => self.account().map(Credential::Account),
             Kind::Static => self.fixed().map(Credential::Static),
             Kind::OauthClientCredentials => self.oauth(true).map(Credential::OauthClientCredentials),
             Kind::TokenExchange => self.oauth(true).map(Credential::TokenExchange),
@@ -227,11 +259,46 @@ impl Flat {
         Ok(StaticCredential { secret, place, name: self.name, prefix: self.prefix, username: self.username })
     }
 
-    fn oauth(self, confidential: bool) -> Result<OauthSettings, String> {
+    fn not_static(&self) -> Result<(), String> {
         let fixed = self.secret.is_some() || self.place.is_some() || self.name.is_some();
         if fixed || self.prefix.is_some() || self.username.is_some() {
             return Err("`secret`, `in`, `name`, `prefix` and `username` belong to `type: static`".to_owned());
         }
+        Ok(())
+    }
+
+    fn found(self) -> Result<FoundSettings, String> {
+        self.not_static()?;
+        if self.issuer.is_some() || self.revocation_url.is_some() || self.audience.is_some() {
+            return Err("`issuer`, `revocation_url` and `audience` stand beside `authorization_url` and `token_url`; \
+                        without these, `authorization_servers` names the issuers that are trusted"
+                .to_owned());
+        }
+        self.client_secret.as_ref().map_or(Ok(()), check_source)?;
+        let settings = FoundSettings {
+            authorization_servers: self.authorization_servers.unwrap_or_default(),
+            client_id: self.client_id,
+            client_secret: self.client_secret,
+            client_auth: self.client_auth,
+            scopes: self.scopes.map(check_scopes).transpose()?,
+            resource: self.resource,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn account(self) -> Result<AccountRef, String> {
+        self.not_static()?;
+        let oauth = self.token_url.is_some() || self.authorization_url.is_some() || self.revocation_url.is_some();
+        let client = self.client_id.is_some() || self.client_secret.is_some() || self.client_auth.is_some();
+        if oauth || client || self.scopes.is_some() || self.resource.is_some() || self.audience.is_some() {
+            return Err("`type: account` has a `workspace`, an `issuer` and a `person`, and nothing else".to_owned());
+        }
+        AccountRef::new(self.workspace.as_deref(), self.issuer, self.person)
+    }
+
+    fn oauth(self, confidential: bool) -> Result<OauthSettings, String> {
+        self.not_static()?;
         let token_url = endpoint(&self.token_url.ok_or("a `token_url` is needed")?)?;
         let authorization_url = self.authorization_url.as_deref().map(endpoint).transpose()?;
         if (self.kind == Kind::User) != authorization_url.is_some() {
@@ -246,9 +313,7 @@ impl Flat {
         }
         self.client_secret.as_ref().map_or(Ok(()), check_source)?;
         let client_id = self.client_id.filter(|id| !id.is_empty()).ok_or("a `client_id` is needed")?;
-        if let Some(wrong) = self.scopes.iter().find(|s| s.is_empty() || !s.bytes().all(|b| b.is_ascii_graphic())) {
-            return Err(format!("{wrong:?} is not a scope"));
-        }
+        let scopes = check_scopes(self.scopes.unwrap_or_default())?;
         Ok(OauthSettings {
             token_url,
             authorization_url,
@@ -256,11 +321,18 @@ impl Flat {
             issuer: self.issuer,
             client_id,
             client_secret: self.client_secret,
-            client_auth: self.client_auth,
-            scopes: self.scopes,
+            client_auth: self.client_auth.unwrap_or_default(),
+            scopes,
             resource: self.resource,
             audience: self.audience,
         })
+    }
+}
+
+fn check_scopes(scopes: Vec<String>) -> Result<Vec<String>, String> {
+    match scopes.iter().find(|s| s.is_empty() || !s.bytes().all(|b| b.is_ascii_graphic())) {
+        Some(wrong) => Err(format!("{wrong:?} is not a scope")),
+        None => Ok(scopes),
     }
 }
 
@@ -274,7 +346,7 @@ fn check_source(source: &SecretSource) -> Result<(), String> {
 }
 
 /// Secrets go there, so they go over TLS, unless they stay on this machine.
-fn endpoint(text: &str) -> Result<Url, String> {
+pub(super) fn endpoint(text: &str) -> Result<Url, String> {
     let url = check_url(text)?;
     let local = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -330,6 +402,14 @@ mod tests {
             let error = parse(&wrong).expect_err(&wrong);
             assert!(error.contains(part), "{wrong}: {error}");
         }
+        for (wrong, part) in [
+            ("{ type: user }", "with `type: rest`"),
+            ("{ type: account, workspace: w, issuer: i, person: p }", "belongs to `type: http`"),
+            ("{ type: static, secret: { env: A }, person: p }", "`type: account`"),
+        ] {
+            let error = parse(wrong).expect_err(wrong);
+            assert!(error.contains(part), "{wrong}: {error}");
+        }
         let mcp = |rest: &str| {
             let yaml =
                 format!("version: 1\nupstream: a\ntransport: {{ type: http, url: 'https://a.example/', {rest} }}\n");
@@ -341,6 +421,27 @@ mod tests {
         assert!(manifest.has_accounts() && manifest.discovery_credential().is_some());
         let Some(super::Credential::User(account)) = manifest.credential() else { panic!("an account") };
         assert_eq!(account.resource.as_deref(), Some("https://a.example"));
+        let lent = "discovery_credential: { type: account, workspace: main, issuer: 'https://idp', person: lists }";
+        for good in [
+            "credential: { type: user }".to_owned(),
+            format!("credential: {{ type: user, scopes: [a], authorization_servers: ['https://i.example/t'] }}, {lent}"),
+            "credential: { type: user, authorization_servers: ['https://i.example'], client_id: c, client_secret: { env: S } }".to_owned(),
+        ] {
+            let manifest = mcp(&good).unwrap_or_else(|e| panic!("{e}"));
+            assert!(manifest.has_accounts() && manifest.credential().is_some_and(super::Credential::is_personal));
+        }
+        for (wrong, part) in [
+            ("credential: { type: user, client_id: c }", "the only one of `authorization_servers`"),
+            ("credential: { type: user, client_secret: { env: S } }", "belong to a `client_id`"),
+            ("credential: { type: user, authorization_servers: ['http://i.example'] }", "must be https"),
+            ("credential: { type: user, issuer: 'https://i.example' }", "stand beside"),
+            ("credential: { type: user, token_url: 'https://i.example/t', client_id: c }", "belong together"),
+            (lent, "beside a `credential`"),
+            ("credential: { type: account, workspace: main, issuer: i, person: p }", "is for `discovery_credential`"),
+        ] {
+            let error = mcp(wrong).expect_err(wrong);
+            assert!(error.contains(part), "{wrong}: {error}");
+        }
         for (wrong, part) in [
             (of_node.to_owned(), "stands beside"),
             (format!("{user}, {}", user.replace("credential:", "discovery_credential:")), "the node's own"),

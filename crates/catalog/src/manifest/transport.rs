@@ -185,6 +185,12 @@ impl Flat {
                 || url.as_str().strip_suffix('/').filter(|_| url.path() == "/").unwrap_or(url.as_str()).to_owned();
             account.resource.get_or_insert_with(own);
         }
+        let belongs = "`type: account` is for `discovery_credential`, beside a `credential` of `type: user`";
+        let of_account = |stated: &Option<Box<Credential>>| matches!(stated.as_deref(), Some(Credential::Account(_)));
+        let has_accounts = credential.as_deref().is_some_and(Credential::is_connected);
+        if of_account(&credential) || (of_account(&discovery_credential) && !has_accounts) {
+            return Err(belongs.to_owned());
+        }
         for stated in credential.iter().chain(&discovery_credential) {
             check_credential(Some(stated), &headers)?;
             if matches!(&**stated, Credential::Static(fixed) if fixed.place == CredentialPlace::Query) {
@@ -197,7 +203,8 @@ impl Flat {
             }
             if stated.is_personal() {
                 return Err(
-                    "`discovery_credential` is the node's own: `static` or `oauth_client_credentials`".to_owned()
+                    "`discovery_credential` is the node's own: `static`, `oauth_client_credentials` or `account`"
+                        .to_owned(),
                 );
             }
         }
@@ -220,6 +227,13 @@ impl Flat {
         let headers = self.headers.unwrap_or_default();
         headers.keys().try_for_each(|name| check_header(name, Sender::Rest))?;
         check_credential(self.credential.as_deref(), &headers)?;
+        match self.credential.as_deref() {
+            Some(Credential::UserFound(_)) => {
+                return Err("with `type: rest`, `type: user` needs `authorization_url` and `token_url`".to_owned());
+            }
+            Some(Credential::Account(_)) => return Err("`type: account` belongs to `type: http`".to_owned()),
+            Some(_) | None => {}
+        }
         let schemas = self.schemas.unwrap_or_default();
         Ok(RestTransport { url, headers, credential: self.credential, schemas })
     }

@@ -52,6 +52,7 @@ fn upstream(url: &str, rest: &str) -> Arc<dyn Upstream> {
         issuer: "https://node.example".into(),
         clock: || 4_000_000_000_000,
         connections: None,
+        web: None,
         environment: |_| Some("planted-secret".to_owned()),
     };
     let source = parts.source(&manifest).expect("usable");

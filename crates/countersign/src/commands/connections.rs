@@ -94,6 +94,12 @@ fn started(reply: &Value) {
     let upstream = output::text(reply, "/upstream");
     output::line("Open this page in your own browser, sign in there and consent:");
     output::line(format!("\n  {}\n", output::text(reply, "/authorization_url")));
+    if reply["issuer"].is_string() {
+        output::line(format!(
+            "You sign in at {}. Go on only if that is where your account is.",
+            output::text(reply, "/issuer")
+        ));
+    }
     output::line(format!("The browser then shows a code. Repeat it by {}:", time(&reply["expires"])));
     output::line(format!("\n  countersign connections confirm {upstream} CODE"));
 }

@@ -114,6 +114,11 @@ impl TokenClient {
         Ok(Self { settings: settings.clone(), secret, http })
     }
 
+    /// A client whose secret is known.
+    pub(crate) fn with_secret(settings: OauthSettings, secret: Option<Secret>, http: Arc<dyn TokenEndpoint>) -> Self {
+        Self { settings, secret, http }
+    }
+
     /// The settings.
     pub fn settings(&self) -> &OauthSettings {
         &self.settings

@@ -65,7 +65,9 @@ impl Redactor {
             Err(DispatchError::Busy(why)) => Err(DispatchError::Busy(self.text(&why))),
             Err(DispatchError::Lost(why)) => Err(DispatchError::Lost(self.text(&why))),
             Err(DispatchError::Protocol(why)) => Err(DispatchError::Protocol(self.text(&why))),
-            Err(error @ (DispatchError::Timeout | DispatchError::Cancelled)) => Err(error),
+            Err(error @ (DispatchError::Unauthorised(_) | DispatchError::Timeout | DispatchError::Cancelled)) => {
+                Err(error)
+            }
         }
     }
 

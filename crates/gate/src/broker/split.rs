@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use countersign_domain::{Principal, Refusal};
+use countersign_catalog::manifest::AccountRef;
+use countersign_domain::{Principal, PrincipalKind, Refusal};
 
 use super::{Credential, CredentialSource};
 
@@ -31,5 +32,46 @@ impl CredentialSource for Split {
             (None, Some(own)) => own.reject(None, credential),
             (None, None) => {}
         }
+    }
+    async fn insufficient(&self, caller: Option<&Principal>, scopes: &[String]) -> Option<Refusal> {
+        match (caller, &self.own) {
+            (Some(_), _) => self.callers.insufficient(caller, scopes).await,
+            (None, Some(own)) => own.insufficient(None, scopes).await,
+            (None, None) => None,
+        }
+    }
+}
+
+/// The account of one person, whom the operator named, for what the node asks in its own name.
+pub(super) struct Lent {
+    person: Principal,
+    callers: Arc<dyn CredentialSource>,
+}
+
+impl Lent {
+    pub(super) fn new(of: &AccountRef, callers: Arc<dyn CredentialSource>) -> Self {
+        let person = Principal {
+            kind: PrincipalKind::Person,
+            id: of.person.clone(),
+            issuer: of.issuer.clone(),
+            workspace: of.workspace.clone(),
+            ..Principal::node()
+        };
+        Self { person, callers }
+    }
+}
+
+#[async_trait]
+impl CredentialSource for Lent {
+    async fn get(&self, _caller: Option<&Principal>, deadline: Instant) -> Result<Arc<Credential>, Refusal> {
+        self.callers.get(Some(&self.person), deadline).await
+    }
+
+    fn reject(&self, _caller: Option<&Principal>, credential: &Arc<Credential>) {
+        self.callers.reject(Some(&self.person), credential);
+    }
+
+    async fn insufficient(&self, _caller: Option<&Principal>, scopes: &[String]) -> Option<Refusal> {
+        self.callers.insufficient(Some(&self.person), scopes).await
     }
 }

@@ -43,6 +43,7 @@ fn parts(endpoint: &Arc<Endpoint>) -> Parts {
         issuer: "https://node.example".into(),
         clock: || 4_000_000_000_000,
         connections: None,
+        web: None,
         environment: |name| (name == "SECRET").then(|| "cl/ient s3cret".to_owned()),
     }
 }

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_domain::operation::CONNECT;
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{
-    EventDraft, EventType, Millis, Principal, PrincipalKind, Refusal, RefusalKind, ToolRef, UpstreamName,
+    EventDraft, EventType, Millis, Principal, PrincipalKind, Refusal, RefusalKind, ToolRef, UpstreamName, WorkspaceName,
 };
 use countersign_ledger::Append;
 use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
@@ -22,7 +22,9 @@ use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Account, Connections, Provider, Tokens, account, connected};
+use super::client::Newcomer;
+use super::finder::OFFLINE;
+use super::{Account, Connections, Known, Provider, Tokens, Way, account, connected};
 use crate::broker::Secret;
 use crate::broker::oauth::TokenError;
 use crate::gate::{AppendFailure, Gate};
@@ -47,6 +49,11 @@ pub struct Started {
     pub upstream: UpstreamName,
     /// The provider's page, to be opened in the person's own browser.
     pub authorization_url: String,
+    /// The authorization server's issuer, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// What the person is asked for.
+    pub scopes: Vec<String>,
     /// Until when, ms since the epoch.
     pub expires: Millis,
 }
@@ -71,6 +78,8 @@ pub struct Consent {
     pub upstream: UpstreamName,
     /// Whose account it is going to be here, as people read it.
     pub person: String,
+    /// The authorization server's issuer, where it is known.
+    pub issuer: Option<String>,
     /// What the person has to repeat.
     pub code: Secret,
 }
@@ -104,6 +113,9 @@ pub struct ConnectionView {
     pub state: &'static str,
     /// What the provider granted; what would be asked for, where nothing is connected.
     pub scopes: Vec<String>,
+    /// The authorization server's issuer, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// Since when.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connected: Option<Millis>,
@@ -137,11 +149,52 @@ pub struct Disconnected {
 #[derive(Serialize, Deserialize)]
 struct Intent {
     principal: PrincipalRecord,
+    /// The issuer whose answer is waited for, and whether it has to name itself (RFC 9207).
+    #[serde(default)]
+    issuer: Option<String>,
+    #[serde(default)]
+    names_itself: bool,
+    /// Which client it was begun with.
+    #[serde(default)]
+    client_id: Option<String>,
+    /// What the person is asked for.
+    #[serde(default)]
+    asked: Option<Vec<String>>,
+}
+
+impl Intent {
+    /// Whether an answer comes from the server that was asked. Names are compared to the letter (MCP, Authorization Response
+    /// Validation).
+    fn is_answered_by(&self, given: Option<&str>) -> bool {
+        match (self.issuer.as_deref(), given) {
+            (Some(issuer), Some(given)) => issuer == given,
+            (Some(_), None) => !self.names_itself,
+            (None, _) => true,
+        }
+    }
+}
+
+/// What a person is about to connect.
+struct Plan {
+    host: String,
+    scopes: Vec<String>,
+}
+
+/// On which way a person is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leg {
+    Out,
+    Back,
 }
 
 impl Gate {
     fn hub(&self) -> Result<&Arc<Connections>, Refusal> {
         self.settings.connections.as_ref().ok_or_else(|| no_account(None))
+    }
+
+    /// What the node says of itself as an OAuth client; nothing, if nobody can take its URL for an id.
+    pub fn client_document(&self) -> Option<serde_json::Value> {
+        self.settings.connections.as_ref()?.document()
     }
 
     /// Sends a person to the provider. What was started before, and not finished, is forgotten.
@@ -155,18 +208,31 @@ impl Gate {
         upstream: &UpstreamName,
         correlation: &str,
     ) -> Result<Started, Refusal> {
-        let (provider, _) = self.may_connect(principal, upstream, correlation).await?;
+        let (provider, plan, facts) = self.may_connect(principal, upstream, correlation, Leg::Out).await?;
         let hub = self.hub()?;
+        let known = match hub.known(&provider, &principal.workspace, None, Newcomer::Registers).await {
+            Ok(known) => known,
+            Err(refusal) => return Err(self.refuse(&facts, refusal, None).await),
+        };
         let state = Zeroizing::new(URL_SAFE_NO_PAD.encode(crate::entropy::<32>()));
         let verifier = Zeroizing::new(URL_SAFE_NO_PAD.encode(crate::entropy::<32>()));
         let key = ConnectionKey { stage: ConnectionStage::Started, ..key_of(principal, upstream)? };
         let expires = hub.now().saturating_add(PATIENCE);
-        let intent = Intent { principal: principal.record() };
+        let settings = known.client.settings();
+        let intent = Intent {
+            principal: principal.record(),
+            issuer: settings.issuer.clone(),
+            names_itself: known.names_itself,
+            client_id: Some(settings.client_id.clone()),
+            asked: Some(plan.scopes.clone()),
+        };
         let row = hub.sealed(key, state_version(&state), &intent, verifier.as_bytes(), Some(expires)).await?;
         let op = StateOp::ConnectionPut { row: Box::new(row), from: None };
         self.append(Append { events: vec![], ops: vec![op] }).await.map_err(AppendFailure::unexpected)?;
-        let authorization_url = authorization_url(&provider, &hub.redirect(), &state, &verifier)?;
-        Ok(Started { upstream: upstream.clone(), authorization_url, expires })
+        let prompt = matches!(provider.way, Way::Found(_));
+        let authorization_url = authorization_url(&known, &plan.scopes, prompt, &hub.redirect(), &state, &verifier)?;
+        let issuer = settings.issuer.clone();
+        Ok(Started { upstream: upstream.clone(), authorization_url, issuer, scopes: plan.scopes, expires })
     }
 
     /// Takes what a browser brought back from the provider. The state is used up before anything else happens with it.
@@ -187,8 +253,13 @@ impl Gate {
         }
         let hub = self.hub()?;
         let provider = hub.provider(&row.key.upstream).ok_or(ReturnError::NotOurs)?;
-        let settings = provider.client.settings();
-        if settings.issuer.is_some() && settings.issuer != given.issuer {
+        let mut intent: Intent = serde_json::from_str(&row.body).map_err(|_| ReturnError::NotOurs)?;
+        if let Way::Stated(known) = &provider.way {
+            // The manifest's word counts, whatever it was when this began.
+            (intent.issuer, intent.names_itself) = (known.issuer().map(str::to_owned), known.names_itself);
+        }
+        // Before anything else of the answer is looked at, an error included.
+        if !intent.is_answered_by(given.issuer.as_deref()) {
             return Err(ReturnError::Issuer);
         }
         if let Some(error) = given.error {
@@ -196,20 +267,32 @@ impl Gate {
             return Err(ReturnError::Declined(if known { error } else { "no code".to_owned() }));
         }
         let code = given.code.filter(|code| sensible(code.expose())).ok_or(ReturnError::NotOurs)?;
-        self.exchange(hub, &provider, &row, &code).await
+        let known = hub.known(&provider, &row.key.workspace, intent.issuer.as_deref(), Newcomer::Stays).await?;
+        if matches!(provider.way, Way::Found(_))
+            && intent.client_id.as_ref() != Some(&known.client.settings().client_id)
+        {
+            return Err(ReturnError::NotOurs);
+        }
+        let consent = self.exchange(hub, &known, intent, &row, &code).await;
+        if let Err(ReturnError::Exchange(TokenError::Refused { code, .. })) = &consent
+            && code == "invalid_client"
+        {
+            hub.unregister(&provider, &row.key.workspace, &known).await;
+        }
+        consent
     }
 
     /// Turns a code into tokens, and puts them aside.
     async fn exchange(
         &self,
         hub: &Arc<Connections>,
-        provider: &Provider,
+        known: &Known,
+        intent: Intent,
         row: &ConnectionRow,
         code: &Secret,
     ) -> Result<Consent, ReturnError> {
         let verifier = hub.opened(row).await?;
         let verifier = std::str::from_utf8(&verifier).map_err(|_| ReturnError::NotOurs)?;
-        let intent: Intent = serde_json::from_str(&row.body).map_err(|_| ReturnError::NotOurs)?;
         let redirect = hub.redirect();
         let parameters = [
             ("grant_type", "authorization_code"),
@@ -217,12 +300,13 @@ impl Gate {
             ("redirect_uri", redirect.as_str()),
             ("code_verifier", verifier),
         ];
-        let token = provider.client.ask(&parameters, Instant::now() + EXCHANGE).await.inspect_err(|error| {
+        let token = known.client.ask(&parameters, Instant::now() + EXCHANGE).await.inspect_err(|error| {
             tracing::warn!(upstream = %row.key.upstream, %error, "a code could not be exchanged");
         })?;
         let principal = intent.principal;
         let person = principal.id.clone();
-        let account = Account::of(principal, &provider.client.settings().scopes, &token, hub.now());
+        let asked = intent.asked.unwrap_or_else(|| known.client.settings().scopes.clone());
+        let account = Account::of(principal, asked, known, &token, hub.now());
         let tokens = Tokens { access: token.access, refresh: token.refresh };
         let word = new_code();
         let keys = hub.keys(&row.key.workspace).await?;
@@ -232,7 +316,7 @@ impl Gate {
         let consented = hub.sealed(key, version, &account, &tokens.bytes(), expires).await?;
         let op = StateOp::ConnectionPut { row: Box::new(consented), from: None };
         self.append(Append { events: vec![], ops: vec![op] }).await.map_err(AppendFailure::unexpected)?;
-        Ok(Consent { upstream: row.key.upstream.clone(), person, code: word })
+        Ok(Consent { upstream: row.key.upstream.clone(), person, issuer: account.issuer, code: word })
     }
 
     /// Takes the word of the person that it was them who consented, and connects.
@@ -246,7 +330,7 @@ impl Gate {
         code: &Secret,
         correlation: &str,
     ) -> Result<ConnectionView, Refusal> {
-        let (_, facts) = self.may_connect(principal, upstream, correlation).await?;
+        let (_, _, facts) = self.may_connect(principal, upstream, correlation, Leg::Back).await?;
         let hub = self.hub()?;
         let key = ConnectionKey { stage: ConnectionStage::Consented, ..key_of(principal, upstream)? };
         let keys = hub.keys(&key.workspace).await?;
@@ -255,10 +339,11 @@ impl Gate {
         let Some(row) = found else { return Err(self.refuse(&facts, wrong_code(), None).await) };
         let tokens = hub.opened(&row).await?;
         let account = account(&row)?;
-        let draft = facts.draft(EventType::ConnectionMade, self.now(), None).with(
-            "connection",
-            json!({"upstream": upstream, "scopes": account.scopes, "renewable": account.renewable}),
-        );
+        let mut made = json!({"upstream": upstream, "scopes": account.scopes, "renewable": account.renewable});
+        if let Some(issuer) = &account.issuer {
+            made["issuer"] = issuer.as_str().into();
+        }
+        let draft = facts.draft(EventType::ConnectionMade, self.now(), None).with("connection", made);
         let event = draft.id;
         let entry = facts.entry(draft, None)?;
         let own = connected(&key.workspace, upstream, key.person.clone());
@@ -343,29 +428,70 @@ impl Gate {
             found.sort_by_key(|row| row.key.stage);
             match found.last() {
                 Some(row) => connection_view(upstream, row),
-                None => Ok(ConnectionView {
-                    scopes: provider.client.settings().scopes.clone(),
-                    ..empty_view(upstream, "none")
-                }),
+                None => Ok(ConnectionView { scopes: provider.scopes(), ..empty_view(upstream, "none") }),
             }
         };
         hub.visible(&principal.workspace).iter().map(view).collect()
     }
 
-    /// Whether this person may connect an account, by rank, freezes and policies; refusals are events.
+    /// Whether this person may connect an account, by rank, freezes and policies; refusals are events. Nothing is asked of anybody
+    /// else before rank and freezes allow it, nor is a client registered before policies do.
     async fn may_connect(
         self: &Arc<Self>,
         principal: &Arc<Principal>,
         upstream: &UpstreamName,
         correlation: &str,
-    ) -> Result<(Arc<Provider>, Facts), Refusal> {
+        leg: Leg,
+    ) -> Result<(Arc<Provider>, Plan, Facts), Refusal> {
         let tool = ToolRef { upstream: upstream.clone(), tool: CONNECT.to_owned() };
         let facts = Facts::new(Uuid::now_v7(), principal, &tool, correlation);
         let _place = self.enter_call(principal, &facts).await?;
-        match self.judge_connecting(principal, tool, facts.clone()) {
-            Ok(allowed) => Ok(allowed),
+        let planned = match self.provider_for(principal, &tool) {
+            Ok(provider) => self.plan(&provider, principal, leg).await.map(|plan| (provider, plan)),
+            Err(refusal) => Err(refusal),
+        };
+        let (provider, plan) = match planned {
+            Ok(planned) => planned,
+            Err(refusal) => return Err(self.refuse_denied(Box::new((facts, refusal)), None).await),
+        };
+        match self.judge_connecting(principal, tool, facts, &plan) {
+            Ok(facts) => Ok((provider, plan, facts)),
             Err(denied) => Err(self.refuse_denied(denied, None).await),
         }
+    }
+
+    fn provider_for(&self, principal: &Principal, tool: &ToolRef) -> Result<Arc<Provider>, Refusal> {
+        require_person(principal)?;
+        self.peers.require_sight()?;
+        let provider = self.hub()?.provider(&tool.upstream);
+        let provider = provider.filter(|provider| provider.manifest.visible_to(&principal.workspace));
+        let provider = provider.ok_or_else(|| no_account(Some(&tool.upstream)))?;
+        self.frozen.load().check(principal, tool)?;
+        Ok(provider)
+    }
+
+    /// What policies are asked about: where the person is sent and what for; on the way back, where they were sent.
+    async fn plan(&self, provider: &Provider, principal: &Principal, leg: Leg) -> Result<Plan, Refusal> {
+        let finder = match &provider.way {
+            Way::Stated(known) => {
+                let settings = known.client.settings();
+                let host = settings.authorization_url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+                return Ok(Plan { host: host.to_owned(), scopes: settings.scopes.clone() });
+            }
+            Way::Found(finder) => finder,
+        };
+        let own = key_of(principal, &provider.manifest.upstream)?;
+        let hub = self.hub()?;
+        if leg == Leg::Back {
+            let row = hub.row(&ConnectionKey { stage: ConnectionStage::Consented, ..own }).await?;
+            let account = row.as_ref().map(account).transpose()?.ok_or_else(wrong_code)?;
+            return Ok(Plan { host: account.host.unwrap_or_default(), scopes: account.asked });
+        }
+        let server = finder.find().await?;
+        let before = hub.row(&own).await?.as_ref().map(account).transpose()?;
+        let host = server.metadata.authorization.host_str().unwrap_or_default().to_owned();
+        let scopes = before.map_or_else(|| server.scopes.clone(), |account| account.asked_anew(&server));
+        Ok(Plan { host, scopes })
     }
 
     fn judge_connecting(
@@ -373,25 +499,16 @@ impl Gate {
         principal: &Arc<Principal>,
         tool: ToolRef,
         mut facts: Facts,
-    ) -> Result<(Arc<Provider>, Facts), stages::Denied> {
-        let checked = require_person(principal).and_then(|()| self.peers.require_sight()).and_then(|()| {
-            let provider = self.hub()?.provider(&tool.upstream);
-            let provider = provider.filter(|provider| provider.manifest.visible_to(&principal.workspace));
-            let provider = provider.ok_or_else(|| no_account(Some(&tool.upstream)))?;
-            self.frozen.load().check(principal, &tool)?;
-            Ok(provider)
-        });
+        plan: &Plan,
+    ) -> Result<Facts, stages::Denied> {
         let view = self.registry.peek();
-        let (provider, known) = match (checked, view.tool(&tool)) {
-            (Ok(provider), Some(known)) => (provider, Arc::clone(known)),
-            (Ok(_), None) => return Err(Box::new((facts, no_account(Some(&tool.upstream))))),
-            (Err(refusal), _) => return Err(Box::new((facts, refusal))),
+        let known = match view.tool(&tool) {
+            Some(known) => Arc::clone(known),
+            None => return Err(Box::new((facts, no_account(Some(&tool.upstream))))),
         };
         facts.effect = Some(known.effect);
         facts.pin = known.pin();
-        let settings = provider.client.settings();
-        let host = settings.authorization_url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
-        let raw = json!({"scopes": settings.scopes, "host": host}).to_string().into_bytes();
+        let raw = json!({"scopes": plan.scopes, "host": plan.host}).to_string().into_bytes();
         let resolved = Resolved { principal: Arc::clone(principal), tool: known, raw, facts };
         let validated = stages::validate(resolved, &self.settings.arguments, &view)?;
         let authorised = stages::authorise(validated, self.policies.current().as_deref(), self.now())?;
@@ -402,7 +519,7 @@ impl Gate {
                           let `access` decide who may";
             return Err(Box::new((facts, Refusal::new(RefusalKind::ObligationUnmeetable, detail))));
         }
-        Ok((provider, facts))
+        Ok(facts)
     }
 }
 
@@ -410,22 +527,29 @@ impl Connections {
     /// Has the provider withdraw what a row held. `None` if it has no way to, or there was nothing.
     pub(super) async fn withdraw(&self, row: &ConnectionRow) -> Option<bool> {
         let provider = self.provider(&row.key.upstream)?;
-        provider.client.settings().revocation_url.as_ref()?;
         if row.sealed.is_empty() {
             return None;
         }
-        let tokens = self.tokens(row).await.ok()?;
-        Some(self.withdraw_tokens(&provider, &tokens).await)
+        let (account, tokens) = (account(row).ok()?, self.tokens(row).await.ok()?);
+        self.withdraw_of(&provider, &row.key.workspace, &account, &tokens).await
     }
 
     /// The refresh token first: most providers end the access tokens with it (RFC 7009, 2.1).
-    pub(super) async fn withdraw_tokens(&self, provider: &Provider, tokens: &Tokens) -> bool {
+    pub(super) async fn withdraw_of(
+        &self,
+        provider: &Provider,
+        workspace: &WorkspaceName,
+        account: &Account,
+        tokens: &Tokens,
+    ) -> Option<bool> {
+        let known = self.known(provider, workspace, account.issuer.as_deref(), Newcomer::Stays).await.ok()?;
+        known.client.settings().revocation_url.as_ref()?;
         let deadline = Instant::now() + EXCHANGE;
         let mut done = true;
         if let Some(refresh) = &tokens.refresh {
-            done &= provider.client.revoke(refresh, "refresh_token", deadline).await;
+            done &= known.client.revoke(refresh, "refresh_token", deadline).await;
         }
-        done && provider.client.revoke(&tokens.access, "access_token", deadline).await
+        Some(done && known.client.revoke(&tokens.access, "access_token", deadline).await)
     }
 }
 
@@ -478,13 +602,22 @@ fn new_code() -> Secret {
     Secret::new(letters.chunks(4).map(|part| part.iter().collect::<String>()).collect::<Vec<_>>().join("-"))
 }
 
-/// RFC 6749, 4.1.1; RFC 7636, 4.3; RFC 8707. What the manifest's URL has in its query stays.
-fn authorization_url(provider: &Provider, redirect: &str, state: &str, verifier: &str) -> Result<String, Refusal> {
-    let settings = provider.client.settings();
+/// RFC 6749, 4.1.1; RFC 7636, 4.3; RFC 8707. What the page's URL has in its query stays.
+fn authorization_url(
+    known: &Known,
+    scopes: &[String],
+    prompt: bool,
+    redirect: &str,
+    state: &str,
+    verifier: &str,
+) -> Result<String, Refusal> {
+    let settings = known.client.settings();
     let url = settings.authorization_url.clone();
     let mut url = url.ok_or_else(|| Refusal::new(RefusalKind::Internal, "the provider has no page for consent"))?;
     let challenge = URL_SAFE_NO_PAD.encode(Digest::of(verifier.as_bytes()).0);
-    let scopes = settings.scopes.join(" ");
+    // OpenID Connect Core 1.0, 11: without it, the server may ignore the scope.
+    let prompt = prompt && scopes.iter().any(|scope| scope == OFFLINE);
+    let scopes = scopes.join(" ");
     let mut query = url.query_pairs_mut();
     query.append_pair("response_type", "code").append_pair("client_id", &settings.client_id);
     query.append_pair("redirect_uri", redirect).append_pair("state", state);
@@ -498,6 +631,9 @@ fn authorization_url(provider: &Provider, redirect: &str, state: &str, verifier:
     if !scopes.is_empty() {
         query.append_pair("scope", &scopes);
     }
+    if prompt {
+        query.append_pair("prompt", "consent");
+    }
     drop(query);
     Ok(url.into())
 }
@@ -507,6 +643,7 @@ fn empty_view(upstream: &UpstreamName, state: &'static str) -> ConnectionView {
         upstream: upstream.clone(),
         state,
         scopes: Vec::new(),
+        issuer: None,
         connected: None,
         renewed: None,
         expires: None,
@@ -531,6 +668,7 @@ fn connection_view(upstream: &UpstreamName, row: &ConnectionRow) -> Result<Conne
         upstream: upstream.clone(),
         state: if account.broken.is_some() { "broken" } else { state },
         scopes: account.scopes,
+        issuer: account.issuer,
         connected: Some(account.connected),
         renewed: account.renewed,
         expires: Some(account.ends),

@@ -19,7 +19,8 @@ use countersign_ledger::state::{Conflict, Fingerprint, StateOp};
 use countersign_ledger::{Append, AppendError};
 use serde_json::json;
 
-use super::{Account, Connections, Provider, Tokens, account, connected};
+use super::client::Newcomer;
+use super::{Account, Connections, Provider, Tokens, Way, account, connected};
 use crate::broker::oauth::TokenError;
 use crate::broker::{Credential, CredentialSource};
 use crate::gate::ledger_away;
@@ -112,6 +113,12 @@ impl CredentialSource for UserTokens {
             self.0.hub.needed(upstream, caller, "no person is behind this call (use a token with sub and act)")
         })?;
         let slot = self.0.slot(&key);
+        // A token was refused: that of another authorization server would be, too, and its person has to know.
+        if let Way::Found(finder) = &self.0.provider.way
+            && finder.is_doubted()
+        {
+            tokio::time::timeout_at(deadline.into(), finder.find()).await.unwrap_or_else(|_| Err(late()))?;
+        }
         if let Found::Ready(credential) = self.0.look(&slot, &key, caller).await? {
             return Ok(credential);
         }
@@ -140,6 +147,15 @@ impl CredentialSource for UserTokens {
         {
             current.refused |= self.0.hub.now() >= current.given.saturating_add(YOUNG);
         }
+        drop(held);
+        if let Way::Found(finder) = &self.0.provider.way {
+            finder.doubt();
+        }
+    }
+
+    async fn insufficient(&self, caller: Option<&Principal>, scopes: &[String]) -> Option<Refusal> {
+        let caller = caller.filter(|_| matches!(self.0.provider.way, Way::Found(_)))?;
+        self.0.hub.step_up(&self.0.key(caller)?, caller, scopes).await
     }
 }
 
@@ -168,6 +184,11 @@ impl Inner {
         let account = account(&row)?;
         if let Some(why) = &account.broken {
             return Err(needed(&format!("the one that was connected is of no use any more: {why}")));
+        }
+        if self.provider.is_foreign(&account) {
+            return Err(needed(
+                "the one that was connected is of another authorization server than the upstream names now",
+            ));
         }
         let now = self.hub.now();
         if let Some(current) = slot.held().current.as_ref().filter(|current| current.version == row.version) {
@@ -256,10 +277,12 @@ impl Inner {
             let why = "its access token has ended, and the provider gave nothing to renew it with";
             return Err(self.give_up(&row, caller, why).await);
         };
+        let mut account = account(&row)?;
+        let workspace = &row.key.workspace;
+        let known = self.hub.known(&self.provider, workspace, account.issuer.as_deref(), Newcomer::Stays).await?;
         let parameters = [("grant_type", "refresh_token"), ("refresh_token", refresh.expose())];
-        match self.provider.client.ask(&parameters, Instant::now() + ANSWER).await {
+        match known.client.ask(&parameters, Instant::now() + ANSWER).await {
             Ok(token) => {
-                let mut account = account(&row)?;
                 let now = self.hub.now();
                 account.take(&token, now);
                 account.renewed = Some(now);
@@ -268,6 +291,13 @@ impl Inner {
             }
             Err(TokenError::Refused { code, .. }) if code == "invalid_grant" => {
                 Err(self.give_up(&row, caller, "the provider does not renew it any more (invalid_grant)").await)
+            }
+            // Registered by the node itself, and forgotten there: nothing but a new start helps.
+            Err(TokenError::Refused { code, .. })
+                if code == "invalid_client" && matches!(self.provider.way, Way::Found(_)) =>
+            {
+                self.hub.unregister(&self.provider, workspace, &known).await;
+                Err(self.give_up(&row, caller, "the authorization server does not know this node any more").await)
             }
             Err(error) => Err(error.refusal()),
         }
@@ -292,7 +322,7 @@ impl Inner {
                 }
                 Ok(false) => {
                     slot.held().unsaved = None;
-                    self.hub.withdraw_tokens(&self.provider, tokens).await;
+                    self.hub.withdraw_of(&self.provider, &before.key.workspace, account, tokens).await;
                     let detail = "the connection was taken back or made anew while it was renewed; try again";
                     return Err(Refusal::new(RefusalKind::CredentialUnavailable, detail));
                 }
@@ -322,8 +352,8 @@ impl Inner {
         let Some((from, row)) = waits.filter(|(_, row)| row.key == *key) else { return Ok(()) };
         let saved = self.save(&from, &row).await?;
         slot.held().unsaved = None;
-        if !saved && let Ok(tokens) = self.hub.tokens(&row).await {
-            self.hub.withdraw_tokens(&self.provider, &tokens).await;
+        if !saved {
+            self.hub.withdraw(&row).await;
         }
         Ok(())
     }

@@ -169,6 +169,7 @@ async fn node(world: &World, provider: &Arc<Provider>) -> Node {
         issuer: "https://node.example".into(),
         clock: now,
         connections: Some(Arc::clone(&connections)),
+        web: None,
         environment: |_| None,
     };
     let manifest = Manifest::parse(MANIFEST, "bank.yaml").expect("manifest");
@@ -303,7 +304,8 @@ async fn what_comes_back_counts_once_and_for_the_one_who_asked() {
     assert!(matches!(node.gate.returned(given).await, Err(ReturnError::NotOurs)), "replayed");
     // Somebody else's word does not connect it, nor a wrong one.
     assert_eq!(slug(node.confirm(&mallory, &consent).await), "not-found");
-    let wrong = Consent { upstream: bank(), person: "ada".into(), code: Secret::new("AAAA-AAAA-AAAA".into()) };
+    let wrong =
+        Consent { upstream: bank(), person: "ada".into(), issuer: None, code: Secret::new("AAAA-AAAA-AAAA".into()) };
     assert_eq!(slug(node.confirm(&ada, &wrong).await), "not-found");
     assert_eq!(node.state(&ada).await, "consented");
     assert_eq!(slug(node.token(&ada).await), "connection-needed", "not before her word");

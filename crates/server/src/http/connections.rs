@@ -13,8 +13,9 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use countersign_catalog::visible_line;
-use countersign_domain::UpstreamName;
+use countersign_domain::{Refusal, RefusalKind, UpstreamName};
 use countersign_gate::broker::Secret;
+use countersign_gate::connections::client::DOCUMENT;
 use countersign_gate::connections::flow::{Consent, ReturnError, Returned};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -39,9 +40,10 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/connections/{upstream}/confirm", post(confirm))
         .route("/connections/{upstream}/page", get(start_page::show).post(start_page::act))
         .route("/oauth/callback", get(callback))
+        .route(DOCUMENT, get(document))
 }
 
-fn named(upstream: &str) -> Result<UpstreamName, countersign_domain::Refusal> {
+fn named(upstream: &str) -> Result<UpstreamName, Refusal> {
     parsed("upstream", upstream, "an upstream's name")
 }
 
@@ -78,6 +80,17 @@ async fn confirm(
 async fn disconnect(State(app): State<Arc<App>>, caller: Caller, Path(upstream): Path<String>) -> Answered {
     let done = app.gate.disconnect(&caller.principal, &named(&upstream)?).await?;
     json(&json!({ "event": done.event, "receipt": done.event, "revoked": done.revoked }))
+}
+
+/// What the node says of itself to authorization servers, for whom this address is its id. They need to know nobody here.
+async fn document(State(app): State<Arc<App>>) -> Answered {
+    let document = app.gate.client_document().ok_or_else(|| {
+        let detail = "this node has no https URL, so that its metadata document is nobody's id";
+        Refusal::new(RefusalKind::NotFound, detail)
+    })?;
+    let mut response = json(&document)?;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    Ok(response)
 }
 
 /// Where providers send browsers. Whoever comes here is not known: a `state` that the node gave out is what lets them in, once.
@@ -137,8 +150,9 @@ fn returned(uri: &Uri) -> Option<Returned> {
 fn consented(consent: &Consent) -> String {
     let (upstream, person) = (escaped(consent.upstream.as_str()), escaped(&consent.person));
     let code = escaped(consent.code.expose());
+    let at = consent.issuer.as_ref().map(|issuer| format!(" at <b>{}</b>", escaped(issuer))).unwrap_or_default();
     format!(
-        "<p>From now on <b>{person}</b> could use your account for <b>{upstream}</b>. If you are {person} and asked for this \
+        "<p>From now on <b>{person}</b> could use your account{at} for <b>{upstream}</b>. If you are {person} and asked for this \
          yourself, repeat this code where you asked:</p>\n<pre>{code}</pre>\n<p>That is the page where you started, or:</p>\n\
          <pre>countersign connections confirm {upstream} {code}</pre>\n<p>It is good for ten minutes. Give it to nobody: if \
          somebody else sent you here, close this page, and nothing is connected.</p>"
@@ -194,6 +208,7 @@ mod tests {
         let consent = Consent {
             upstream: "crm".parse().expect("a name"),
             person: "<img src=x onerror=alert(1)>\u{202e}".into(),
+            issuer: Some("https://idp/<b>".into()),
             code: Secret::new("ABCD-EFGH-JKLM".into()),
         };
         let response = page(StatusCode::OK, "t", &consented(&consent));

@@ -245,7 +245,10 @@ async fn run_to_outcome(
             // Kept only for who could be led to the page on which an account is connected.
             let again = wire.answers(AskKind::ElicitUrl).then(|| request.clone());
             match (app.gate.call(request).await, again) {
-                (Err(refusal), Some(again)) if refusal.kind == RefusalKind::ConnectionNeeded => {
+                // One that wants more scopes found its account: waiting for that would not wait.
+                (Err(refusal), Some(again))
+                    if refusal.kind == RefusalKind::ConnectionNeeded && !refusal.extra.contains_key("scopes") =>
+                {
                     if !invite::connected(app, principal, &again.tool, &refusal, &wire, era).await {
                         return Err(refusal);
                     }

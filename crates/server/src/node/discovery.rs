@@ -128,7 +128,7 @@ pub(super) fn secure_url(text: &str) -> Result<Url, String> {
 }
 
 /// Literal addresses that are not public, and names of this machine. Other names are checked where they are resolved.
-fn is_inside(url: &Url) -> bool {
+pub(super) fn is_inside(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => !countersign_egress::is_public(address.into()),
         Some(url::Host::Ipv6(address)) => !countersign_egress::is_public(address.into()),

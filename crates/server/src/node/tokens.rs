@@ -14,8 +14,9 @@ use countersign_gate::broker::assertion::AssertionKey;
 use countersign_gate::broker::oauth::{MAX_TOKEN_ANSWER, TokenEndpoint};
 use countersign_gate::broker::{Parts, Secret};
 use countersign_gate::connections::Connections;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method};
+use countersign_gate::connections::finder::{MAX_DOCUMENT, MetadataWeb};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -32,7 +33,8 @@ pub(super) fn parts(config: &Config, egress: &Egress, connections: &Arc<Connecti
     let http = Arc::new(Endpoints { egress: egress.clone(), clients: Mutex::default() });
     let environment = |name: &str| std::env::var(name).ok();
     let connections = Some(Arc::clone(connections));
-    Ok(Parts { http, assertion, issuer: config.url(), clock: clock(), connections, environment })
+    let web: Option<Arc<dyn MetadataWeb>> = Some(Arc::clone(&http) as Arc<dyn MetadataWeb>);
+    Ok(Parts { http, assertion, issuer: config.url(), clock: clock(), connections, web, environment })
 }
 
 fn assertion_key(keys: &Path) -> Result<AssertionKey, KeyFileError> {
@@ -57,6 +59,9 @@ struct Endpoints {
     clients: Mutex<HashMap<String, PurposeClient>>,
 }
 
+/// Most endpoints whose connections are kept: what upstreams name must not add up.
+const MAX_CLIENTS: usize = 256;
+
 impl Endpoints {
     fn client(&self, url: &Url) -> Result<PurposeClient, String> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,6 +69,9 @@ impl Endpoints {
             return Ok(client.clone());
         }
         let client = self.egress.client_for(Purpose::Tokens, url).map_err(|error| error.to_string())?;
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
+        }
         clients.insert(url.as_str().to_owned(), client.clone());
         Ok(client)
     }
@@ -93,6 +101,71 @@ impl TokenEndpoint for Endpoints {
         let response = response.map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
         let body = response.bytes(MAX_TOKEN_ANSWER, deadline).await.map_err(|error| error.to_string())?;
+        Ok((status, Zeroizing::new(body.to_vec())))
+    }
+}
+
+/// Documents of strangers: as they are, without redirects, and not long.
+#[async_trait]
+impl MetadataWeb for Endpoints {
+    fn admits(&self, url: &Url, named: &[Url]) -> Result<(), String> {
+        if super::discovery::is_inside(url) && !named.iter().any(|known| known.host() == url.host()) {
+            return Err(format!(
+                "{url} leads to an address that only this node could reach, on a host that no operator named"
+            ));
+        }
+        Ok(())
+    }
+
+    async fn challenge(
+        &self,
+        url: &Url,
+        headers: &[(String, Secret)],
+        deadline: Instant,
+    ) -> Result<Vec<String>, String> {
+        let (mut all, body) = countersign_connect::knock();
+        for (name, value) in headers {
+            let name = HeaderName::try_from(name.as_str()).map_err(|error| error.to_string())?;
+            let mut value =
+                HeaderValue::from_str(value.expose()).map_err(|_| format!("the value of {name} cannot be sent"))?;
+            value.set_sensitive(true);
+            // Where the operator writes credentials by hand, the challenge is not for people.
+            all.insert(name, value);
+        }
+        let client = self.egress.client_for(Purpose::Upstream, url).map_err(|error| error.to_string())?;
+        let response = client.send(Method::POST, url, all, Bytes::from(body), deadline).await;
+        let response = response.map_err(|error| error.to_string())?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(Vec::new());
+        }
+        let values = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        Ok(values.map(str::to_owned).collect())
+    }
+
+    async fn document(&self, url: &Url, upstream: &Url, deadline: Instant) -> Result<(u16, Vec<u8>), String> {
+        // What the upstream is reached by, its own documents are.
+        let client = match url.origin() == upstream.origin() {
+            true => self.egress.client_for(Purpose::Upstream, url).map_err(|error| error.to_string())?,
+            false => self.client(url)?,
+        };
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let response = client.send(Method::GET, url, headers, Bytes::new(), deadline).await;
+        let response = response.map_err(|error| error.to_string())?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            return Ok((status, Vec::new()));
+        }
+        let body = response.bytes(MAX_DOCUMENT, deadline).await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_vec()))
+    }
+
+    async fn register(&self, url: &Url, body: String, deadline: Instant) -> Result<(u16, Zeroizing<Vec<u8>>), String> {
+        let json = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(ACCEPT, json.clone()), (CONTENT_TYPE, json)]);
+        let response = self.client(url)?.send(Method::POST, url, headers, Bytes::from(body), deadline).await;
+        let response = response.map_err(|error| error.to_string())?;
+        let status = response.status().as_u16();
+        let body = response.bytes(MAX_DOCUMENT, deadline).await.map_err(|error| error.to_string())?;
         Ok((status, Zeroizing::new(body.to_vec())))
     }
 }

@@ -92,8 +92,20 @@ fn form_of(why: Option<&Refusal>) -> String {
 
 fn leading(started: &Started) -> String {
     let address = escaped(&started.authorization_url);
+    let issuer = started.issuer.as_ref().map(|issuer| {
+        format!(
+            "<p>You are going to sign in at <b>{}</b>. Go on only if that is where your account is.</p>",
+            escaped(issuer)
+        )
+    });
+    let scopes: Vec<String> = started.scopes.iter().map(|scope| format!("<li>{}</li>", escaped(scope))).collect();
+    let scopes = match scopes.is_empty() {
+        true => String::new(),
+        false => format!("<p>It is asked for:</p><ul>{}</ul>", scopes.concat()),
+    };
+    let issuer = issuer.unwrap_or_default();
     format!(
-        "<p><a href=\"{address}\" rel=\"noreferrer\">Sign in at the provider and consent</a>. You are then shown a code: come \
+        "{issuer}{scopes}<p><a href=\"{address}\" rel=\"noreferrer\">Sign in at the provider and consent</a>. You are then shown a code: come \
          back to this page and repeat it within ten minutes.</p>"
     )
 }
