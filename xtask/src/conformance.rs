@@ -6,6 +6,7 @@
 //! upstream's own journal. Then the suite's client scenarios against the gateway's upstream side. The table is published in
 //! `docs/conformance.md`; a run that differs from it fails, so that what passes once keeps passing.
 
+mod auth;
 mod proxy;
 mod report;
 mod suite;
@@ -130,8 +131,27 @@ fn client_side(binary: &Path, directory: &Path, era: Era) -> Result<Column> {
     paths::build(&[&["build", "--quiet", "--profile", profile], example.as_slice()].concat())?;
     let driver = paths::target().join(folder).join("examples/conformance_client");
     let out = directory.join(format!("client-{}-results", short(era)));
-    let scenarios = suite::client(&driver, era.revision(), &out)?;
+    let itself = std::env::current_exe()?;
+    let homes = directory.join(format!("client-{}-homes", short(era)));
+    let parts = [itself.as_path(), Path::new("conformance-client"), binary, &driver, &homes];
+    let parts = parts.iter().map(|part| part.to_str().context("a path is not text")).collect::<Result<Vec<_>>>()?;
+    let scenarios = suite::client(&parts.join(" "), era.revision(), &out)?;
     Ok(Column { title: format!("client side, {}", era.revision()), era, scenarios, counted: true, is_gateway: false })
+}
+
+/// One client scenario, as the suite wants it driven: those of authorization through a whole gateway, since people have a part in
+/// them; all others through its upstream side alone.
+///
+/// # Errors
+/// If something comes to nothing on the way, which many scenarios want.
+pub fn drive_client(binary: &Path, driver: &Path, homes: &Path, url: &str) -> Result<()> {
+    let scenario = std::env::var("MCP_CONFORMANCE_SCENARIO").unwrap_or_default();
+    if scenario.starts_with("auth/") {
+        return auth::drive(binary, homes, &scenario, url);
+    }
+    let status = Command::new(driver).arg(url).status().context("starting the driver")?;
+    ensure!(status.success(), "the driver: {status}");
+    Ok(())
 }
 
 /// Everything may be called and asked; that the upstream's questions are allowed has to be said by name.

@@ -116,6 +116,10 @@ fn run(arguments: &[String]) -> Result<bool> {
             let [address, era, journal] = rest else { bail!("where to listen, which era, which journal?") };
             conformance::serve_upstream(address, era, Path::new(journal)).map(|()| true)
         }
+        "conformance-client" => {
+            let [binary, driver, homes, url] = rest else { bail!("which binary, driver, directory and URL?") };
+            conformance::drive_client(Path::new(binary), Path::new(driver), Path::new(homes), url).map(|()| true)
+        }
         "evidence" => evidence::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "twins" => twins::run(Options::parse(rest, &["set"])?.text("set")),
         "hostile" => {

@@ -1,6 +1,8 @@
 //! The real binary over real sockets and a real database: exit codes, `--json`, offline verification, backup and restore.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "it/authorization.rs"]
+mod authorization;
 #[path = "it/connections.rs"]
 mod connections;
 #[path = "it/doctor.rs"]

@@ -69,7 +69,7 @@ enum Way {
     /// The manifest.
     Stated(Arc<Known>),
     /// The upstream.
-    Found(Finder),
+    Found(Box<Finder>),
 }
 
 /// An authorization server, and the node as its client.
@@ -226,7 +226,7 @@ impl Connections {
         secret: Option<Secret>,
         http: Arc<dyn TokenEndpoint>,
     ) -> Arc<dyn CredentialSource> {
-        self.provide(Provider { manifest: manifest.clone(), way: Way::Found(finder), http, secret })
+        self.provide(Provider { manifest: manifest.clone(), way: Way::Found(Box::new(finder)), http, secret })
     }
 
     fn provide(self: &Arc<Self>, provider: Provider) -> Arc<dyn CredentialSource> {

@@ -33,6 +33,37 @@ pub fn token_answer(status: u16, body: &[u8]) {
     }
 }
 
+/// What upstreams and authorization servers say of themselves: nothing leads to another place than it says, or without TLS.
+pub fn authorization(kind: u8, text: &[u8]) {
+    use crate::connections::metadata::{
+        Challenge, MAX_SCOPES, Method, Registered, ResourceMetadata, ServerMetadata, secure,
+    };
+
+    let Ok(upstream) = url::Url::parse("https://up.example/mcp") else { return };
+    match kind % 4 {
+        0 => {
+            let Some(challenge) = std::str::from_utf8(text).ok().and_then(|text| Challenge::read([text])) else {
+                return;
+            };
+            let scopes = challenge.scopes.unwrap_or_default();
+            assert!(scopes.len() <= MAX_SCOPES && scopes.iter().all(|s| s.bytes().all(|b| b.is_ascii_graphic())));
+        }
+        1 => {
+            let Ok(read) = ResourceMetadata::read(text, &upstream, None) else { return };
+            let resource = url::Url::parse(&read.resource);
+            assert!(resource.is_ok_and(|url| url.origin() == upstream.origin()));
+        }
+        2 => {
+            let Ok(read) = ServerMetadata::read(text, "https://idp.example") else { return };
+            assert!(read.issuer == "https://idp.example" && read.endpoints().all(|url| secure(url.as_str()).is_ok()));
+        }
+        _ => {
+            let Ok(read) = Registered::read(201, text, Method::Basic) else { return };
+            assert!(!read.client_id.is_empty() && (read.method == Method::None) == read.secret.is_none());
+        }
+    }
+}
+
 /// A question of an upstream: what is relayed says who asks, keeps its kind, and nobody is sent to a page that is not allowed.
 pub fn question(kind: u8, params: &str, answer: &str) {
     let kind = match kind % 4 {

@@ -40,9 +40,8 @@ pub fn server(url: &str, revision: &str, out: &Path) -> Result<Vec<Scenario>> {
 ///
 /// # Errors
 /// If the suite cannot be run.
-pub fn client(driver: &Path, revision: &str, out: &Path) -> Result<Vec<Scenario>> {
-    let driver = driver.to_str().context("the path is not text")?;
-    let arguments = ["client", "--command", driver, "--requirements", revision, "--timeout", "20000"];
+pub fn client(driver: &str, revision: &str, out: &Path) -> Result<Vec<Scenario>> {
+    let arguments = ["client", "--command", driver, "--requirements", revision, "--timeout", "60000"];
     run(&arguments, revision, "client", out)
 }
 

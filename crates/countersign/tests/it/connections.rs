@@ -106,7 +106,7 @@ fn provider() -> (String, Log) {
 }
 
 /// A browser's `GET`: the whole answer.
-fn get(url: &Url) -> String {
+pub fn get(url: &Url) -> String {
     exchange(url, "GET", "", "")
 }
 
@@ -135,7 +135,7 @@ fn exchange(url: &Url, method: &str, headers: &str, body: &str) -> String {
     String::from_utf8(all).unwrap()
 }
 
-fn start(home: &mut Home) {
+pub fn start(home: &mut Home) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(home.path("node.log")).unwrap();
     let mut command = home.command(&["up", "--listen", &format!("127.0.0.1:{}", home.port)]);
     command.env("COUNTERSIGN_LOG", "trace").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

@@ -693,7 +693,7 @@ fn schemas() -> Value {
         "Connection": object(&["upstream", "state", "scopes"], json!({
             "upstream": text(), "state": { "enum": ["none", "started", "consented", "connected", "broken"] },
             "scopes": { "type": "array", "items": text() }, "connected": millis(), "renewed": millis(), "expires": millis(),
-            "renewable": { "type": "boolean" }, "problem": text(), "event": uuid(),
+            "renewable": { "type": "boolean" }, "problem": text(), "event": uuid(), "issuer": text(),
         })),
         "Recorded": object(&["event", "receipt"], json!({ "event": uuid(), "receipt": uuid() })),
     })

@@ -17,9 +17,11 @@ pub(super) fn connections() -> Vec<(String, Value)> {
         "200",
         "The provider's page, to be opened in the person's own browser within ten minutes.",
         json!({
-            "type": "object", "required": ["upstream", "authorization_url", "expires"],
+            "type": "object", "required": ["upstream", "authorization_url", "scopes", "expires"],
             "properties": {
                 "upstream": text(), "authorization_url": { "type": "string", "format": "uri" },
+                "issuer": { "type": "string", "description": "The authorization server's issuer, where it is known." },
+                "scopes": { "type": "array", "items": text(), "description": "What the person is asked for." },
                 "expires": { "type": "integer", "description": "Milliseconds since the epoch." },
             },
         }),
@@ -43,6 +45,10 @@ pub(super) fn connections() -> Vec<(String, Value)> {
         .query("iss", "string", "The provider's issuer (RFC 9207).")
         .query("error", "string", "Why there is no code.")
         .answers_as("200", "A page with the code that the person repeats.", "text/html", text());
+    let document =
+        operation("clientMetadata", "What the node says of itself as an OAuth client, where it has an https URL")
+            .public()
+            .answers("200", "The client ID metadata document.", any_object());
     let html = |operation: Operation| named(operation).public().answers_as("200", "A page.", "text/html", text());
     let page = html(operation("connectionPage", "The page on which a person starts; it shows nothing before sign-in"));
     let form =
@@ -53,5 +59,6 @@ pub(super) fn connections() -> Vec<(String, Value)> {
         item("/connections/{upstream}/confirm", vec![("post", confirm)]),
         item("/connections/{upstream}/page", vec![("get", page), ("post", form)]),
         item("/oauth/callback", vec![("get", callback)]),
+        item("/client-metadata.json", vec![("get", document)]),
     ]
 }
