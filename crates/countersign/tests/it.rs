@@ -17,6 +17,8 @@ mod operations;
 mod rest;
 #[path = "it/secrets.rs"]
 mod secrets;
+#[path = "it/stdio.rs"]
+mod stdio;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -12,7 +12,7 @@ use super::{Home, clean, expect, parsed};
 
 impl Home {
     /// A node whose upstream takes these options, with these settings.
-    fn with_upstream(options: &str, settings: &str) -> Self {
+    pub(super) fn with_upstream(options: &str, settings: &str) -> Self {
         let mut home = Self::new();
         let manifest = home.path("manifests/ads.yaml");
         let text = std::fs::read_to_string(&manifest).unwrap();

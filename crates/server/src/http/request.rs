@@ -152,12 +152,17 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Ref
 /// [`RefusalKind::MalformedRequest`].
 pub(crate) fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Refusal> {
     let Some(value) = headers.get(TIMEOUT).or_else(|| headers.get(X_TIMEOUT)) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim();
+    let refusal = || Refusal::new(RefusalKind::MalformedRequest, "Request-Timeout: send seconds, such as 5 or 0.25");
+    parse_timeout(value.to_str().unwrap_or_default()).map(Some).ok_or_else(refusal)
+}
+
+/// How long somebody wants to wait: seconds or a number with a unit, more than nothing and at most a day.
+pub(crate) fn parse_timeout(text: &str) -> Option<Duration> {
+    let text = text.trim();
     let seconds = || text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let time = if plain { seconds() } else { crate::config::parse_duration(text).ok() };
-    let refusal = || Refusal::new(RefusalKind::MalformedRequest, "Request-Timeout: send seconds, such as 5 or 0.25");
-    time.filter(|time| !time.is_zero() && *time <= LONGEST).map(Some).ok_or_else(refusal)
+    time.filter(|time| !time.is_zero() && *time <= LONGEST)
 }
 
 /// Whether a text can be an idempotency key.

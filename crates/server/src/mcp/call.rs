@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use super::era::{self, Era};
 use super::invite::{self, Invitation};
-use super::message::{INVALID_PARAMS, MISSING_CAPABILITY, Params, RpcError};
+use super::message::{INVALID_PARAMS, MISSING_CAPABILITY, Params, RpcError, TIMEOUT};
 use super::wire::{Outcome, Wire};
 use super::{AWAIT_APPROVAL, Scope, offers, result, tasks};
 use crate::app::App;
-use crate::http::request::{is_idempotency_key, request_timeout};
+use crate::http::request::{is_idempotency_key, parse_timeout, request_timeout};
 
 /// Redeeming can find that more is owed by now; after so many rounds the caller is told.
 const MAX_ROUNDS: usize = 8;
@@ -47,7 +47,7 @@ pub(crate) struct Job {
     pub what: What,
     /// Whether refusals are results that a model can read, as those of tools are, or errors.
     pub is_tool: bool,
-    /// How long the caller waits for the upstream, by the request's header.
+    /// How long the caller waits for the upstream.
     timeout: Option<Duration>,
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn prepare(
         Context::parse(&meta.traceparent.as_ref()?.0, state)
     });
     let named = params.name.as_ref().or(params.uri.as_ref()).map(|name| name.0.as_ref()).unwrap_or_default().to_owned();
-    let timeout = request_timeout(headers).map_err(|refusal| RpcError::new(INVALID_PARAMS, refusal.detail))?;
+    let timeout = timeout(params, headers)?;
     let job = |what, is_tool| Job { id: id.to_owned(), method, name: named, context, era, what, is_tool, timeout };
     let name = params.name.as_ref().map(|name| name.0.as_ref());
     let arguments = params.arguments.map_or("{}", |raw| raw.get());
@@ -114,6 +114,16 @@ pub(crate) fn prepare(
         return Err(RpcError::new(INVALID_PARAMS, message));
     }
     Ok(job(What::Call { tool, arguments, idempotency_key: key.map(str::to_owned) }, is_tool))
+}
+
+/// How long the caller waits: by the header, or by the message, which reaches us over any transport. The shorter counts.
+fn timeout(params: &Params<'_>, headers: &http::HeaderMap) -> Result<Option<Duration>, RpcError> {
+    let header = request_timeout(headers).map_err(|refusal| RpcError::new(INVALID_PARAMS, refusal.detail))?;
+    let Some(raw) = params.meta.as_ref().and_then(|meta| meta.timeout) else { return Ok(header) };
+    let text = serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
+    let message = || format!("{TIMEOUT} takes seconds, such as 5 or 0.25, or a text such as \"250ms\"");
+    let stated = parse_timeout(&text).ok_or_else(|| RpcError::new(INVALID_PARAMS, message()))?;
+    Ok(Some(header.map_or(stated, |header| header.min(stated))))
 }
 
 fn tool_named(

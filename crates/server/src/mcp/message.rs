@@ -31,6 +31,9 @@ pub(crate) const UNSUPPORTED_VERSION: i64 = -32022;
 /// 2026-07-28, MissingRequiredClientCapabilityError.
 pub(crate) const MISSING_CAPABILITY: i64 = -32021;
 
+/// The member of `_meta` with which a caller says how long it waits.
+pub(crate) const TIMEOUT: &str = "dev.countersign/timeout";
+
 /// Longest id that is echoed, in bytes of JSON.
 const MAX_ID: usize = 512;
 /// Longest method name that is looked at.
@@ -139,6 +142,9 @@ pub(crate) struct Meta<'a> {
     /// Our own: what `Idempotency-Key` is over HTTP.
     #[serde(borrow, default, rename = "dev.countersign/idempotency-key")]
     pub idempotency_key: Option<Text<'a>>,
+    /// Our own ([`TIMEOUT`]): what `Request-Timeout` is over HTTP.
+    #[serde(borrow, default, rename = "dev.countersign/timeout")]
+    pub timeout: Option<&'a RawValue>,
 }
 
 /// A string, borrowed where it has no escapes.
