@@ -122,7 +122,7 @@ pub struct EventDraft {
 /// How a call ended, as an event records it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// `ok`, `tool_error`, `upstream_error`, `timeout`, `cancelled`, `crashed`.
+    /// `ok`, `tool_error`, `upstream_error`, `unauthorised`, `timeout`, `cancelled`, `crashed`.
     pub status: String,
     /// Salted digest of the result, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
