@@ -318,6 +318,10 @@ pub fn secure(text: &str) -> Result<Url, String> {
         return Err(wrong("is too long"));
     }
     let url = Url::parse(text).map_err(|_| wrong("is not a URL"))?;
+    // Written as it is sent, a name in other letters takes more room.
+    if url.as_str().len() > MAX_URL {
+        return Err(wrong("is too long"));
+    }
     let local = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -536,6 +540,14 @@ mod tests {
             let error = read(&document).expect_err(name);
             assert!(error.contains(part), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn a_url_is_as_short_as_it_has_to_be_in_the_form_that_is_sent() {
+        let long = format!("https://i.example/{}", "ä".repeat(800));
+        assert!(long.len() <= MAX_URL && secure(&long).is_err_and(|why| why.contains("too long")));
+        let fits = secure(&format!("https://i.example/{}", "ä".repeat(200))).expect("short");
+        assert_eq!(secure(fits.as_str()), Ok(fits.clone()), "what is sent is what was checked");
     }
 
     #[test]
