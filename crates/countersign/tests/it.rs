@@ -17,6 +17,8 @@ mod operations;
 mod rest;
 #[path = "it/secrets.rs"]
 mod secrets;
+#[path = "it/stand_in.rs"]
+mod stand_in;
 #[path = "it/stdio.rs"]
 mod stdio;
 

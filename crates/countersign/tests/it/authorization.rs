@@ -1,24 +1,18 @@
 //! Authorization servers that upstreams name themselves, over real HTTP: found, registered at, stepped up to; and everything that
 //! a stranger could say there to lead the node, or its people, elsewhere.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-
 use serde_json::{Value, json};
 use url::Url;
 
 use super::connections::{get, start};
-use super::secrets::serve_each;
+use super::stand_in::{Log, Reply, serve_each};
 use super::{Home, expect, parsed};
 
 const POLICY: &str = r#"@id("all") permit (principal in Role::"clerk", action, resource);"#;
 
-type Log = Arc<Mutex<Vec<(String, String)>>>;
-
 /// MCP servers at `/mcp/KIND`, each with an authorization server at `/as/KIND`. A kind is what is wrong with it; `good` and
 /// `greedy` have nothing wrong, and the latter is never content.
-fn answer(head: &str, body: &str, base: &str) -> (&'static str, String, String) {
+fn answer(head: &str, body: &str, base: &str) -> Reply {
     let path = head.split(' ').nth(1).unwrap_or_default();
     let url = Url::parse(&format!("{base}{path}")).unwrap();
     let path = url.path().to_owned();
@@ -80,7 +74,7 @@ fn answer(head: &str, body: &str, base: &str) -> (&'static str, String, String) 
 }
 
 /// Lists for everybody; calls need an account with the scope `write`.
-fn mcp(head: &str, body: &str, kind: &str) -> (&'static str, String, String) {
+fn mcp(head: &str, body: &str, kind: &str) -> Reply {
     let message: Value = serde_json::from_str(body).unwrap();
     let result = match message["method"].as_str().unwrap() {
         "server/discover" => {
@@ -101,38 +95,9 @@ fn mcp(head: &str, body: &str, kind: &str) -> (&'static str, String, String) {
     ("200 OK", String::new(), json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string())
 }
 
-fn serve(socket: TcpStream, base: &str, log: &Log) -> Option<()> {
-    let mut reader = BufReader::new(socket);
-    loop {
-        let (mut head, mut length) = (String::new(), 0);
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
-                length = value.trim().parse().ok()?;
-            }
-            if line == "\r\n" {
-                break;
-            }
-            head.push_str(&line);
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
-        let body = String::from_utf8(body).ok()?;
-        log.lock().unwrap().push((head.clone(), body.clone()));
-        let (status, headers, text) = answer(&head, &body, base);
-        let head = format!("HTTP/1.1 {status}\r\n{headers}content-type: application/json\r\ncontent-length: ");
-        reader.get_mut().write_all(format!("{head}{}\r\n\r\n{text}", text.len()).as_bytes()).ok()?;
-    }
-}
-
 /// A node with an upstream of each of these kinds.
 fn home(kinds: &[(&str, Value)]) -> (Home, Log) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    let log = Log::default();
-    let (origin, record) = (base.clone(), Arc::clone(&log));
-    serve_each(listener, move |socket| serve(socket, &origin, &record));
+    let (base, log) = serve_each(answer);
     let mut home = Home::new();
     std::fs::remove_file(home.path("manifests/ads.yaml")).unwrap();
     std::fs::remove_dir_all(home.path("policies")).unwrap();

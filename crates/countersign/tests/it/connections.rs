@@ -1,16 +1,16 @@
 //! A person connects an account over real HTTP: page of the provider, return, code, calls by an agent, renewal, restart,
 //! disconnecting. Afterwards everything that was ever written is searched for what it took.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use url::Url;
 
-use super::secrets::{found_in_files, serve_each};
+use super::secrets::found_in_files;
+use super::stand_in::{Reply, serve_each};
 use super::{Home, expect};
 
 const CODE: &str = "planted-code-Nd1";
@@ -20,12 +20,9 @@ const SECOND: &str = "planted-second-Ys4";
 const ROTATED: &str = "planted-rotated-Qe9";
 const POLICY: &str = r#"@id("all") permit (principal in Role::"clerk", action, resource);"#;
 
-/// What was asked: the first line and headers, and the body.
-type Log = Arc<Mutex<Vec<(String, String)>>>;
-
 /// An authorization server with PKCE and rotating refresh tokens, and beside it an API and an MCP server that echo what they
 /// are sent.
-fn answer(head: &str, body: &str, base: &str) -> (&'static str, String, String) {
+fn answer(head: &str, body: &str, base: &str) -> Reply {
     let path = head.split(' ').nth(1).unwrap_or_default();
     let url = Url::parse(&format!("{base}{path}")).unwrap();
     let form: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
@@ -68,41 +65,6 @@ fn mcp(head: &str, body: &str) -> String {
         _ => json!({"resultType": "complete", "content": [{"type": "text", "text": head}]}),
     };
     json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string()
-}
-
-fn serve(socket: TcpStream, base: &str, log: &Log) -> Option<()> {
-    let mut reader = BufReader::new(socket);
-    loop {
-        let (mut head, mut length) = (String::new(), 0);
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
-                length = value.trim().parse().ok()?;
-            }
-            if line == "\r\n" {
-                break;
-            }
-            head.push_str(&line);
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
-        let body = String::from_utf8(body).ok()?;
-        log.lock().unwrap().push((head.clone(), body.clone()));
-        let (status, headers, text) = answer(&head, &body, base);
-        let head = format!("HTTP/1.1 {status}\r\n{headers}content-type: application/json\r\ncontent-length: ");
-        reader.get_mut().write_all(format!("{head}{}\r\n\r\n{text}", text.len()).as_bytes()).ok()?;
-    }
-}
-
-/// Serves all that; the address, and what it is going to be asked.
-fn provider() -> (String, Log) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
-    let log = Log::default();
-    let (origin, record) = (base.clone(), Arc::clone(&log));
-    serve_each(listener, move |socket| serve(socket, &origin, &record));
-    (base, log)
 }
 
 /// A browser's `GET`: the whole answer.
@@ -176,9 +138,28 @@ fn home(base: &str, kind: &str) -> Home {
     home
 }
 
+/// The page that agents pass on: it leads to the provider, in the name of whoever signs in there.
+fn the_page_leads_to_the_provider(home: &Home, base: &str, refusal: &str, agent: &str) {
+    let place = format!("http://127.0.0.1:{}/connections/crm/page", home.port);
+    assert!(refusal.contains(&place), "{refusal}");
+    let page = get(&place.parse().unwrap());
+    assert!(page.contains("form-action 'self'") && page.contains("name=\"token\""), "{page}");
+    let token = String::from_utf8(home.run(&["token", "mint", "--sub", "cleo", "--role", "clerk"]).stdout).unwrap();
+    let page = post(&place.parse().unwrap(), &format!("token={}&code=", token.trim()), "same-origin");
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains(&format!("<a href=\"{base}/authorize?")), "{page}");
+    assert!(
+        post(&place.parse().unwrap(), &format!("token={agent}"), "none").contains("Not allowed"),
+        "an agent's token"
+    );
+    assert!(post(&place.parse().unwrap(), "token=x", "same-origin").starts_with("HTTP/1.1 401"));
+    assert!(
+        post(&place.parse().unwrap(), &format!("token={}", token.trim()), "cross-site").starts_with("HTTP/1.1 403")
+    );
+}
+
 #[test]
 fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
-    let (base, log) = provider();
+    let (base, log) = serve_each(answer);
     let mut home = home(&base, "rest");
     start(&mut home);
     let token = ["token", "mint", "--sub", "cleo", "--act", "bot", "--role", "clerk"];
@@ -204,23 +185,7 @@ fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
         expect(&output, 0);
         super::parsed(&output)
     };
-    // The page that agents pass on: it leads to the provider, in the name of whoever signs in there.
-    let place = format!("http://127.0.0.1:{}/connections/crm/page", home.port);
-    assert!(refusal.contains(&place), "{refusal}");
-    let page = get(&place.parse().unwrap());
-    assert!(page.contains("form-action 'self'") && page.contains("name=\"token\""), "{page}");
-    let token = String::from_utf8(home.run(&["token", "mint", "--sub", "cleo", "--role", "clerk"]).stdout).unwrap();
-    let page = post(&place.parse().unwrap(), &format!("token={}&code=", token.trim()), "same-origin");
-    assert!(page.starts_with("HTTP/1.1 200") && page.contains(&format!("<a href=\"{base}/authorize?")), "{page}");
-    assert!(
-        post(&place.parse().unwrap(), &format!("token={agent}"), "none").contains("Not allowed"),
-        "an agent's token"
-    );
-    assert!(post(&place.parse().unwrap(), "token=x", "same-origin").starts_with("HTTP/1.1 401"));
-    assert!(
-        post(&place.parse().unwrap(), &format!("token={}", token.trim()), "cross-site").starts_with("HTTP/1.1 403")
-    );
-
+    the_page_leads_to_the_provider(&home, &base, &refusal, &agent);
     let url: Url = asked(cleo(&["connect", "crm"]))["authorization_url"].as_str().unwrap().parse().unwrap();
     let state = url.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
     let redirect = get(&url);
@@ -276,7 +241,7 @@ fn a_connected_account_is_used_by_agents_and_seen_by_nobody() {
 
 #[test]
 fn an_mcp_server_is_asked_in_the_name_of_whoever_calls() {
-    let (base, log) = provider();
+    let (base, log) = serve_each(answer);
     let mut home = home(&base, "http");
     start(&mut home);
     expect(&home.run(&["tools", "accept", "--all"]), 0);

@@ -1,14 +1,13 @@
 //! Secrets are planted wherever the broker can get one; then everything that was ever written is searched for them.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::stand_in::{Log, Reply, serve_each};
 use super::{Home, expect, parsed};
 
 /// Distinctive, so that a hit is one; those with odd characters are written in other ways when they are echoed.
@@ -23,78 +22,41 @@ const PLANTED: &[&str] = &[
 ];
 const POLICY: &str = r#"@id("all") permit (principal in Role::"clerk", action, resource);"#;
 
-/// The requests that were seen: first line and headers, and the body.
-type Log = Arc<Mutex<Vec<(String, String)>>>;
-
-/// An API that echoes its credential in every way that it can, and a token endpoint.
-fn serve(socket: TcpStream, log: &Log) -> Option<()> {
-    let mut reader = BufReader::new(socket);
-    loop {
-        let mut head = String::new();
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
-                length = value.trim().parse().ok()?;
-            }
-            if line == "\r\n" {
-                break;
-            }
-            head.push_str(&line);
+/// An API that echoes its credential in every way that it can, and a token endpoint. What is stale is so until `own` has asked for it once.
+fn echoes(head: &str, body: &str, asked: &AtomicBool) -> Reply {
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    let is_stale = !if path.starts_with("/own/stale") {
+        asked.swap(true, Ordering::Relaxed)
+    } else {
+        asked.load(Ordering::Relaxed)
+    };
+    let echo = json!({ "echo": head, "nested": [{ "again": head.to_uppercase() }] }).to_string();
+    let (status, kind, answer) = match path.split('?').next().unwrap_or_default() {
+        "/token" if body.contains("token-exchange") => (
+            "200 OK",
+            "application/json",
+            json!({"access_token": "planted-exchanged-Mb3", "expires_in": 600}).to_string(),
+        ),
+        "/token" => {
+            ("200 OK", "application/json", json!({"access_token": "planted-access-Ht8", "expires_in": 600}).to_string())
         }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
-        let body = String::from_utf8(body).ok()?;
-        let earlier = log.lock().unwrap().iter().filter(|(h, _)| h.starts_with("GET /own/stale")).count();
-        log.lock().unwrap().push((head.clone(), body.clone()));
-        let path = head.split(' ').nth(1)?.to_owned();
-        let echo = json!({ "echo": head, "nested": [{ "again": head.to_uppercase() }] }).to_string();
-        let (status, kind, answer) = match path.split('?').next()? {
-            "/token" if body.contains("token-exchange") => (
-                "200 OK",
-                "application/json",
-                json!({"access_token": "planted-exchanged-Mb3", "expires_in": 600}).to_string(),
-            ),
-            "/token" => (
-                "200 OK",
-                "application/json",
-                json!({"access_token": "planted-access-Ht8", "expires_in": 600}).to_string(),
-            ),
-            "/broken-token" => {
-                let problem = json!({"error": "invalid_client", "error_description": "planted-description-Lc5 planted-client-Wp4"});
-                ("401 Unauthorized", "application/json", problem.to_string())
-            }
-            path if path.ends_with("/stale") && earlier == 0 => ("401 Unauthorized", "application/json", echo),
-            path if path.ends_with("/refused") => ("403 Forbidden", "application/json", echo),
-            path if path.ends_with("/failed") => ("500 Internal Server Error", "text/plain", head.clone()),
-            path if path.ends_with("/page") => ("200 OK", "text/html", head.clone()),
-            _ => ("200 OK", "application/json", echo),
-        };
-        let text =
-            format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
-        reader.get_mut().write_all(text.as_bytes()).ok()?;
-    }
+        "/broken-token" => {
+            let problem =
+                json!({"error": "invalid_client", "error_description": "planted-description-Lc5 planted-client-Wp4"});
+            ("401 Unauthorized", "application/json", problem.to_string())
+        }
+        path if path.ends_with("/stale") && is_stale => ("401 Unauthorized", "application/json", echo),
+        path if path.ends_with("/refused") => ("403 Forbidden", "application/json", echo),
+        path if path.ends_with("/failed") => ("500 Internal Server Error", "text/plain", head.to_owned()),
+        path if path.ends_with("/page") => ("200 OK", "text/html", head.to_owned()),
+        _ => ("200 OK", "application/json", echo),
+    };
+    (status, format!("content-type: {kind}\r\n"), answer)
 }
 
 fn api() -> (String, Log) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let log = Log::default();
-    let record = Arc::clone(&log);
-    serve_each(listener, move |socket| serve(socket, &record));
-    (address, log)
-}
-
-/// Serves each connection on a thread of its own, until the test ends.
-pub fn serve_each(listener: TcpListener, serve: impl Fn(TcpStream) -> Option<()> + Send + Sync + 'static) {
-    let serve = Arc::new(serve);
-    std::thread::spawn(move || {
-        for socket in listener.incoming().flatten() {
-            let serve = Arc::clone(&serve);
-            std::thread::spawn(move || serve(socket));
-        }
-    });
+    let asked = AtomicBool::new(false);
+    serve_each(move |head, body, _| echoes(head, body, &asked))
 }
 
 /// Where a text is in any of the home's files, with what is around it.
@@ -116,11 +78,11 @@ pub fn found_in_files(home: &Home, planted: &str) -> Option<String> {
 }
 
 /// An upstream with a tool for each way to answer.
-fn manifest(home: &Home, name: &str, address: &str, credential: &Value) {
+fn manifest(home: &Home, name: &str, base: &str, credential: &Value) {
     let tool = |method: &str, path: &str, effect: &str| json!({"effect": effect, "request": {"method": method, "path": format!("/{path}"), "response": {"headers": ["content-type"]}}});
     let manifest = json!({
         "version": 1, "upstream": name,
-        "transport": {"type": "rest", "url": format!("http://{address}/{name}"), "headers": {"X-Other": "${VARIABLE}"}, "credential": credential},
+        "transport": {"type": "rest", "url": format!("{base}/{name}"), "headers": {"X-Other": "${VARIABLE}"}, "credential": credential},
         "tools": {
             "fine": tool("GET", "fine", "read"), "write": tool("POST", "write", "write"), "stale": tool("GET", "stale", "read"),
             "refused": tool("POST", "refused", "write"), "failed": tool("POST", "failed", "write"), "page": tool("GET", "page", "read"),
@@ -163,7 +125,7 @@ fn files(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
 
 #[test]
 fn brokered_secrets_reach_upstreams_and_nothing_else() {
-    let (address, log) = api();
+    let (base, log) = api();
     let mut home = Home::new();
     std::fs::remove_file(home.path("manifests/ads.yaml")).unwrap();
     std::fs::remove_dir_all(home.path("policies")).unwrap();
@@ -172,17 +134,17 @@ fn brokered_secrets_reach_upstreams_and_nothing_else() {
     let outside = tempfile::tempdir().unwrap();
     let file = outside.path().join("secret");
     std::fs::write(&file, format!("{}\n", PLANTED[0])).unwrap();
-    let oauth = |kind: &str, path: &str| json!({"type": kind, "token_url": format!("http://{address}/{path}"), "client_id": "node", "client_secret": {"env": "CLIENT"}});
-    manifest(&home, "file", &address, &json!({"type": "static", "secret": {"file": file}, "name": "X-Key"}));
+    let oauth = |kind: &str, path: &str| json!({"type": kind, "token_url": format!("{base}/{path}"), "client_id": "node", "client_secret": {"env": "CLIENT"}});
+    manifest(&home, "file", &base, &json!({"type": "static", "secret": {"file": file}, "name": "X-Key"}));
     manifest(
         &home,
         "query",
-        &address,
+        &base,
         &json!({"type": "static", "secret": {"env": "QUERY"}, "in": "query", "name": "key"}),
     );
-    manifest(&home, "own", &address, &oauth("oauth_client_credentials", "token"));
-    manifest(&home, "caller", &address, &oauth("token_exchange", "token"));
-    manifest(&home, "broken", &address, &oauth("oauth_client_credentials", "broken-token"));
+    manifest(&home, "own", &base, &oauth("oauth_client_credentials", "token"));
+    manifest(&home, "caller", &base, &oauth("token_exchange", "token"));
+    manifest(&home, "broken", &base, &oauth("oauth_client_credentials", "broken-token"));
     start(&mut home);
 
     let mut written = String::new();
