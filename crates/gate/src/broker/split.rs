@@ -33,6 +33,7 @@ impl CredentialSource for Split {
             (None, None) => {}
         }
     }
+
     async fn insufficient(&self, caller: Option<&Principal>, scopes: &[String]) -> Option<Refusal> {
         match (caller, &self.own) {
             (Some(_), _) => self.callers.insufficient(caller, scopes).await,

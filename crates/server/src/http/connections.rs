@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use countersign_catalog::visible_line;
 use countersign_domain::{Refusal, RefusalKind, UpstreamName};
 use countersign_gate::broker::Secret;
+use countersign_gate::connections::client::DOCUMENT;
 use countersign_gate::connections::flow::{Consent, ReturnError, Returned};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -39,7 +40,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/connections/{upstream}/confirm", post(confirm))
         .route("/connections/{upstream}/page", get(start_page::show).post(start_page::act))
         .route("/oauth/callback", get(callback))
-        .route("/client-metadata.json", get(document))
+        .route(DOCUMENT, get(document))
 }
 
 fn named(upstream: &str) -> Result<UpstreamName, Refusal> {
@@ -190,11 +191,6 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_document_is_where_the_id_says() {
-        assert_eq!(countersign_gate::connections::client::DOCUMENT, "/client-metadata.json");
-    }
 
     #[test]
     fn a_return_is_read_strictly() {
