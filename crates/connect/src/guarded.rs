@@ -10,7 +10,7 @@ use countersign_gate::broker::redact::Redactor;
 use countersign_gate::broker::{Credential, CredentialSource};
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
-    DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
+    DiscoverError, Discovered, DispatchError, Exchange, Told, ToolResult, Upstream, UpstreamStatus,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -59,7 +59,7 @@ impl Upstream for Guarded {
         self.inner.changes()
     }
 
-    fn updates(&self) -> broadcast::Receiver<String> {
+    fn updates(&self) -> broadcast::Receiver<Told> {
         self.inner.updates()
     }
 

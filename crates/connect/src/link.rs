@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use countersign_domain::Principal;
-use countersign_gate::upstream::{DispatchError, Exchange, UpstreamStatus};
+use countersign_gate::upstream::{DispatchError, Exchange, Told, UpstreamStatus};
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{broadcast, watch};
 
 use crate::rpc::{self, Answer, Era, HEADER_MISMATCH, LEGACY, MISSING_CAPABILITY, MODERN, UNSUPPORTED_VERSION, quote};
+use crate::talk;
 
 /// Longest message that an upstream may send, in bytes.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
@@ -131,7 +132,7 @@ impl Link for OnBehalf<'_> {
 pub(crate) struct Board {
     status: Mutex<UpstreamStatus>,
     changes: watch::Sender<u64>,
-    updates: broadcast::Sender<String>,
+    updates: broadcast::Sender<Told>,
     watched: Mutex<BTreeSet<String>>,
     /// Counts up when more or less is watched.
     wanted: watch::Sender<u64>,
@@ -152,7 +153,7 @@ impl Board {
         }
     }
 
-    pub(crate) fn updates(&self) -> broadcast::Receiver<String> {
+    pub(crate) fn updates(&self) -> broadcast::Receiver<Told> {
         self.updates.subscribe()
     }
 
@@ -169,7 +170,12 @@ impl Board {
             "notifications/resources/updated" => {
                 if let Some(Ok(updated)) = params.map(|p| serde_json::from_str::<Updated>(p.get())) {
                     // Nobody may be listening.
-                    let _ = self.updates.send(updated.uri);
+                    let _ = self.updates.send(Told::Resource(updated.uri));
+                }
+            }
+            talk::ELICITED => {
+                if let Some(id) = params.and_then(talk::elicitation_of) {
+                    let _ = self.updates.send(Told::Elicited(id));
                 }
             }
             _ => {}
@@ -451,7 +457,9 @@ mod tests {
         let mut updates = board.updates();
         board.told("notifications/resources/updated", Some(&raw(r#"{"uri":"a:b"}"#)));
         board.told("notifications/resources/updated", Some(&raw("{}")));
-        assert_eq!(updates.try_recv().expect("told"), "a:b");
+        assert_eq!(updates.try_recv().expect("told"), Told::Resource("a:b".into()));
+        board.told(talk::ELICITED, Some(&raw(r#"{"elicitationId":"e"}"#)));
+        assert_eq!(updates.try_recv().expect("told"), Told::Elicited("e".into()));
         assert!(updates.try_recv().is_err());
         board.told("notifications/prompts/list_changed", None);
         assert_eq!(*board.changes().borrow(), 1);

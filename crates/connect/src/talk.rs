@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Exchange, Notice};
 use futures_util::stream::FuturesUnordered;
@@ -52,9 +52,24 @@ pub(crate) fn notice(method: &str, params: Option<&RawValue>) -> Option<(Option<
             Some((Some(progress.token), Notice::Progress(params.to_owned())))
         }
         "notifications/message" => Some((None, Notice::Log(params.to_owned()))),
-        "notifications/elicitation/complete" => Some((None, Notice::Elicited(params.to_owned()))),
         _ => None,
     }
+}
+
+/// That what a person was led to a page for is over.
+pub(crate) const ELICITED: &str = "notifications/elicitation/complete";
+/// Longest id of an elicitation that is gone by.
+const MAX_ELICITATION: usize = 256;
+
+/// The id under which a person is led to a page (2025-11-25, URL mode).
+pub(crate) fn elicitation_of(params: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Params {
+        #[serde(rename = "elicitationId")]
+        id: String,
+    }
+    let id = serde_json::from_str::<Params>(params.get()).ok()?.id;
+    (id.len() <= MAX_ELICITATION).then_some(id)
 }
 
 /// What a request of an upstream asks, if it is one of those that callers may answer.
@@ -118,7 +133,10 @@ impl<'a, D: Fn(Vec<u8>)> Talk<'a, D> {
         let mut work = std::pin::pin!(work);
         loop {
             let aside = tokio::select! {
-                done = &mut work => return done,
+                done = &mut work => {
+                    self.catch_up();
+                    return done;
+                }
                 aside = next(&mut self.place) => aside,
                 (id, answers) = reply(&mut self.waiting) => {
                     self.answer(&id, answers);
@@ -151,6 +169,29 @@ impl<'a, D: Fn(Vec<u8>)> Talk<'a, D> {
                 }
             }
         }
+    }
+
+    /// Hears what came before the work was done, of which the call's answer may be the last.
+    fn catch_up(&mut self) {
+        for _ in 0..QUEUE {
+            let Some(Ok(aside)) = self.place.as_mut().map(|place| place.inbox.try_recv()) else { return };
+            self.hear(aside);
+        }
+    }
+
+    /// Whether it was this call that led its person to that page.
+    pub(crate) fn has_led(&self, params: &RawValue) -> bool {
+        let id = elicitation_of(params);
+        let led = |place: &Place| id.and_then(|id| place.floor.calls().led.get(&id).copied()) == Some(place.id);
+        self.place.as_ref().is_some_and(led)
+    }
+
+    /// Takes a question from the call's own stream.
+    pub(crate) fn hear_own(&mut self, question: Aside) {
+        if let Some(place) = &self.place {
+            place.floor.calls().notes(place.id, &question);
+        }
+        self.hear(question);
     }
 
     /// Refuses what callers are never asked.
@@ -188,7 +229,25 @@ fn response(id: &RawValue, answer: Result<Box<RawValue>, AskError>) -> Vec<u8> {
 
 /// The calls in flight on one channel.
 #[derive(Debug, Default)]
-pub(crate) struct Floor(Mutex<HashMap<u64, mpsc::Sender<Aside>>>);
+pub(crate) struct Floor(Mutex<Calls>);
+
+#[derive(Debug, Default)]
+struct Calls {
+    inboxes: HashMap<u64, mpsc::Sender<Aside>>,
+    /// During which call a person was led to a page, by the elicitation's id.
+    led: HashMap<String, u64>,
+}
+
+impl Calls {
+    fn notes(&mut self, call: u64, aside: &Aside) {
+        if let Aside::Question(_, ask) = aside
+            && ask.kind == AskKind::ElicitUrl
+            && let Some(id) = elicitation_of(&ask.params)
+        {
+            self.led.insert(id, call);
+        }
+    }
+}
 
 /// A call's place on the floor, for as long as it is kept.
 #[derive(Debug)]
@@ -202,23 +261,34 @@ impl Floor {
     /// A call begins.
     pub(crate) fn enter(self: &Arc<Self>, id: u64) -> Place {
         let (sender, inbox) = mpsc::channel(QUEUE);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        self.calls().inboxes.insert(id, sender);
         Place { floor: Arc::clone(self), id, inbox }
     }
 
     /// Hands a message to the call that it belongs to: the one of this number, or the only one. Gives it back where there is
     /// none, or where the call doesn't keep up.
     pub(crate) fn hand(&self, call: Option<u64>, aside: Aside) -> Result<(), Aside> {
-        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = match call {
-            Some(id) => calls.get(&id),
-            None if calls.len() == 1 => calls.values().next(),
+        let mut calls = self.calls();
+        let found = match call {
+            Some(id) => calls.inboxes.get_key_value(&id),
+            None if calls.inboxes.len() == 1 => calls.inboxes.iter().next(),
             None => None,
         };
-        let Some(sender) = sender else { return Err(aside) };
+        let Some((id, sender)) = found.map(|(id, sender)| (*id, sender.clone())) else { return Err(aside) };
+        calls.notes(id, &aside);
         sender.try_send(aside).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(aside) | mpsc::error::TrySendError::Closed(aside) => aside,
         })
+    }
+
+    /// Hands on that a page is done with, if a call in flight led its person there. Nobody else hears of it.
+    pub(crate) fn hand_elicited(&self, params: &RawValue) -> bool {
+        let call = elicitation_of(params).and_then(|id| self.calls().led.get(&id).copied());
+        call.is_some_and(|call| self.hand(Some(call), Aside::Notice(Notice::Elicited(params.to_owned()))).is_ok())
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -235,7 +305,9 @@ async fn next(place: &mut Option<Place>) -> Aside {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.floor.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        let mut calls = self.floor.calls();
+        calls.inboxes.remove(&self.id);
+        calls.led.retain(|_, call| *call != self.id);
     }
 }
 
@@ -263,6 +335,22 @@ mod tests {
         assert!(floor.hand(None, log()).is_ok());
         drop(two);
         assert!(floor.hand(Some(2), log()).is_err());
+    }
+
+    #[test]
+    fn that_a_page_is_done_with_is_told_to_the_call_that_led_there() {
+        let floor = Arc::new(Floor::default());
+        let over = |id: &str| floor.hand_elicited(&raw(&format!("{{\"elicitationId\":\"{id}\"}}")));
+        let mut one = floor.enter(1);
+        let ask = question("elicitation/create", None, Some(&raw(r#"{"mode":"url","elicitationId":"e1"}"#)));
+        floor.hand(None, Aside::Question(raw("1"), ask.expect("a question"))).expect("handed");
+        let two = floor.enter(2);
+        assert!(over("e1") && !over("e2"));
+        assert!(matches!(one.inbox.try_recv(), Ok(Aside::Question(..))));
+        assert!(matches!(one.inbox.try_recv(), Ok(Aside::Notice(Notice::Elicited(_)))));
+        drop(one);
+        assert!(!over("e1"), "the only call left led nobody there");
+        drop(two);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use countersign_gate::broker::CredentialSource;
 use countersign_gate::broker::redact::Redactor;
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
-    DiscoverError, Discovered, DispatchError, Exchange, Mute, ToolResult, Upstream, UpstreamStatus,
+    DiscoverError, Discovered, DispatchError, Exchange, Mute, Told, ToolResult, Upstream, UpstreamStatus,
 };
 use serde_json::value::RawValue;
 use tokio::sync::{broadcast, watch};
@@ -271,7 +271,7 @@ impl Upstream for McpUpstream {
         self.board.changes()
     }
 
-    fn updates(&self) -> broadcast::Receiver<String> {
+    fn updates(&self) -> broadcast::Receiver<Told> {
         self.board.updates()
     }
 

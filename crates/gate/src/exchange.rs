@@ -197,6 +197,12 @@ impl Way {
         if asks.is_empty() {
             return Answers::new();
         }
+        for ask in asks.iter().filter(|ask| ask.kind == AskKind::ElicitUrl) {
+            let params: serde_json::Value = serde_json::from_str(ask.params.get()).unwrap_or_default();
+            if let Some(id) = params["elicitationId"].as_str() {
+                self.client.led(&self.upstream, id.to_owned());
+            }
+        }
         self.waits(true);
         let relayed = tokio::time::timeout(MAX_ASKING, self.client.ask(asks)).await;
         self.waits(false);

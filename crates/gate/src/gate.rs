@@ -34,6 +34,7 @@ use crate::peers::Peers;
 use crate::policies::{PolicyStore, Reloaded};
 use crate::record;
 use crate::registry::{Registry, ToolState, View};
+use crate::upstream::Told;
 use crate::waiters::Waiters;
 
 /// How the gate is set.
@@ -65,13 +66,13 @@ pub struct Settings {
     pub clock: fn() -> Millis,
 }
 
-/// A resource that its upstream says has changed.
+/// What an upstream tells outside of calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Updated {
-    /// Whose.
+    /// Whose word it is.
     pub upstream: UpstreamName,
-    /// The upstream's own URI.
-    pub uri: String,
+    /// What it says.
+    pub told: Told,
 }
 
 /// Changes of resources that wait for slow listeners; beyond it, the oldest are lost, and the listener knows.
@@ -420,7 +421,7 @@ impl Gate {
                 loop {
                     match heard.recv().await {
                         // Without listeners there is nobody to tell.
-                        Ok(uri) => drop(gate.updates.send(Updated { upstream: name.clone(), uri })),
+                        Ok(told) => drop(gate.updates.send(Updated { upstream: name.clone(), told })),
                         Err(broadcast::error::RecvError::Lagged(_)) => {}
                         Err(broadcast::error::RecvError::Closed) => return,
                     }

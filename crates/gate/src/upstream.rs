@@ -99,6 +99,15 @@ pub enum Notice {
     Elicited(Box<RawValue>),
 }
 
+/// What an upstream tells outside of calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// The resource of this URI has changed.
+    Resource(String),
+    /// What a person was led to a page for under this id is over (2025-11-25).
+    Elicited(String),
+}
+
 /// What an upstream asks of the caller's side during a call.
 #[derive(Debug, Clone)]
 pub struct Ask {
@@ -207,6 +216,9 @@ pub trait Client: Send + Sync + std::fmt::Debug {
     async fn ask(&self, asks: Vec<Ask>) -> Answers {
         unsupported(&asks)
     }
+    /// The client is about to be asked to lead its person to a page, under this id of the upstream's; it may want to hear, even
+    /// after the call, when that is over.
+    fn led(&self, _upstream: &UpstreamName, _elicitation: String) {}
     /// Whether the client declared that it answers such questions.
     fn answers(&self, _kind: AskKind) -> bool {
         false
@@ -273,8 +285,8 @@ pub trait Upstream: Send + Sync {
     /// Counts up whenever the upstream may have changed what it offers (list-changed notification, reconnect).
     fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
 
-    /// URIs of resources that the upstream says have changed. Slow readers lose the oldest.
-    fn updates(&self) -> tokio::sync::broadcast::Receiver<String> {
+    /// What the upstream tells outside of calls. Slow readers lose the oldest.
+    fn updates(&self) -> tokio::sync::broadcast::Receiver<Told> {
         tokio::sync::broadcast::channel(1).1
     }
 

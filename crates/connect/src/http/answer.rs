@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use countersign_egress::Response;
-use countersign_gate::upstream::DispatchError;
+use countersign_gate::upstream::{DispatchError, Notice};
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -122,6 +122,12 @@ impl HttpLink {
             // An answer to something else: nobody asked for it here.
             Incoming::Response(..) => {}
             Incoming::Unrelated(error) => return Ok(Some(Answer::Error(error.to_owned()))),
+            // At once: the answer may come next.
+            Incoming::Notification(method, Some(params)) if method == talk::ELICITED && talk.has_led(params) => {
+                talk.hear(Aside::Notice(Notice::Elicited(params.to_owned())));
+            }
+            Incoming::Notification(method, Some(params))
+                if method == talk::ELICITED && session.floor.hand_elicited(params) => {}
             Incoming::Notification(method, params) => match talk::notice(&method, params) {
                 Some((Some(token), _)) if token != id => {}
                 Some((_, notice)) => talk.hear(Aside::Notice(notice)),
@@ -130,7 +136,7 @@ impl HttpLink {
             // Modern servers may not ask, and modern clients may not answer.
             Incoming::Request(..) if session.era == Era::Modern => {}
             Incoming::Request(asked, method, params) => match talk::question(&method, None, params) {
-                Some(ask) => talk.hear(Aside::Question(asked.to_owned(), ask)),
+                Some(ask) => talk.hear_own(Aside::Question(asked.to_owned(), ask)),
                 None => talk.refuse(asked, &method),
             },
         }

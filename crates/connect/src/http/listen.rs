@@ -125,6 +125,8 @@ impl HttpLink {
             Ok(Incoming::Notification(method, _)) if method == "notifications/subscriptions/acknowledged" => {
                 self.board.acknowledge(count);
             }
+            Ok(Incoming::Notification(method, Some(params)))
+                if method == talk::ELICITED && session.floor.hand_elicited(params) => {}
             Ok(Incoming::Notification(method, params)) => match talk::notice(&method, params) {
                 // What no call waits for is dropped.
                 Some((call, notice)) => drop(session.floor.hand(call, Aside::Notice(notice))),

@@ -259,6 +259,9 @@ impl Connection {
             }
             return;
         }
+        if method == talk::ELICITED && params.is_some_and(|params| self.floor.hand_elicited(params)) {
+            return;
+        }
         match talk::notice(method, params) {
             // What no call waits for is dropped.
             Some((call, notice)) => drop(self.floor.hand(call, Aside::Notice(notice))),

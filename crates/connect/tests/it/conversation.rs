@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use countersign_example_conformance::{Era, serve};
-use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Exchange, Notice};
+use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Exchange, Notice, Told};
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -193,7 +193,7 @@ async fn changes_are_told_in_both_eras() {
                 }
             }
         });
-        assert_eq!(told.await.expect("in time"), "test://watched-resource", "{era:?}");
+        assert_eq!(told.await.expect("in time"), Told::Resource("test://watched-resource".into()), "{era:?}");
         say(&upstream, &caller, "test_trigger_prompt_change", "{}").await.expect("changed");
         let changed = tokio::time::timeout(Duration::from_secs(10), changes.changed()).await;
         changed.expect("in time").expect("told");
@@ -351,4 +351,26 @@ async fn a_question_on_the_shared_stream_may_come_before_anything_of_the_call_s_
     let caller = Caller::default();
     say(&server.upstream(""), &caller, "x", "{}").await.expect("a result");
     assert_eq!(caller.kinds(), [[AskKind::ListRoots]]);
+}
+
+#[tokio::test]
+async fn that_a_page_is_done_with_is_told_to_the_call_that_led_there_and_otherwise_outside_of_calls() {
+    let server = legacy(|seen| {
+        let asks = r#"data: {"jsonrpc":"2.0","id":"q","method":"elicitation/create","params":{"mode":"url","url":"https://x.example/","message":"go","elicitationId":"ours"}}"#;
+        let over = |id: &str| {
+            format!(r#"data: {{"jsonrpc":"2.0","method":"notifications/elicitation/complete","params":{{"elicitationId":"{id}"}}}}"#)
+        };
+        let answer = result(seen, "{\"content\":[]}");
+        let body = [asks.to_owned(), over("another's"), over("ours"), over("ours"), format!("data: {answer}")].join("\n\n");
+        reply("200 OK", "text/event-stream", "", &format!("{body}\n\n"))
+    })
+    .await;
+    let upstream = server.upstream("");
+    let (caller, mut updates) = (Caller::default(), upstream.updates());
+    say(&upstream, &caller, "x", "{}").await.expect("a result");
+    assert_eq!(caller.kinds(), [[AskKind::ElicitUrl]]);
+    let noticed: Vec<String> = caller.noticed.lock().expect("not poisoned").iter().map(|n| format!("{n:?}")).collect();
+    assert!(!noticed.is_empty() && noticed.iter().all(|notice| notice.contains("ours")), "{noticed:?}");
+    assert!(noticed.iter().all(|notice| !notice.contains("another")), "{noticed:?}");
+    assert_eq!(updates.recv().await.expect("told"), Told::Elicited("another's".into()));
 }

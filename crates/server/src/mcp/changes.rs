@@ -11,6 +11,7 @@ use std::time::Duration;
 use countersign_catalog::Kind;
 use countersign_domain::{Principal, UpstreamName};
 use countersign_gate::Updated;
+use countersign_gate::upstream::Told;
 use serde_json::{Map, Value, json};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -51,6 +52,8 @@ pub(crate) enum News {
     List(&'static str),
     /// This resource of this upstream, by the upstream's own URI.
     Resource(UpstreamName, String),
+    /// What somebody was led to a page of this upstream's for is over, by the elicitation's id.
+    Elicited(UpstreamName, String),
     /// Some resources may have changed without anybody having heard which.
     Missed,
     /// There will be no more.
@@ -105,7 +108,10 @@ impl Ear {
                 _ = stopping.wait_for(|stop| *stop) => return vec![News::Over],
                 () = tokio::time::sleep_until(self.until) => return vec![News::Over],
                 updated = self.updates.recv() => match updated {
-                    Ok(Updated { upstream, uri }) if self.is_here(&upstream) => return vec![News::Resource(upstream, uri)],
+                    Ok(Updated { upstream, told }) if self.is_here(&upstream) => return vec![match told {
+                        Told::Resource(uri) => News::Resource(upstream, uri),
+                        Told::Elicited(id) => News::Elicited(upstream, id),
+                    }],
                     Ok(_) => {}
                     Err(broadcast::error::RecvError::Lagged(_)) => return vec![News::Missed],
                     Err(broadcast::error::RecvError::Closed) => return vec![News::Over],

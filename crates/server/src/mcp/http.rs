@@ -396,7 +396,7 @@ impl Exchange {
         let (app, principal, correlation) =
             (Arc::clone(&self.app), Arc::clone(&self.principal), Arc::clone(&self.correlation));
         let job = called.job;
-        wire::open(called.hearing, |wire| {
+        wire::open(called.hearing, self.session.clone(), |wire| {
             let running: Running = Box::pin(call::run(app, principal, correlation, job, wire));
             running
         })

@@ -264,6 +264,14 @@ impl Lasting {
                 Some(name) => self.told("notifications/resources/updated", updated(name)),
                 None => Vec::new(),
             },
+            News::Elicited(upstream, id) => match &self.names {
+                Names::Session(session) if session.was_led(&upstream, &id) => {
+                    let params = Map::from_iter([("elicitationId".to_owned(), Value::from(id))]);
+                    self.told("notifications/elicitation/complete", params)
+                }
+                // 2026-07-28 has no such notification: a client that was sent to a page comes back by itself.
+                Names::Session(_) | Names::Fixed(_) => Vec::new(),
+            },
             // Rather once too often than never.
             News::Missed => {
                 let all = self.names.all().into_iter();

@@ -5,7 +5,7 @@
 //! concerns it: running requests, questions that wait for answers, the log level, subscriptions. Bounded, and forgotten
 //! after a while without use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +35,8 @@ const MAX_RUNNING: usize = 256;
 const MAX_ASKED: usize = 64;
 /// Resources that one session hears of.
 const MAX_SUBSCRIPTIONS: usize = 256;
+/// Pages to which one session's person was led; of more, the oldest is forgotten.
+const MAX_LED: usize = 64;
 /// What a session's id is sealed for.
 const PURPOSE: &str = "mcp-session";
 /// The level of log messages until `logging/setLevel` names another.
@@ -68,6 +70,8 @@ struct State {
     asked: HashMap<String, Waiting>,
     /// By upstream and the upstream's own URI: the URI as the client knows it.
     subscriptions: BTreeMap<(UpstreamName, String), (Hearing, String)>,
+    /// Pages to which its person was led, by upstream and the elicitation's id.
+    led: VecDeque<(UpstreamName, String)>,
 }
 
 /// The place for an answer.
@@ -173,6 +177,7 @@ impl Session {
             running: HashMap::new(),
             asked: HashMap::new(),
             subscriptions: BTreeMap::new(),
+            led: VecDeque::new(),
         };
         Self {
             abilities,
@@ -243,6 +248,22 @@ impl Session {
         }
         state.subscriptions.insert(key, (hearing, known_as));
         true
+    }
+
+    /// The client's person is led to a page of the upstream's.
+    pub fn led(&self, upstream: &UpstreamName, elicitation: String) {
+        let mut state = lock(&self.state);
+        if state.led.len() >= MAX_LED {
+            state.led.pop_front();
+        }
+        state.led.push_back((upstream.clone(), elicitation));
+    }
+
+    /// Whether its person was led to that page; said once, to whoever tells the client that this is over.
+    pub fn was_led(&self, upstream: &UpstreamName, elicitation: &str) -> bool {
+        let mut state = lock(&self.state);
+        let place = state.led.iter().position(|(of, id)| of == upstream && id == elicitation);
+        place.is_some_and(|place| state.led.remove(place).is_some())
     }
 
     /// It no longer does.

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
+use countersign_domain::UpstreamName;
 use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Client, Notice};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use super::message::RpcError;
+use super::session::Session;
 
 /// Notices that wait for a slow reader; further ones are dropped.
 const UNREAD: usize = 256;
@@ -131,6 +133,7 @@ pub(crate) struct Wire {
     wants_progress: bool,
     log_level: Option<&'static str>,
     cancelled: watch::Receiver<bool>,
+    session: Option<Arc<Session>>,
 }
 
 /// What the work of a request comes to: a result's bytes, or an error.
@@ -186,8 +189,8 @@ pub(crate) struct Hearing {
     pub cancels_on_drop: bool,
 }
 
-/// A wire, and the flight of the work that `run` makes of it.
-pub(crate) fn open(hearing: Hearing, run: impl FnOnce(Arc<Wire>) -> Running) -> Flight {
+/// A wire, and the flight of the work that `run` makes of it. Without a session nothing is heard of after the call.
+pub(crate) fn open(hearing: Hearing, session: Option<Arc<Session>>, run: impl FnOnce(Arc<Wire>) -> Running) -> Flight {
     let (says, heard) = mpsc::channel(UNREAD);
     let (sender, cancelled) = watch::channel(false);
     let abilities = Arc::new(AtomicU8::new(hearing.abilities.0));
@@ -197,6 +200,7 @@ pub(crate) fn open(hearing: Hearing, run: impl FnOnce(Arc<Wire>) -> Running) -> 
         wants_progress: hearing.wants_progress,
         log_level: hearing.log_level,
         cancelled,
+        session,
     });
     let cancel = Canceller { sender, on_drop: hearing.cancels_on_drop };
     Flight { running: run(wire), says: heard, cancel, abilities }
@@ -231,6 +235,12 @@ impl Client for Wire {
             answers.push(came.await.unwrap_or(Err(AskError::Gone)));
         }
         answers
+    }
+
+    fn led(&self, upstream: &UpstreamName, elicitation: String) {
+        if let Some(session) = &self.session {
+            session.led(upstream, elicitation);
+        }
     }
 
     fn answers(&self, kind: AskKind) -> bool {
@@ -295,7 +305,7 @@ mod tests {
         for cancels in [true, false] {
             let (sender, receiver) = oneshot::channel();
             let hearing = Hearing { cancels_on_drop: cancels, ..Hearing::default() };
-            let flight = open(hearing, |wire| {
+            let flight = open(hearing, None, |wire| {
                 let _ = sender.send(wire);
                 Box::pin(async { Ok(Vec::new()) })
             });

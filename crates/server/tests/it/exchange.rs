@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use countersign_domain::{Principal, Refusal, RefusalKind, UpstreamName};
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
-    Ask, AskKind, DiscoverError, Discovered, DispatchError, Exchange, Notice, ToolResult, Upstream, UpstreamStatus,
+    Ask, AskKind, DiscoverError, Discovered, DispatchError, Exchange, Notice, Told, ToolResult, Upstream,
+    UpstreamStatus,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ use crate::tasks;
 pub struct Talker {
     name: UpstreamName,
     changes: watch::Sender<u64>,
-    updates: broadcast::Sender<String>,
+    updates: broadcast::Sender<Told>,
     cancelled: AtomicUsize,
     /// Whether the account is missing that it is used with.
     unconnected: AtomicBool,
@@ -70,6 +71,13 @@ impl Upstream for Talker {
                     other => text(&format!("{other:?}")),
                 }
             }
+            "page" => {
+                let params =
+                    json!({"mode": "url", "message": "Go", "url": "http://127.0.0.1/x", "elicitationId": "e-7"});
+                let ask = Ask { kind: AskKind::ElicitUrl, key: Some("page".into()), params: raw(&params) };
+                exchange.ask(vec![ask]).await;
+                text("asked")
+            }
             "chat" => {
                 let progress = json!({"progressToken": "theirs", "progress": 1.5, "total": 3});
                 exchange.notify(Notice::Progress(raw(&progress)));
@@ -112,7 +120,7 @@ impl Upstream for Talker {
         let tool = |name: &str| raw(&json!({"name": name, "inputSchema": {"type": "object"}}));
         let prompt = json!({"name": "greet", "arguments": [{"name": "who", "required": true}], "x-kept": 1});
         Ok(Discovered {
-            tools: vec![tool("ask"), tool("chat"), tool("hang"), tool("work")],
+            tools: vec![tool("ask"), tool("chat"), tool("hang"), tool("work"), tool("page")],
             prompts: vec![raw(&prompt)],
             resources: vec![
                 raw(&json!({"uri": "talk://now", "name": "now"})),
@@ -126,7 +134,7 @@ impl Upstream for Talker {
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
-    fn updates(&self) -> broadcast::Receiver<String> {
+    fn updates(&self) -> broadcast::Receiver<Told> {
         self.updates.subscribe()
     }
     fn unwatch(&self, uri: &str) {
@@ -516,8 +524,8 @@ async fn clients_hear_of_what_they_subscribed_to() {
     // The GET stream may open a moment later than it was asked for; a change is told until it is heard.
     let tell = async {
         loop {
-            let _ = talkers[0].updates.send("talk://unrelated".into());
-            let _ = talkers[0].updates.send("talk://now".into());
+            let _ = talkers[0].updates.send(Told::Resource("talk://unrelated".into()));
+            let _ = talkers[0].updates.send(Told::Resource("talk://now".into()));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -546,7 +554,7 @@ async fn clients_hear_of_what_they_subscribed_to() {
     while gone() != ["talk://now"] {
         assert!(std::time::Instant::now() < end, "{:?}", gone());
         // A stream that has gone is noticed when something is sent on it.
-        let _ = talkers[0].updates.send("talk://now".into());
+        let _ = talkers[0].updates.send(Told::Resource("talk://now".into()));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     world.node.shutdown().await;
@@ -661,5 +669,71 @@ async fn a_client_leads_its_person_to_where_an_account_is_connected_and_the_call
         let text = refused["result"]["content"][0]["text"].as_str().unwrap_or_default();
         assert!(text.starts_with("Refused (connection-needed)"), "{refused}");
     }
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_page_is_done_with_after_the_call_reaches_the_client_that_was_asked_and_no_other() {
+    let (world, talkers) = world(&["talk", "other"]).await;
+    let (bot, rob) = (world.agent("bot"), world.agent("rob"));
+    let able = json!({"elicitation": {"url": {}}});
+    let (asked, beside, stranger) = (
+        greeted(&world, &bot, able.clone()).await,
+        greeted(&world, &bot, able.clone()).await,
+        greeted(&world, &rob, able.clone()).await,
+    );
+    let call = json!({"name": "talk_page", "arguments": {}});
+    let mut open = Open::send(&world, "POST", &bot, &in_session(&asked), &message(9, "tools/call", &call)).await;
+    let question = open.next().await;
+    assert_eq!(question["params"]["elicitationId"], "e-7", "{question}");
+    let yes = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept"}}).to_string();
+    assert_eq!(world.send("POST", "/mcp", &bot, &in_session(&asked), Some(&yes)).await.status, 202);
+    while open.next().await["id"] != 9 {}
+
+    // A client of 2026-07-28 that is asked the same comes back by itself, and hears of nothing.
+    let modern = tasks::modern(&world, &rob, "tools/call", call.clone(), able).await.json();
+    assert_eq!(modern["result"]["resultType"], "input_required", "{modern}");
+    let mut listen = json!({"notifications": {"resourceSubscriptions": ["talk://talk"]}});
+    listen["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}});
+    let headers = modern_headers("subscriptions/listen", &listen);
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut listening = Open::send(&world, "POST", &rob, &headers, &message(5, "subscriptions/listen", &listen)).await;
+    listening.next().await;
+
+    // Each hears of a resource as well, which tells that its stream is open, and that nothing else came before.
+    let subscribe = message(3, "resources/subscribe", &json!({"uri": "talk://talk"}));
+    let mut streams = Vec::new();
+    for (token, session) in [(&bot, &asked), (&bot, &beside), (&rob, &stranger)] {
+        let subscribed = world.send("POST", "/mcp", token, &in_session(session), Some(&subscribe)).await;
+        assert_eq!(subscribed.json()["result"], json!({}), "{subscribed:?}");
+        let mut stream = Open::send(&world, "GET", token, &in_session(session), "").await;
+        let opened = async {
+            loop {
+                let _ = talkers[0].updates.send(Told::Resource("talk://talk".into()));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! { _ = stream.next() => {}, () = opened => unreachable!("it goes on") }
+        streams.push(stream);
+    }
+    streams.push(listening);
+    // Another upstream cannot end what this one began.
+    let _ = talkers[1].updates.send(Told::Elicited("e-7".into()));
+    let _ = talkers[0].updates.send(Told::Elicited("e-8".into()));
+    let _ = talkers[0].updates.send(Told::Elicited("e-7".into()));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let last = Told::Resource("talk://talk".into());
+    let mut told = Vec::new();
+    for stream in &mut streams {
+        let mut heard = Vec::new();
+        // Earlier changes may still be on their way; after some more of them nothing can be before them.
+        for _ in 0..12 {
+            let _ = talkers[0].updates.send(last.clone());
+            heard.push(stream.next().await);
+        }
+        let over = heard.iter().filter(|m| m["method"] == "notifications/elicitation/complete").cloned();
+        told.push(over.map(|message| message["params"]["elicitationId"].clone()).collect::<Vec<_>>());
+    }
+    assert_eq!(told, [vec![json!("e-7")], vec![], vec![], vec![]]);
     world.node.shutdown().await;
 }
