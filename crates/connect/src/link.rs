@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use countersign_domain::Principal;
-use countersign_gate::upstream::{DispatchError, Exchange, Told, UpstreamStatus};
+use countersign_gate::upstream::{DispatchError, Exchange, Told, UpstreamStatus, elicitation_of};
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -174,7 +174,7 @@ impl Board {
                 }
             }
             talk::ELICITED => {
-                if let Some(id) = params.and_then(talk::elicitation_of) {
+                if let Some(id) = params.and_then(elicitation_of) {
                     let _ = self.updates.send(Told::Elicited(id));
                 }
             }

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Exchange, Notice};
+use countersign_gate::upstream::{Answers, Ask, AskError, AskKind, Exchange, Notice, elicitation_of};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
@@ -58,19 +58,8 @@ pub(crate) fn notice(method: &str, params: Option<&RawValue>) -> Option<(Option<
 
 /// That what a person was led to a page for is over.
 pub(crate) const ELICITED: &str = "notifications/elicitation/complete";
-/// Longest id of an elicitation that is gone by.
-const MAX_ELICITATION: usize = 256;
-
-/// The id under which a person is led to a page (2025-11-25, URL mode).
-pub(crate) fn elicitation_of(params: &RawValue) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Params {
-        #[serde(rename = "elicitationId")]
-        id: String,
-    }
-    let id = serde_json::from_str::<Params>(params.get()).ok()?.id;
-    (id.len() <= MAX_ELICITATION).then_some(id)
-}
+/// Pages that one call is remembered to have led to; of more, the call is not told.
+const MAX_LED: usize = 64;
 
 /// What a request of an upstream asks, if it is one of those that callers may answer.
 pub(crate) fn question(method: &str, key: Option<String>, params: Option<&RawValue>) -> Option<Ask> {
@@ -243,6 +232,7 @@ impl Calls {
         if let Aside::Question(_, ask) = aside
             && ask.kind == AskKind::ElicitUrl
             && let Some(id) = elicitation_of(&ask.params)
+            && self.led.values().filter(|led| **led == call).count() < MAX_LED
         {
             self.led.insert(id, call);
         }

@@ -19,7 +19,9 @@ use crate::gate::{AppendFailure, Gate};
 use crate::questions::{self, Question};
 use crate::record::Facts;
 use crate::stages::{self, Limited, Resolved, Validated};
-use crate::upstream::{Answers, Ask, AskError, AskKind, Client, DispatchError, Exchange, Notice, ToolResult};
+use crate::upstream::{
+    Answers, Ask, AskError, AskKind, Client, DispatchError, Exchange, Notice, ToolResult, elicitation_of,
+};
 
 /// The most questions during one call.
 pub const MAX_ASKS: u32 = 16;
@@ -198,9 +200,8 @@ impl Way {
             return Answers::new();
         }
         for ask in asks.iter().filter(|ask| ask.kind == AskKind::ElicitUrl) {
-            let params: serde_json::Value = serde_json::from_str(ask.params.get()).unwrap_or_default();
-            if let Some(id) = params["elicitationId"].as_str() {
-                self.client.led(&self.upstream, id.to_owned());
+            if let Some(id) = elicitation_of(&ask.params) {
+                self.client.led(&self.upstream, id);
             }
         }
         self.waits(true);

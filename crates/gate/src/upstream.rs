@@ -108,6 +108,20 @@ pub enum Told {
     Elicited(String),
 }
 
+/// Longest id of an elicitation that is remembered, in bytes.
+const MAX_ELICITATION: usize = 256;
+
+/// The id under which a person is led to a page (`elicitationId`, 2025-11-25, URL mode), unless it is longer than 256 bytes.
+pub fn elicitation_of(params: &RawValue) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Params {
+        #[serde(rename = "elicitationId")]
+        id: String,
+    }
+    let id = serde_json::from_str::<Params>(params.get()).ok()?.id;
+    (id.len() <= MAX_ELICITATION).then_some(id)
+}
+
 /// What an upstream asks of the caller's side during a call.
 #[derive(Debug, Clone)]
 pub struct Ask {
