@@ -86,6 +86,36 @@ impl Home {
 }
 
 #[test]
+fn supervisors_see_by_the_exit_code_whether_a_node_lives() {
+    let mut home = Home::with_tools();
+    assert_eq!(home.json(&["health"])["status"], "ok");
+    expect(&home.run(&["health", "--ready"]), 0);
+    home.stop();
+    expect(&home.run(&["health"]), 6);
+    expect(&home.run(&["health", "--ready"]), 6);
+}
+
+#[test]
+fn a_past_call_is_explained_by_its_receipt_and_differs_under_an_edited_set() {
+    let home = Home::with_tools();
+    let id = home.call(&["ads:listCampaigns"]);
+    let receipt = home.receipt(&id, "receipt.json");
+    for by in [&id, receipt.to_str().unwrap()] {
+        assert!(
+            home.json(&["policy", "explain", "--call", by])["text"].as_str().unwrap().contains("ads:listCampaigns")
+        );
+    }
+    expect(&home.run(&["policy", "replay", "--set", "policies"]), 0);
+    for (folder, text) in [("access", "forbid (principal, action, resource);"), ("approval", "")] {
+        std::fs::create_dir_all(home.path("edited").join(folder)).unwrap();
+        std::fs::write(home.path("edited").join(folder).join("edited.cedar"), text).unwrap();
+    }
+    let replay = home.run(&["policy", "replay", "--set", "edited", "--json"]);
+    expect(&replay, 3);
+    assert!(parsed(&replay)["replayed"].as_u64().unwrap() > 0);
+}
+
+#[test]
 fn a_node_that_ends_says_so_and_finishes_what_is_under_way() {
     let mut home = Home::with_upstream("--delay-ms, 1500", "\n[drain]\ndelay = \"1s\"\ntimeout = \"20s\"\n");
     assert_eq!((home.status("/health"), home.status("/ready")), (200, 200));
