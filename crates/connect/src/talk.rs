@@ -24,6 +24,8 @@ const MAX_NOTICES: u32 = 10_000;
 const MAX_ASKS: u32 = 32;
 /// Questions of one call that wait for an answer at a time; further ones are refused.
 const MAX_ASKS_AT_ONCE: usize = 8;
+/// Pages that one call is remembered to have led to; of more, the call is not told.
+const MAX_LED: usize = 64;
 /// Messages that wait for a call to look at them.
 const QUEUE: usize = 64;
 
@@ -58,8 +60,6 @@ pub(crate) fn notice(method: &str, params: Option<&RawValue>) -> Option<(Option<
 
 /// That what a person was led to a page for is over.
 pub(crate) const ELICITED: &str = "notifications/elicitation/complete";
-/// Pages that one call is remembered to have led to; of more, the call is not told.
-const MAX_LED: usize = 64;
 
 /// What a request of an upstream asks, if it is one of those that callers may answer.
 pub(crate) fn question(method: &str, key: Option<String>, params: Option<&RawValue>) -> Option<Ask> {

@@ -22,7 +22,7 @@ use crate::rpc::shorten;
 const MAX_ERROR_TEXT: usize = 8 << 10;
 /// Longest header value that is passed on.
 const MAX_HEADER: usize = 2_000;
-/// Deepest nesting of an answer's JSON, which is also as deep as parsers commonly go.
+/// Deepest nesting of an answer's JSON: many clients' parsers stop near it.
 const MAX_DEPTH: usize = 128;
 /// The member of `_meta` with status and headers.
 const HTTP_META: &str = "dev.countersign/http";
