@@ -1,72 +1,49 @@
 //! Requests and responses under one purpose's rule.
 
-use std::convert::Infallible;
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use url::Url;
+use http::header::{ACCEPT, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, response};
+use http_body::Body as _;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use url::{Position, Url};
 
+use crate::Purpose;
+use crate::connection::Connection;
+use crate::dial::Dialer;
 use crate::error::{EgressError, chain};
-use crate::resolve::{AddressRefused, GuardedResolver, Lookup};
-use crate::rules::Rule;
-use crate::{EgressConfig, Purpose};
+use crate::pool::Pool;
+use crate::rules::{Origin, Rule};
 
-/// Idle connections are dropped before common servers drop theirs (5 s in Node.js): a request on a connection that is
-/// just being closed would leave a write with an unknown outcome.
-const IDLE: Duration = Duration::from_secs(4);
-/// Idle connections kept for one host.
-const IDLE_PER_HOST: usize = 64;
+const AGENT: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
 
 /// A client for one purpose. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub struct PurposeClient {
     purpose: Purpose,
     rule: Arc<Rule>,
-    http: reqwest::Client,
+    dialer: Arc<Dialer>,
+    pool: Arc<Pool>,
 }
 
-/// The head of a response; its body is read in pieces.
+/// The head of a response; its body is read in pieces. Dropped before its end, it closes its connection.
 #[derive(Debug)]
 pub struct Response {
-    inner: reqwest::Response,
+    head: response::Parts,
+    body: Incoming,
+    /// Until the body's end, when it goes back to the others.
+    connection: Option<Connection>,
+    origin: Origin,
+    pool: Arc<Pool>,
 }
 
 impl PurposeClient {
-    pub(crate) fn new(
-        purpose: Purpose,
-        rule: Rule,
-        config: &EgressConfig,
-        lookup: &Arc<dyn Lookup>,
-    ) -> Result<Self, EgressError> {
-        let rule = Arc::new(rule);
-        let setup = |e: reqwest::Error| EgressError::Setup(chain(&e));
-        let resolver = GuardedResolver { rule: Arc::clone(&rule), lookup: Arc::clone(lookup) };
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .no_proxy()
-            .http1_only()
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .dns_resolver(Arc::new(resolver));
-        if let Some(proxy) = &config.proxy {
-            let except = reqwest::NoProxy::from_string("localhost,127.0.0.0/8,::1");
-            builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(setup)?.no_proxy(except));
-        }
-        if !config.extra_roots.is_empty() {
-            let roots = reqwest::Certificate::from_pem_bundle(&config.extra_roots).map_err(setup)?;
-            builder = builder.tls_certs_merge(roots);
-        }
-        Ok(Self { purpose, rule, http: builder.build().map_err(setup)? })
+    pub(crate) fn new(purpose: Purpose, rule: Rule, dialer: Arc<Dialer>) -> Self {
+        Self { purpose, rule: Arc::new(rule), dialer, pool: Arc::default() }
     }
 
     /// What the client is for.
@@ -87,19 +64,70 @@ impl PurposeClient {
         deadline: Instant,
     ) -> Result<Response, EgressError> {
         let refused = |why| EgressError::Refused(format!("{} ({})", why, self.purpose.as_str()));
-        self.rule.check_url(url).map_err(refused)?;
-        let sent = Arc::new(AtomicBool::new(false));
-        let mut request = self.http.request(method, url.clone()).headers(headers);
-        // A request without a body is not tracked; it then counts as sent as soon as it is tried.
-        if body.is_empty() {
-            sent.store(true, Ordering::Release);
-        } else {
-            request = request.body(reqwest::Body::wrap(TrackedBody { bytes: Some(body), sent: Arc::clone(&sent) }));
+        let origin = self.rule.check_url(url).map_err(refused)?;
+        let request = self.request(method, url, headers, body)?;
+        let mut used = None;
+        match tokio::time::timeout_at(deadline.into(), self.exchange(request, url, origin, &mut used)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(EgressError::Timeout { sent: used.is_some_and(|connection| connection.has_sent()) }),
         }
-        match tokio::time::timeout_at(deadline.into(), request.send()).await {
-            Ok(Ok(inner)) => Ok(Response { inner }),
-            Ok(Err(error)) => Err(classify(&error, sent.load(Ordering::Acquire))),
-            Err(_) => Err(EgressError::Timeout { sent: sent.load(Ordering::Acquire) }),
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        url: &Url,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, EgressError> {
+        let unusable = |what: &str| EgressError::Refused(format!("the URL's {what} can't be sent"));
+        let host = &url[Position::BeforeHost..Position::AfterPort];
+        headers.insert(HOST, HeaderValue::from_str(host).map_err(|_| unusable("host"))?);
+        headers.entry(USER_AGENT).or_insert(const { HeaderValue::from_static(AGENT) });
+        headers.entry(ACCEPT).or_insert(const { HeaderValue::from_static("*/*") });
+        if let Some(credential) = self.dialer.proxy_credential(url) {
+            headers.insert(http::header::PROXY_AUTHORIZATION, credential);
+        }
+        // A proxy is told the whole of an `http` URL (RFC 9112, 3.2.2); everybody else only the path.
+        let from = if self.dialer.forwards(url) { Position::BeforeScheme } else { Position::BeforePath };
+        let target = url[from..Position::AfterQuery].parse().map_err(|_| unusable("path"))?;
+        let mut request = Request::new(Full::new(body));
+        (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, target, headers);
+        Ok(request)
+    }
+
+    /// One exchange, on a kept connection if there is one. One that turns out to be closed is replaced as long as it is certain
+    /// that nothing of the request was sent on it. `used` is the connection while the outcome is open.
+    async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        url: &Url,
+        origin: Origin,
+        used: &mut Option<Connection>,
+    ) -> Result<Response, EgressError> {
+        loop {
+            let kept = self.pool.take(&origin);
+            let (fresh, connection) = match kept {
+                Some(connection) => (false, connection),
+                None => (true, self.dialer.dial(url, &self.rule).await?),
+            };
+            let connection = used.insert(connection);
+            match connection.send(request).await {
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    let connection = used.take();
+                    let mut response = Response { head, body, connection, origin, pool: Arc::clone(&self.pool) };
+                    if response.body.is_end_stream() {
+                        response.ended().await;
+                    }
+                    return Ok(response);
+                }
+                Err(failed) => match (connection.has_sent(), failed.unsent) {
+                    (true, _) => return Err(EgressError::Lost(chain(&failed.error))),
+                    (false, Some(unsent)) if !fresh => request = *unsent,
+                    (false, _) => return Err(EgressError::Unreachable(chain(&failed.error))),
+                },
+            }
         }
     }
 }
@@ -107,12 +135,12 @@ impl PurposeClient {
 impl Response {
     /// The status.
     pub fn status(&self) -> StatusCode {
-        self.inner.status()
+        self.head.status
     }
 
     /// The headers.
     pub fn headers(&self) -> &HeaderMap {
-        self.inner.headers()
+        &self.head.headers
     }
 
     /// The next piece of the body as it arrives; `None` at its end.
@@ -120,9 +148,8 @@ impl Response {
     /// # Errors
     /// [`EgressError::Timeout`] or [`EgressError::Lost`].
     pub async fn chunk(&mut self, deadline: Instant) -> Result<Option<Bytes>, EgressError> {
-        match tokio::time::timeout_at(deadline.into(), self.inner.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(EgressError::Lost(chain(&error))),
+        match tokio::time::timeout_at(deadline.into(), self.piece()).await {
+            Ok(piece) => piece,
             Err(_) => Err(EgressError::Timeout { sent: true }),
         }
     }
@@ -132,55 +159,56 @@ impl Response {
     /// # Errors
     /// [`EgressError::TooLarge`] as soon as it is known; otherwise as [`Response::chunk`].
     pub async fn bytes(mut self, limit: usize, deadline: Instant) -> Result<Bytes, EgressError> {
-        if self.inner.content_length().is_some_and(|length| length > limit as u64) {
+        if self.body.size_hint().lower() > limit as u64 {
             return Err(EgressError::TooLarge { limit });
         }
-        let mut whole = BytesMut::new();
-        while let Some(chunk) = self.chunk(deadline).await? {
-            if whole.len() + chunk.len() > limit {
-                return Err(EgressError::TooLarge { limit });
+        let whole = async {
+            let mut whole = self.piece().await?.unwrap_or_default();
+            let mut longer = BytesMut::new();
+            while whole.len() + longer.len() <= limit {
+                match self.piece().await? {
+                    Some(piece) if longer.is_empty() => {
+                        longer.extend_from_slice(&whole);
+                        longer.extend_from_slice(&piece);
+                        whole = Bytes::new();
+                    }
+                    Some(piece) => longer.extend_from_slice(&piece),
+                    None if longer.is_empty() => return Ok(whole),
+                    None => return Ok(longer.freeze()),
+                }
             }
-            whole.extend_from_slice(&chunk);
+            Err(EgressError::TooLarge { limit })
+        };
+        match tokio::time::timeout_at(deadline.into(), whole).await {
+            Ok(whole) => whole,
+            Err(_) => Err(EgressError::Timeout { sent: true }),
         }
-        Ok(whole.freeze())
     }
-}
 
-fn classify(error: &reqwest::Error, sent: bool) -> EgressError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(inner) = cause {
-        if let Some(refused) = inner.downcast_ref::<AddressRefused>() {
-            return EgressError::Refused(refused.0.clone());
+    async fn piece(&mut self) -> Result<Option<Bytes>, EgressError> {
+        loop {
+            let Some(connection) = &mut self.connection else { return Ok(None) };
+            match poll_fn(|cx| connection.poll_body(&mut self.body, cx)).await {
+                Some(Ok(frame)) => {
+                    // Trailers say nothing that anybody here asks for.
+                    if let Ok(data) = frame.into_data() {
+                        if self.body.is_end_stream() {
+                            self.ended().await;
+                        }
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(error)) => return Err(EgressError::Lost(chain(&error))),
+                None => self.ended().await,
+            }
         }
-        cause = inner.source();
-    }
-    if error.is_connect() || error.is_builder() || !sent {
-        return EgressError::Unreachable(chain(error));
-    }
-    EgressError::Lost(chain(error))
-}
-
-/// A body that notes when the connection first asks for it. The connection is made before that, and nothing, not even the
-/// request's head, is flushed before that: a body that nobody asked for was certainly not sent.
-struct TrackedBody {
-    bytes: Option<Bytes>,
-    sent: Arc<AtomicBool>,
-}
-
-impl Body for TrackedBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.sent.store(true, Ordering::Release);
-        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |b| b.len() as u64))
+    /// Nothing more comes: the connection can serve the next request, if it is still good.
+    async fn ended(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        if connection.is_reusable().await {
+            self.pool.put(&self.origin, connection);
+        }
     }
 }

@@ -8,14 +8,18 @@
 //! - [`EgressError::not_sent`] says with certainty that no byte of a request left. What is retried is decided elsewhere.
 
 mod client;
+mod connection;
+mod dial;
 mod error;
+mod pool;
 mod resolve;
 mod rules;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use dial::Dialer;
 use url::Url;
 
 pub use client::{PurposeClient, Response};
@@ -89,6 +93,8 @@ impl Default for EgressConfig {
 pub struct Egress {
     config: Arc<EgressConfig>,
     lookup: Arc<dyn Lookup>,
+    /// Shared by all clients: the certificate authorities are read once.
+    dialer: Arc<OnceLock<Result<Arc<Dialer>, EgressError>>>,
 }
 
 impl Egress {
@@ -99,7 +105,7 @@ impl Egress {
 
     /// With another name resolution. Addresses are checked all the same.
     pub fn with_lookup(config: EgressConfig, lookup: Arc<dyn Lookup>) -> Self {
-        Self { config: Arc::new(config), lookup }
+        Self { config: Arc::new(config), lookup, dialer: Arc::default() }
     }
 
     /// A client under the purpose's rule. Keep it: it holds the connections.
@@ -107,7 +113,7 @@ impl Egress {
     /// # Errors
     /// [`EgressError::Setup`] if TLS or the proxy cannot be set up.
     pub fn client(&self, purpose: Purpose) -> Result<PurposeClient, EgressError> {
-        PurposeClient::new(purpose, self.rule(purpose), &self.config, &self.lookup)
+        self.under(purpose, self.rule(purpose))
     }
 
     /// A client for one URL's origin, which an operator configured, and nothing else. Private addresses are still refused
@@ -118,7 +124,15 @@ impl Egress {
     pub fn client_for(&self, purpose: Purpose, url: &Url) -> Result<PurposeClient, EgressError> {
         let origin = Origin::of(url).map_err(|e| EgressError::Refused(e.to_string()))?;
         let rule = Rule { origins: vec![origin], hosts: Vec::new(), networks: self.rule(purpose).networks };
-        PurposeClient::new(purpose, rule, &self.config, &self.lookup)
+        self.under(purpose, rule)
+    }
+
+    fn under(&self, purpose: Purpose, rule: Rule) -> Result<PurposeClient, EgressError> {
+        let dialer = self.dialer.get_or_init(|| {
+            let lookup = Arc::clone(&self.lookup);
+            Dialer::new(&self.config, lookup).map(Arc::new)
+        });
+        Ok(PurposeClient::new(purpose, rule, Arc::clone(dialer.as_ref().map_err(EgressError::clone)?)))
     }
 
     fn rule(&self, purpose: Purpose) -> Rule {

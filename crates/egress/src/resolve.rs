@@ -1,12 +1,11 @@
 //! Name resolution that hands out only addresses which the purpose's rule allows.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::IpAddr;
 
 use async_trait::async_trait;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+use crate::error::{EgressError, chain};
 use crate::rules::{Rule, not_public};
 
 /// Most addresses of one name that are tried.
@@ -33,30 +32,21 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// A name led only to addresses that are not allowed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct AddressRefused(pub(crate) String);
-
-/// What reqwest resolves with. What is connected to is what was checked: nobody resolves again in between.
-pub(crate) struct GuardedResolver {
-    pub(crate) rule: Arc<Rule>,
-    pub(crate) lookup: Arc<dyn Lookup>,
-}
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (rule, lookup) = (Arc::clone(&self.rule), Arc::clone(&self.lookup));
-        Box::pin(async move {
-            let host = name.as_str().trim_end_matches('.').to_ascii_lowercase();
-            let found = lookup.lookup(&host).await?;
-            let (allowed, refused): (Vec<IpAddr>, Vec<IpAddr>) =
-                found.into_iter().take(MAX_ADDRESSES).partition(|&address| rule.allows_address(&host, address));
-            match (allowed.is_empty(), refused.first()) {
-                (true, Some(&address)) => Err(AddressRefused(not_public(&host, address)).into()),
-                (true, None) => Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")).into()),
-                (false, _) => Ok(Box::new(allowed.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs),
-            }
-        })
+/// The addresses of a name that may be connected to. What is connected to is what was checked: nobody resolves again in
+/// between. Without a rule, all of them.
+pub(crate) async fn addresses(
+    lookup: &dyn Lookup,
+    name: &str,
+    rule: Option<&Rule>,
+) -> Result<Vec<IpAddr>, EgressError> {
+    let host = name.trim_end_matches('.').to_ascii_lowercase();
+    let found = lookup.lookup(&host).await.map_err(|e| EgressError::Unreachable(chain(&e)))?;
+    let allows = |address| rule.is_none_or(|rule| rule.allows_address(&host, address));
+    let (allowed, refused): (Vec<IpAddr>, Vec<IpAddr>) =
+        found.into_iter().take(MAX_ADDRESSES).partition(|&address| allows(address));
+    match (allowed.is_empty(), refused.first()) {
+        (true, Some(&address)) => Err(EgressError::Refused(not_public(&host, address))),
+        (true, None) => Err(EgressError::Unreachable(format!("{host} has no address"))),
+        (false, _) => Ok(allowed),
     }
 }

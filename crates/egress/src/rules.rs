@@ -30,17 +30,17 @@ pub struct RuleError {
 }
 
 impl Rule {
-    /// Whether a URL may be requested at all, before its name is resolved.
+    /// Whether a URL may be requested at all, before its name is resolved; if so, its origin.
     ///
     /// # Errors
     /// The reason, in words.
-    pub(crate) fn check_url(&self, url: &Url) -> Result<(), String> {
+    pub(crate) fn check_url(&self, url: &Url) -> Result<Origin, String> {
         let origin = Origin::of(url).map_err(|e| e.to_string())?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err("the URL holds credentials".to_owned());
         }
         if self.origins.contains(&origin) {
-            return Ok(());
+            return Ok(origin);
         }
         let by_name = origin.https && origin.port == 443 && self.hosts.iter().any(|p| p.matches(&origin.host));
         if !by_name {
@@ -48,7 +48,7 @@ impl Rule {
         }
         match origin.host.parse::<IpAddr>() {
             Ok(address) if !self.allows_address(&origin.host, address) => Err(not_public(&origin.host, address)),
-            _ => Ok(()),
+            _ => Ok(origin),
         }
     }
 
@@ -89,12 +89,12 @@ fn has_no_credentials(url: &Url) -> bool {
 }
 
 /// RFC 6761 section 6.3: these names always mean the loopback.
-fn is_localhost(host: &str) -> bool {
+pub(crate) fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
 /// A scheme, a host and a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     https: bool,
     /// Lower case; IPv6 without brackets.

@@ -11,6 +11,11 @@ use countersign_egress::{Egress, EgressConfig, EgressError, Lookup, Purpose, Pur
 use http::{HeaderMap, Method};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use url::Url;
 
 /// Answers every connection with these bytes, after a first read; counts connections.
@@ -188,4 +193,131 @@ async fn bodies_are_bounded_whatever_the_head_says() {
             assert_eq!(body, Err(EgressError::TooLarge { limit }));
         }
     }
+}
+
+/// Reads one request's head at a time; answers each, and closes after as many as it is told.
+async fn patient(answers: usize) -> (u16, Arc<AtomicUsize>, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("an address").port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let (heads, heard) = mpsc::unbounded_channel();
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let heads = heads.clone();
+            tokio::spawn(async move {
+                for _ in 0..answers {
+                    let mut buffer = [0; 4096];
+                    let read = socket.read(&mut buffer).await.unwrap_or(0);
+                    if read == 0 || heads.send(String::from_utf8_lossy(&buffer[..read]).into_owned()).is_err() {
+                        return;
+                    }
+                    let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                }
+            });
+        }
+    });
+    (port, count, heard)
+}
+
+async fn body(client: &PurposeClient, target: &Url) -> Result<Bytes, EgressError> {
+    post(client, target, 5_000).await?.bytes(10, Instant::now() + Duration::from_secs(5)).await
+}
+
+#[tokio::test]
+async fn connections_are_used_again_and_replaced_once_closed() {
+    let (port, visits, mut heard) = patient(2).await;
+    let target = url(&format!("http://127.0.0.1:{port}/a?b=c"));
+    let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");
+    for round in 1..=5_usize {
+        assert_eq!(&body(&client, &target).await.expect("an answer")[..], b"ok");
+        assert_eq!(visits.load(Ordering::SeqCst), round.div_ceil(2));
+        // The server's end may still be on its way.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let head = heard.recv().await.expect("a request").to_ascii_lowercase();
+    assert!(head.starts_with("post /a?b=c http/1.1\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\nhost: 127.0.0.1:{port}\r\n")), "{head}");
+    assert!(head.contains("\r\ncontent-length: 2\r\n") && head.ends_with("{}"), "{head}");
+}
+
+#[tokio::test]
+async fn a_response_that_is_dropped_early_closes_its_connection() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart";
+    let (port, visits) = server(answer, true).await;
+    let target = url(&format!("http://127.0.0.1:{port}/"));
+    let client = Egress::new(EgressConfig::default()).client_for(Purpose::Upstream, &target).expect("a client");
+    for round in 1..=2 {
+        let mut response = post(&client, &target, 2_000).await.expect("a head");
+        let piece = response.chunk(Instant::now() + Duration::from_secs(2)).await.expect("a piece");
+        assert_eq!((piece.as_deref(), visits.load(Ordering::SeqCst)), (Some(&b"part"[..]), round));
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_forwards_http_tunnels_https_and_is_left_out_for_loopback() {
+    let (port, visits, mut heard) = patient(1).await;
+    let proxy = Some(url(&format!("http://user:p%40ss@127.0.0.1:{port}/")));
+    // No name is resolved: the proxy does that.
+    let egress = Egress::with_lookup(EgressConfig { proxy, ..EgressConfig::default() }, leading_to(&[&[]]));
+    let plain = url("http://plain.example/path");
+    let client = egress.client_for(Purpose::Upstream, &plain).expect("a client");
+    assert_eq!(&body(&client, &plain).await.expect("an answer")[..], b"ok");
+    let head = heard.recv().await.expect("a request");
+    assert!(head.starts_with("POST http://plain.example/path HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("proxy-authorization: Basic dXNlcjpwQHNz\r\n"), "{head}");
+
+    let secret = url("https://secret.example/path");
+    let client = egress.client_for(Purpose::Upstream, &secret).expect("a client");
+    // The tunnel is granted, and what speaks at its end is no TLS.
+    let error = post(&client, &secret, 5_000).await.expect_err("no TLS there");
+    assert!(error.not_sent(), "{error:?}");
+    let head = heard.recv().await.expect("a request");
+    assert!(head.starts_with("CONNECT secret.example:443 HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("proxy-authorization: Basic dXNlcjpwQHNz\r\n"), "{head}");
+
+    let (near, _) = server(b"HTTP/1.1 204 No Content\r\n\r\n", false).await;
+    let target = url(&format!("http://127.0.0.1:{near}/"));
+    let client = egress.client_for(Purpose::Upstream, &target).expect("a client");
+    assert_eq!(post(&client, &target, 2_000).await.expect("an answer").status(), 204);
+    assert_eq!(visits.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn tls_trusts_further_authorities_and_nobody_else() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("a server");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let target = url(&format!("https://localhost:{}/", listener.local_addr().expect("an address").port()));
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut socket) = acceptor.accept(socket).await else { return };
+                let mut buffer = [0; 4096];
+                let _ = socket.read(&mut buffer).await;
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                let _ = socket.shutdown().await;
+            });
+        }
+    });
+    let roots = |extra_roots| EgressConfig { extra_roots, ..EgressConfig::default() };
+    let through = |config| {
+        let egress = Egress::with_lookup(config, leading_to(&[&["127.0.0.1"]]));
+        egress.client_for(Purpose::Upstream, &target)
+    };
+    let client = through(roots(made.cert.pem().into_bytes())).expect("a client");
+    assert_eq!(&body(&client, &target).await.expect("an answer")[..], b"ok");
+    let error = body(&through(roots(Vec::new())).expect("a client"), &target).await.expect_err("a stranger");
+    assert!(error.not_sent(), "{error:?}");
+    let broken = "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n";
+    assert!(matches!(through(roots(broken.into())), Err(EgressError::Setup(_))));
 }
