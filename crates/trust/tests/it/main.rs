@@ -1,0 +1,5 @@
+//! Bundles made here, verified here.
+
+mod cases;
+mod signing;
+mod world;
