@@ -87,6 +87,8 @@ pub struct PublicAuthority {
     pub timestamp_chain: [Vec<u8>; 2],
     /// First second of its validity.
     pub not_before: u64,
+    /// Last second of its validity. Another must have taken over [`LEAF_SECONDS`] before.
+    pub not_after: u64,
 }
 
 /// A certificate to be issued.
@@ -180,6 +182,7 @@ impl Authority {
             ct_key: self.ct.spki(),
             timestamp_chain: [&self.timestamp, &self.timestamp_root].map(|h| h.certificate.der().to_vec()),
             not_before: self.root.certificate.not_before(),
+            not_after: self.root.certificate.not_after(),
         }
     }
 
@@ -222,6 +225,11 @@ impl Authority {
         let Ok([root, timestamp_root, timestamp]) = <[Holder; 3]>::try_from(holders) else {
             return Err(saved("it is cut short"));
         };
+        for (child, issuer) in [(&root, &root), (&timestamp_root, &timestamp_root), (&timestamp, &timestamp_root)] {
+            if child.certificate.is_signed_by(&issuer.certificate) != Ok(true) {
+                return Err(saved("a certificate is not signed by its issuer"));
+            }
+        }
         Ok(Self { organisation, root, ct, timestamp_root, timestamp })
     }
 }

@@ -21,7 +21,8 @@ use crate::timestamp::{self, Rejection};
 /// What is signed.
 #[derive(Debug, Clone)]
 pub enum Payload<'a> {
-    /// An artifact, by its SHA-256.
+    /// An artifact, by its SHA-256. A digest does not show of what it is: whoever may choose it may also choose that of a
+    /// statement's encoding, and gets a signature that holds for the statement too.
     Artifact(Digest),
     /// A statement about artifacts: an in-toto statement's bytes, [`Statement::to_payload`]'s or others.
     Statement(&'a [u8]),
@@ -108,7 +109,8 @@ pub fn prepare(
     unlogged(payload, unsigned, signature, verifier, material, stamp)
 }
 
-/// Signs with a key that verifiers are given by other means, with a timestamp but without a certificate.
+/// Signs with a key that verifiers are given by other means, with a timestamp but without a certificate. The key must sign
+/// nothing of another form: digests that callers choose could be those of anything.
 ///
 /// # Errors
 /// [`SignError`].

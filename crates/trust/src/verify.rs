@@ -180,10 +180,10 @@ impl Run {
             Err(error) => return self.record(CheckName::Certificate, fail(Code::CertificateMalformed, error)),
         };
         let times: Vec<u64> = self.times.iter().map(|t| t.seconds).collect();
-        match chain::find_issuer(&certificate, &root.certificate_authorities, &times) {
-            Ok(authority) => {
-                self.record(CheckName::Certificate, Ok(format!("issued by {}", authority.chain[0].subject())));
-                self.sct(&certificate, &authority.chain[0], root, policy);
+        match chain::find_issuers(&certificate, &root.certificate_authorities, &times) {
+            Ok(issuers) => {
+                self.record(CheckName::Certificate, Ok(format!("issued by {}", issuers[0].subject())));
+                self.sct(&certificate, &issuers[0], root, policy);
             }
             Err(failure) => {
                 self.record(CheckName::Certificate, Err(failure));
@@ -214,7 +214,7 @@ impl Run {
         let matches = |found: Result<String, _>, pattern: &Pattern, code| match found {
             Ok(found) if pattern.matches(&found) => Ok(found),
             Ok(found) => fail(code, format!("it is {found:?}, not {pattern}")),
-            Err(error) => fail(Code::CertificateMalformed, error),
+            Err(error) => fail(code, error),
         };
         match &policy.expected {
             Expected::Certificate { identity, issuer: expected } => {

@@ -7,7 +7,7 @@ use crate::asn1::oid;
 use crate::certificate::{Certificate, Sct, TLS_ECDSA_SHA256};
 use crate::keys::{HashAlgorithm, PublicKey};
 use crate::report::Code;
-use crate::root::{AuthorityInstance, LogInstance};
+use crate::root::{AuthorityInstance, LogInstance, Window};
 
 /// For what a chain is looked at: what its leaf must be for, and how failures are named.
 pub(super) struct Purpose {
@@ -37,32 +37,36 @@ pub(super) const TIMESTAMPING: Purpose = Purpose {
     profile: Code::TimestampProfile,
 };
 
-/// The authority that issued a signer's certificate, trusted at all of these times.
-pub(super) fn find_issuer<'a>(
+/// The chain of the authority that issued a signer's certificate, trusted at all of these times: from the issuer upwards.
+pub(super) fn find_issuers<'a>(
     leaf: &Certificate,
     authorities: &'a [AuthorityInstance],
     times: &[u64],
-) -> Result<&'a AuthorityInstance, Failure> {
+) -> Result<&'a [Certificate], Failure> {
     let mut failure = None;
-    for authority in authorities.iter().filter(|a| a.chain[0].subject() == leaf.issuer()) {
-        match issued_by(leaf, authority, times) {
-            Ok(()) => return Ok(authority),
-            // Of several authorities with one name, the one whose key it is says most about what is wrong.
-            Err(Failure(Code::CertificateSignatureWrong, _)) if failure.is_some() => {}
-            Err(other) => failure = Some(other),
+    for authority in authorities {
+        // Authorities also issue from above the first certificate of their chain.
+        for from in (0..authority.chain.len()).filter(|i| authority.chain[*i].subject() == leaf.issuer()) {
+            let issuers = &authority.chain[from..];
+            match issued_by(leaf, issuers, authority.window, times) {
+                Ok(()) => return Ok(issuers),
+                // Of several authorities with one name, the one whose key it is says most about what is wrong.
+                Err(Failure(Code::CertificateSignatureWrong, _)) if failure.is_some() => {}
+                Err(other) => failure = Some(other),
+            }
         }
     }
     let unknown = || Failure(Code::AuthorityUnknown, format!("no trusted authority is called {}", leaf.issuer()));
     Err(failure.unwrap_or_else(unknown))
 }
 
-fn issued_by(leaf: &Certificate, authority: &AuthorityInstance, times: &[u64]) -> Result<(), Failure> {
-    check_signed(leaf, &authority.chain[0], &SIGNING)?;
-    if let Some(time) = times.iter().find(|time| !authority.window.contains(**time)) {
+fn issued_by(leaf: &Certificate, issuers: &[Certificate], window: Window, times: &[u64]) -> Result<(), Failure> {
+    check_signed(leaf, &issuers[0], &SIGNING)?;
+    if let Some(time) = times.iter().find(|time| !window.contains(**time)) {
         return fail(Code::AuthorityNotValid, format!("the authority was not trusted at {time}"));
     }
     for time in times {
-        check(leaf, &authority.chain, *time, &SIGNING)?;
+        check(leaf, issuers, *time, &SIGNING)?;
     }
     if times.is_empty() { fail(Code::NoTrustedTime, "nobody trusted says when it was used") } else { Ok(()) }
 }
