@@ -97,7 +97,8 @@ pub struct LogInstance {
 }
 
 impl LogInstance {
-    /// A shard of a log of ours: its origin is a bare hostname, its key is Ed25519.
+    /// A shard of a log of ours: its origin is a bare hostname, its key is Ed25519. Signatures are stamped before they are
+    /// logged, so that a new shard's window has to begin a little before its first entry.
     ///
     /// # Errors
     /// [`RootError::Log`].

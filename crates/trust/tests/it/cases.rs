@@ -22,12 +22,13 @@ pub const IDENTITY: &str = "https://gw.example.com/ws/1/signer";
 pub const MAIL: &str = "ann@example.com";
 
 /// What verifiers of others accept although we refuse it: they do not look at every time in a trusted root.
-/// (sigstore-python 4.5.1 looks at those of timestamp authorities only, @sigstore/verify 4.1.3 not at those of logs.)
+/// (sigstore-python 4.5.1 looks at those of timestamp authorities only, @sigstore/verify 4.1.3 and the crate sigstore-verify
+/// 0.15.1 not at those of logs.)
 #[allow(dead_code)]
 pub const LENIENT: [(&str, &[&str]); 3] = [
     ("authority-ended", &["sigstore-python"]),
     ("sct-key-ended", &["sigstore-python"]),
-    ("log-ended", &["sigstore-python", "@sigstore/verify"]),
+    ("log-ended", &["sigstore-python", "@sigstore/verify", "sigstore-verify"]),
 ];
 
 /// One bundle with what a verifier is told, and what it must find.
