@@ -96,6 +96,11 @@ fn an_undeclared_dependency_of_a_pure_crate_is_found() {
 }
 
 #[test]
+fn a_capability_in_the_core_of_signing_is_found() {
+    check("wall-1-purity", dependency("trust", "countersign-ledger.workspace = true"));
+}
+
+#[test]
 fn a_database_driver_outside_of_store_is_found() {
     check("wall-2-database", dependency("ledger", "rusqlite.workspace = true"));
 }

@@ -19,6 +19,7 @@ const PANICS: &[(&str, usize)] = &[
     ("countersign-egress", 4),
     ("countersign-gate", 8),
     ("countersign-proof", 4),
+    ("countersign-trust", 0),
 ];
 
 /// Every breach of a rule on texts.

@@ -28,6 +28,24 @@ const PURE: &[(&str, &[&str])] = &[
             "thiserror",
         ],
     ),
+    (
+        "countersign-trust",
+        &[
+            "countersign-proof",
+            "base64",
+            "der",
+            "ed25519-dalek",
+            "p256",
+            "p384",
+            "serde",
+            "serde_json",
+            "sha2",
+            "spki",
+            "thiserror",
+            "x509-cert",
+            "zeroize",
+        ],
+    ),
 ];
 
 /// What a pure crate may not name, as a path or as its beginning.
@@ -85,7 +103,7 @@ pub fn check(workspace: &Workspace) -> Vec<Finding> {
     findings
 }
 
-/// Wall 1: `proof`, `domain` and `policy` have no I/O, no clock, no randomness.
+/// Wall 1: `proof`, `domain`, `policy` and `trust` have no I/O, no clock, no randomness.
 fn purity(package: &Package) -> Vec<Finding> {
     let Some((_, allowed)) = PURE.iter().find(|(name, _)| *name == package.name) else {
         return Vec::new();

@@ -1,0 +1,37 @@
+//! Signing and verifying in Sigstore's shapes: what a node needs to be certificate authority, timestamp authority and
+//! log for its own signatures, and what anybody needs to verify such signatures or foreign ones.
+//!
+//! The crate is pure. It does no I/O, reads no clock and draws no randomness: times (Unix, in seconds or milliseconds as
+//! the name says) and entropy are arguments. Keys leave it only as bytes that the caller seals. It speaks no HTTP; it
+//! makes and reads the bodies that travel over it.
+//!
+//! | module | what | source |
+//! |---|---|---|
+//! | [`keys`] | P-256 keys from seeds; public keys and their signatures | RFC 5480, RFC 6979, RFC 8410 |
+//! | [`certificate`] | certificates, taken apart and made | RFC 5280, RFC 6962, Fulcio's OIDs |
+//! | [`authority`] | a node's own certificate, SCT and timestamp authority | RFC 5280, RFC 6962 |
+//! | [`timestamp`] | timestamps: requests, answers, verification | RFC 3161, RFC 5652, RFC 5816 |
+//! | [`hashedrekord`] | the log's leaf for a signed artifact | Rekor `hashedrekord` 0.0.2 |
+//! | [`entry`] | a leaf with its proof, as a log answers it | Rekor `TransparencyLogEntry` |
+//! | [`dsse`] | envelopes and in-toto statements | DSSE 1.0, in-toto Statement 1 |
+//! | [`bundle`] | the bundle file | Sigstore bundle 0.3 |
+//! | [`root`] | whom a verifier trusts, and for which time | Sigstore trusted root 0.1, client trust config 0.1 |
+//! | [`sign`] | an artifact or statement in, a bundle out | |
+//! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod bundle;
+pub mod certificate;
+pub mod dsse;
+pub mod entry;
+pub mod hashedrekord;
+pub mod keys;
+pub mod report;
+pub mod root;
+pub mod sign;
+pub mod timestamp;
+pub mod verify;
+
+mod asn1;
+mod wire;

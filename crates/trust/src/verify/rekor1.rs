@@ -1,0 +1,107 @@
+//! Bodies of log entries of Rekor's first version: `hashedrekord` 0.0.1, `dsse` 0.0.1, `intoto` 0.0.2.
+//!
+//! Only what ties an entry to a bundle is read: signature, certificate or key, and digest.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_proof::canonical::{Limits, parse_strict};
+use serde_json::Value;
+
+use super::{Outcome, Subject, fail};
+use crate::bundle::Content;
+use crate::entry::LogEntry;
+use crate::hashedrekord::MAX_BODY_BYTES;
+use crate::keys::HashAlgorithm;
+use crate::report::Code;
+
+/// What an entry says, as far as it matters here.
+struct Said {
+    signature: Option<Vec<u8>>,
+    /// PEM of a certificate or key.
+    verifier: Option<Vec<u8>>,
+    hash: Option<String>,
+    digest: Option<String>,
+}
+
+/// The entry is about this very signature.
+pub(super) fn check_body(subject: &Subject<'_>, entry: &LogEntry) -> Outcome {
+    // Entries may embed statements, which are larger than hashes.
+    let limits = Limits { max_bytes: 64 * MAX_BODY_BYTES, max_depth: 32 };
+    let body = parse_strict(&entry.body, &limits).or_else(|error| fail(Code::LogEntryMismatch, error))?;
+    let stated = (body["kind"].as_str().unwrap_or_default(), body["apiVersion"].as_str().unwrap_or_default());
+    if stated != (entry.kind.as_str(), entry.version.as_str()) {
+        return fail(Code::LogEntryMismatch, "the log entry is of another kind than it is said to be");
+    }
+    let (said, payload) = match (stated, &subject.bundle.content) {
+        (("hashedrekord", "0.0.1"), Content::MessageSignature { .. }) => (hashedrekord(&body["spec"]), None),
+        (("dsse", "0.0.1"), Content::Dsse(envelope)) => (dsse(&body["spec"]), Some(&envelope.payload)),
+        (("intoto", "0.0.2"), Content::Dsse(envelope)) => (intoto(&body["spec"]["content"]), Some(&envelope.payload)),
+        ((kind, version), _) => {
+            return fail(Code::LogEntryUnsupported, format!("{kind} {version} is not read for this kind of bundle"));
+        }
+    };
+    let hash = HashAlgorithm::ALL.into_iter().find(|h| said.hash.as_deref() == Some(h.in_toto_name()));
+    let Some(hash) = hash else { return fail(Code::LogEntryUnsupported, "the log entry uses another hash") };
+    let digest = payload.map_or_else(|| subject.artifact.digest(hash), |payload| Some(hash.digest(payload)));
+    let Some(digest) = digest else {
+        return fail(Code::ArtifactDigestUnknown, format!("the artifact's {} is needed", hash.in_toto_name()));
+    };
+    let digest: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+    for (same, what) in [
+        (said.signature.as_deref() == Some(subject.bundle.content.signature()), "signature"),
+        (said.verifier.as_deref().and_then(from_pem).is_some_and(|der| der == subject.verifier), "certificate or key"),
+        (said.digest.as_deref() == Some(digest.as_str()), "digest"),
+    ] {
+        if !same {
+            return fail(Code::LogEntryMismatch, format!("the log entry has another {what}"));
+        }
+    }
+    Ok(format!("{} {}", entry.kind, entry.version))
+}
+
+fn hashedrekord(spec: &Value) -> Said {
+    let (signature, hash) = (&spec["signature"], &spec["data"]["hash"]);
+    said(signature["content"].as_str().and_then(bytes), &signature["publicKey"]["content"], hash)
+}
+
+fn dsse(spec: &Value) -> Said {
+    let signature = only(&spec["signatures"]);
+    said(signature["signature"].as_str().and_then(bytes), &signature["verifier"], &spec["payloadHash"])
+}
+
+/// Here, signatures are in base64 twice.
+fn intoto(content: &Value) -> Said {
+    let signature = only(&content["envelope"]["signatures"]);
+    let twice = signature["sig"].as_str().and_then(bytes);
+    let once = twice.and_then(|text| bytes(std::str::from_utf8(&text).ok()?));
+    said(once, &signature["publicKey"], &content["payloadHash"])
+}
+
+fn said(signature: Option<Vec<u8>>, verifier: &Value, hash: &Value) -> Said {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    Said {
+        signature,
+        verifier: verifier.as_str().and_then(bytes),
+        hash: text(&hash["algorithm"]),
+        digest: text(&hash["value"]),
+    }
+}
+
+fn only(list: &Value) -> &Value {
+    match list.as_array().map(Vec::as_slice) {
+        Some([one]) => one,
+        _ => &Value::Null,
+    }
+}
+
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
+}
+
+/// RFC 7468, one block.
+fn from_pem(pem: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(pem).ok()?.trim();
+    let (label, rest) = text.strip_prefix("-----BEGIN ")?.split_once("-----")?;
+    let inner = rest.strip_suffix(&format!("-----END {label}-----"))?;
+    bytes(&inner.split_ascii_whitespace().collect::<String>())
+}

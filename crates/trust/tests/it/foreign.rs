@@ -1,0 +1,106 @@
+//! Signatures that others made, on other instances: see `tests/data/sigstore/SOURCE.md`.
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine as _;
+use countersign_proof::digest::Digest;
+use countersign_trust::report::{Code, Report, Verdict};
+use countersign_trust::root::TrustedRoot;
+use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
+
+fn data(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sigstore").join(name)).unwrap()
+}
+
+fn root(name: &str) -> TrustedRoot {
+    let root = TrustedRoot::parse(&data(name)).unwrap();
+    assert_eq!(TrustedRoot::parse(&root.to_json()).unwrap(), root, "what was read is written and read again");
+    root
+}
+
+fn sha256(hex: &str) -> Artifact<'static> {
+    Artifact::Sha256(format!("sha256:{hex}").parse().unwrap())
+}
+
+fn signer(identity: &str, issuer: &str) -> Policy {
+    let expected = Expected::Certificate {
+        identity: Pattern::Glob(identity.to_owned()),
+        issuer: Pattern::Exact(issuer.to_owned()),
+    };
+    Policy { expected, ..Policy::default() }
+}
+
+/// The bundle is accepted, and refused for another artifact.
+fn check(bundle: &str, root: &TrustedRoot, artifact: Artifact<'_>, policy: &Policy) -> Report {
+    let bundle = data(bundle);
+    let report = verify(&bundle, &artifact, root, policy);
+    assert_eq!(report.verdict, Verdict::Valid, "{:#?}", report.checks);
+    let other = verify(&bundle, &Artifact::Sha256(Digest::of(b"another")), root, policy);
+    assert!(other.failures().any(|code| code == Code::ArtifactMismatch), "{:#?}", other.checks);
+    report
+}
+
+#[test]
+fn an_artifact_in_the_second_version_of_rekor() {
+    let policy = signer("jku@*", "https://github.com/login/oauth");
+    let report = check("rekor2.sigstore.json", &root("staging.json"), Artifact::Bytes(&data("rekor2.txt")), &policy);
+    assert_eq!(report.times.len(), 1);
+    assert_eq!((report.logs[0].log.as_str(), report.logs[0].index), ("log2025-alpha1.rekor.sigstage.dev", 645));
+}
+
+#[test]
+fn a_statement_in_the_second_version_of_rekor() {
+    let bundle = countersign_trust::bundle::Bundle::parse(&data("rekor2-dsse.sigstore.json")).unwrap();
+    let countersign_trust::bundle::Content::Dsse(envelope) = &bundle.content else { panic!("a statement") };
+    let statement = countersign_trust::dsse::Statement::parse(&envelope.payload_type, &envelope.payload).unwrap();
+    let digest = statement.subject[0].digest["sha256"].as_str().unwrap();
+    let policy = signer(
+        "https://github.com/sigstore-conformance/*/.github/workflows/*@refs/heads/main",
+        "https://token.actions.githubusercontent.com",
+    );
+    check("rekor2-dsse.sigstore.json", &root("staging.json"), sha256(digest), &policy);
+}
+
+#[test]
+fn an_artifact_signed_by_cosign() {
+    let policy = signer("w.vollprecht@gmail.com", "https://github.com/login/oauth");
+    let report =
+        check("cosign.sigstore.json", &root("public-good.json"), Artifact::Bytes(&data("cosign.txt")), &policy);
+    // Its timestamp is by an authority that this root does not name; the log's word for the time is enough.
+    assert_eq!(report.times[0].source, "https://rekor.sigstore.dev");
+}
+
+#[test]
+fn a_statement_in_the_first_version_of_rekor() {
+    let digest = sha256("54303491a8418fbed24344b513546182c29b43bf282ceb433af65e2299f9271f");
+    let policy = signer(
+        "https://github.com/prefix-dev/sigstore-example/.github/workflows/action.yaml@refs/heads/main",
+        "https://token.actions.githubusercontent.com",
+    );
+    check("rekor1-dsse.sigstore.json", &root("public-good.json"), digest, &policy);
+}
+
+#[test]
+fn an_artifact_signed_with_a_key_of_its_own() {
+    let pem = String::from_utf8(data("key.pem")).unwrap();
+    let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let key = base64::engine::general_purpose::STANDARD.decode(base64).unwrap();
+    let policy = Policy { expected: Expected::Key(key), ..Policy::default() };
+    check("key.sigstore.json", &root("public-good.json"), Artifact::Bytes(&data("key.txt")), &policy);
+}
+
+#[test]
+fn an_attestation_of_an_instance_without_logs() {
+    let github = root("github.json");
+    let digest = sha256("76f1fe8593bf227cca2c089e3c16dc95014a8d3e89c5dd220530469ca043c428");
+    let bundle = data("github.sigstore.json");
+    let policy = Policy { without_log: true, without_sct: true, ..Policy::default() };
+    let report = verify(&bundle, &digest, &github, &policy);
+    // Its certificates do not say who vouched for the identity, so that only somebody who expects nobody is content.
+    assert_eq!(report.verdict, Verdict::Unanchored, "{:#?}", report.checks);
+    assert_eq!(report.signer.as_deref(), Some("https://dotcom.releases.github.com"));
+    let strict = verify(&bundle, &digest, &github, &signer("https://dotcom.releases.github.com", "https://github.com"));
+    let expected = [Code::SctMissing, Code::IssuerMismatch, Code::LogEntryMissing];
+    assert_eq!(strict.failures().collect::<Vec<_>>(), expected);
+}

@@ -1,0 +1,9 @@
+//! Bundles made here and by others, verified here; certificates, timestamps and log entries; hostile bytes.
+#![allow(clippy::unwrap_used, missing_docs)] // in tests a panic is the failure report
+
+mod cases;
+mod foreign;
+mod robust;
+mod services;
+mod signing;
+mod world;
