@@ -126,7 +126,7 @@ fn done(outcome: Outcome) -> Result<ToolResult, DispatchError> {
 fn is_header_mismatch(answer: &Answer) -> bool {
     match answer {
         Answer::Error(raw) => rpc::error_parts(raw).is_some_and(|(code, _)| code == HEADER_MISMATCH),
-        Answer::Result(_) => false,
+        Answer::Result(_) | Answer::TooDeep => false,
     }
 }
 

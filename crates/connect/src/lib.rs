@@ -9,6 +9,7 @@
 //! certain that it was not received.
 
 mod call;
+mod depth;
 mod discover;
 #[cfg(fuzzing)]
 pub mod fuzzing;

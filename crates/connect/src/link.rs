@@ -367,6 +367,7 @@ pub(crate) fn judge_probe(answer: &Answer) -> Probe {
             Some((HEADER_MISMATCH | MISSING_CAPABILITY, message)) => Probe::Incompatible(message),
             _ => Probe::Legacy,
         },
+        Answer::TooDeep => Probe::Incompatible("its answer to server/discover is nested too deeply".to_owned()),
     }
 }
 

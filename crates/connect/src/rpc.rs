@@ -6,6 +6,8 @@ use countersign_gate::upstream::{AskKind, DispatchError, Exchange, ToolResult};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::depth::{is_too_deep, too_deep};
+
 /// The newest revision.
 pub(crate) const MODERN: &str = "2026-07-28";
 /// Revisions of the handshake era that we speak, newest first.
@@ -153,6 +155,8 @@ pub(crate) enum Answer {
     Result(Box<RawValue>),
     /// The `error` member.
     Error(Box<RawValue>),
+    /// Either, nested deeper than what is handed on. Only whose it is was read: it ends no call but its own.
+    TooDeep,
 }
 
 /// A message from an upstream.
@@ -199,6 +203,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Incoming<'_>, String> {
         });
     }
     let answer = match (message.result, message.error) {
+        (Some(raw), None) | (None, Some(raw)) if is_too_deep(raw.get().as_bytes()) => Answer::TooDeep,
         (Some(result), None) => Answer::Result(result.to_owned()),
         (None, Some(error)) => Answer::Error(error.to_owned()),
         _ => return Err("neither a request nor a response".to_owned()),
@@ -210,7 +215,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Incoming<'_>, String> {
             Ok(Incoming::Response(number, answer))
         }
         (None, Answer::Error(_)) => message.error.map(Incoming::Unrelated).ok_or_else(String::new),
-        (None, Answer::Result(_)) => Err("a result without an id".to_owned()),
+        (None, Answer::Result(_) | Answer::TooDeep) => Err("an answer without an id".to_owned()),
     }
 }
 
@@ -241,6 +246,7 @@ pub(crate) fn result_of(answer: Answer) -> Result<Box<RawValue>, DispatchError> 
             Some((code, message)) => Err(DispatchError::Rpc { code, message, raw }),
             None => Err(DispatchError::Protocol("its error has no code".into())),
         },
+        Answer::TooDeep => Err(too_deep()),
     }
 }
 
@@ -312,6 +318,7 @@ mod tests {
         let kind = |text: &str| match parse(text.as_bytes()) {
             Ok(Incoming::Response(id, Answer::Result(raw))) => format!("{id} {}", raw.get()),
             Ok(Incoming::Response(id, Answer::Error(raw))) => format!("{id} error {}", raw.get()),
+            Ok(Incoming::Response(id, Answer::TooDeep)) => format!("{id} too deep"),
             Ok(Incoming::Unrelated(_)) => "unrelated".into(),
             Ok(Incoming::Request(id, method, _)) => format!("{method} asked as {}", id.get()),
             Ok(Incoming::Notification(method, _)) => method.into_owned(),
@@ -332,6 +339,32 @@ mod tests {
         ] {
             assert_eq!(kind(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_nested_128_levels_deep_at_most_and_is_known_by_its_id_all_the_same() {
+        let nested = |levels: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1));
+        for member in ["result", "error"] {
+            let read = |levels: usize| {
+                let text = format!(r#"{{"jsonrpc":"2.0","id":7,"{member}":{}}}"#, nested(levels));
+                match parse(text.as_bytes()) {
+                    Ok(Incoming::Response(7, answer)) => result_of(answer),
+                    other => panic!("{levels}: {other:?}"),
+                }
+            };
+            match (member, read(128)) {
+                ("result", Ok(raw)) => assert_eq!(raw.get(), nested(128)),
+                // An error without a code is no error, but its depth is nothing to complain about.
+                ("error", Err(DispatchError::Protocol(why))) => assert!(why.contains("no code"), "{why}"),
+                (_, other) => panic!("{other:?}"),
+            }
+            for levels in [129, 200_000] {
+                let error = read(levels).expect_err("too deep");
+                assert!(matches!(&error, DispatchError::Protocol(why) if why.contains("128 levels")), "{error:?}");
+            }
+        }
+        let nobodys = format!(r#"{{"jsonrpc":"2.0","id":null,"error":{}}}"#, nested(200_000));
+        assert!(parse(nobodys.as_bytes()).is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use crate::depth::is_too_deep;
 use crate::rpc::{self, INTERNAL_ERROR, METHOD_NOT_FOUND};
 
 /// Notices of one call that are passed on; further ones are dropped.
@@ -40,14 +41,15 @@ pub(crate) enum Aside {
     Question(Box<RawValue>, Ask),
 }
 
-/// A notification that belongs to the call of this number, or to whichever call it comes with.
+/// A notification that belongs to the call of this number, or to whichever call it comes with. One that is nested deeper than an
+/// answer may be is none.
 pub(crate) fn notice(method: &str, params: Option<&RawValue>) -> Option<(Option<u64>, Notice)> {
     #[derive(Deserialize)]
     struct Progress {
         #[serde(rename = "progressToken")]
         token: u64,
     }
-    let params = params?;
+    let params = params.filter(|params| !is_too_deep(params.get().as_bytes()))?;
     match method {
         "notifications/progress" => {
             let progress: Progress = serde_json::from_str(params.get()).ok()?;
@@ -61,7 +63,7 @@ pub(crate) fn notice(method: &str, params: Option<&RawValue>) -> Option<(Option<
 /// That what a person was led to a page for is over.
 pub(crate) const ELICITED: &str = "notifications/elicitation/complete";
 
-/// What a request of an upstream asks, if it is one of those that callers may answer.
+/// What a request of an upstream asks, if it is one of those that callers may answer, nested no deeper than an answer may be.
 pub(crate) fn question(method: &str, key: Option<String>, params: Option<&RawValue>) -> Option<Ask> {
     #[derive(Deserialize)]
     struct Mode {
@@ -69,6 +71,9 @@ pub(crate) fn question(method: &str, key: Option<String>, params: Option<&RawVal
         mode: Option<String>,
     }
     let params = params.map_or_else(|| RawValue::from_string("{}".to_owned()).ok(), |p| Some(p.to_owned()))?;
+    if is_too_deep(params.get().as_bytes()) {
+        return None;
+    }
     let kind = match method {
         "elicitation/create" => match serde_json::from_str::<Mode>(params.get()).ok()?.mode.as_deref() {
             None | Some("form") => AskKind::ElicitForm,
@@ -309,6 +314,22 @@ mod tests {
 
     fn raw(text: &str) -> Box<RawValue> {
         RawValue::from_string(text.to_owned()).expect("JSON")
+    }
+
+    #[test]
+    fn what_is_nested_too_deeply_is_neither_passed_on_nor_asked() {
+        let nested = |levels: usize| {
+            raw(&format!(r#"{{"progressToken":1,"x":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1)))
+        };
+        for (levels, heard) in [(128, true), (129, false), (200_000, false)] {
+            let params = nested(levels);
+            for method in ["notifications/progress", "notifications/message"] {
+                assert_eq!(notice(method, Some(&params)).is_some(), heard, "{method}, {levels}");
+            }
+            for method in ["elicitation/create", "sampling/createMessage", "roots/list"] {
+                assert_eq!(question(method, None, Some(&params)).is_some(), heard, "{method}, {levels}");
+            }
+        }
     }
 
     #[test]

@@ -41,12 +41,6 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// An empty answer.
-    #[cfg(test)]
-    pub fn for_test(status: u16, headers: HeaderMap) -> Self {
-        Self { status, headers, body: Vec::new() }
-    }
-
     /// A header's value, if it is there and text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
@@ -55,6 +49,13 @@ impl Reply {
     /// The body as JSON; `null` if it is not.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The path behind `Link: <…>; rel="next"` (RFC 8288), if it leads to the same node.
+    pub fn next_page(&self, base: &str) -> Option<String> {
+        let link = self.header("link")?.split(',').find(|link| link.contains("rel=\"next\""))?;
+        let target = link.split_once('<')?.1.split_once('>')?.0;
+        Some(target.strip_prefix(base).unwrap_or(target).to_owned()).filter(|path| path.starts_with('/'))
     }
 
     /// Whether the status is 2xx.
@@ -203,6 +204,23 @@ impl Node {
         Ok(Reply { status, headers, body: body.to_vec() })
     }
 
+    /// The entries of a list from this page on, at most so many, and whether there are more.
+    ///
+    /// # Errors
+    /// If the node refuses or does not answer.
+    pub async fn pages(&self, first: String, limit: usize) -> anyhow::Result<(Vec<Value>, bool)> {
+        let mut entries = Vec::new();
+        let mut next = Some(first);
+        while let (Some(path), true) = (&next, entries.len() < limit) {
+            let reply = self.send("GET", path, &[], None).await?;
+            next = reply.next_page(self.base());
+            entries.extend(reply.into_json()?.as_array().cloned().unwrap_or_default());
+        }
+        let more = next.is_some() || entries.len() > limit;
+        entries.truncate(limit);
+        Ok((entries, more))
+    }
+
     fn headers(&self, given: &[(&str, &str)], json: bool) -> anyhow::Result<HeaderMap> {
         let mut headers = HeaderMap::new();
         for (name, value) in given {
@@ -258,5 +276,20 @@ mod tests {
         assert_eq!(reply.problem(), "policy-denied");
         let text = reply.failure().to_string();
         assert_eq!(text, "Denied by policy (HTTP 403, policy-denied): ads/limits.cedar: too much [receipt 0197]");
+    }
+
+    #[test]
+    fn the_next_page_is_followed_on_the_same_node_only() {
+        let reply = |link: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("link", link.parse().expect("a header"));
+            Reply { status: 200, headers, body: Vec::new() }
+        };
+        let base = "http://127.0.0.1:8000";
+        let next = |link: &str| reply(link).next_page(base);
+        assert_eq!(next("</audit/events?cursor=5>; rel=\"next\"").as_deref(), Some("/audit/events?cursor=5"));
+        assert_eq!(next("<http://127.0.0.1:8000/a?cursor=5>; rel=\"next\"").as_deref(), Some("/a?cursor=5"));
+        assert_eq!(next("<http://elsewhere/a>; rel=\"next\""), None);
+        assert_eq!(next("</a>; rel=\"prev\""), None);
     }
 }

@@ -95,7 +95,7 @@ event_types! {
     ConnectionMade = "connection.made";
     /// A person's connection came to be of no use: the provider does not renew it.
     ConnectionBroken = "connection.broken";
-    /// A person took a connection back.
+    /// A person took a connection back, or an operator dropped it.
     ConnectionRemoved = "connection.removed";
     /// An administrative action that has no type of its own.
     Administered = "node.administered";

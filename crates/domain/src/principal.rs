@@ -138,3 +138,27 @@ impl Principal {
 pub fn party_key(issuer: &str, id: &str) -> String {
     format!("{}:{issuer}|{id}", issuer.len())
 }
+
+/// Issuer and subject of a [`party_key`]; nothing if it is none.
+pub fn party_of(key: &str) -> Option<(&str, &str)> {
+    let (length, rest) = key.split_once(':')?;
+    let (issuer, id) = rest.split_at_checked(length.parse().ok()?)?;
+    Some((issuer, id.strip_prefix('|')?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_party_is_read_back_from_its_key() {
+        for (issuer, id) in
+            [("https://idp.example", "ada"), ("", ""), ("1:|", "|2:"), ("https://idp.example/ü|x", "ada|for:bot")]
+        {
+            assert_eq!(party_of(&party_key(issuer, id)), Some((issuer, id)));
+        }
+        for wrong in ["", "ada", "3:ab|c", "99:ab|c", "-1:|c", "1:ü|c", "for:5:1:a|b2:c|d"] {
+            assert_eq!(party_of(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //!
 //! - [`flow`]: from the person's wish to the connection, and back.
 //! - [`renew`]: the token for a call; renewed by one node at a time, and stored before it is used.
+//! - [`operators`]: what operators see of it, and how they drop it.
 //! - [`finder`], [`metadata`] and [`client`]: which authorization server it is, where the upstream itself says so, and the node as
 //!   its client.
 
@@ -13,6 +14,7 @@ pub mod client;
 pub mod finder;
 pub mod flow;
 pub mod metadata;
+pub mod operators;
 mod renew;
 mod step_up;
 

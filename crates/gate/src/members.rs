@@ -460,8 +460,13 @@ fn grant_name(grant: &Grant) -> String {
 
 fn check(grant: &Grant) -> Result<(), Refusal> {
     named("role", &grant.role, 64)?;
-    named("issuer", &grant.issuer, 512)?;
-    named("id", &grant.id, 256)
+    party(&grant.issuer, &grant.id)
+}
+
+/// Refuses what cannot be an issuer's subject.
+pub(crate) fn party(issuer: &str, id: &str) -> Result<(), Refusal> {
+    named("issuer", issuer, 512)?;
+    named("id", id, 256)
 }
 
 fn check_key(request: &ApiKeyRequest, now: Millis) -> Result<(), Refusal> {

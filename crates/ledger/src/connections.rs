@@ -11,6 +11,9 @@ use uuid::Uuid;
 
 use crate::state::Fingerprint;
 
+/// The most rows that are read at a time.
+pub const MAX_CONNECTIONS: u32 = 10_000;
+
 /// How far a person's connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

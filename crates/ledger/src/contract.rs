@@ -9,7 +9,7 @@
 //! over what others wrote only if it goes on from what it signed itself, and otherwise contests the database.
 //! **Readers** see only committed groups, whole ones, and may lag behind the newest.
 
-use countersign_domain::{Millis, WorkspaceName};
+use countersign_domain::{Millis, UpstreamName, WorkspaceName};
 use countersign_proof::commitment::Salt;
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
@@ -390,6 +390,15 @@ pub trait Reader: Send + Sync {
     -> Result<Option<ConnectionRow>, StoreError>;
     /// A person's connections in a workspace, of all stages, by upstream and stage, at most 1000.
     fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>, StoreError>;
+    /// Everybody's connections in a workspace, of all stages, by person, upstream and stage, from behind all those of a person at
+    /// an upstream on, at most `limit` and
+    /// [`MAX_CONNECTIONS`](crate::connections::MAX_CONNECTIONS).
+    fn connections_in(
+        &self,
+        workspace: &WorkspaceName,
+        behind: Option<(&str, &UpstreamName)>,
+        limit: u32,
+    ) -> Result<Vec<ConnectionRow>, StoreError>;
     /// Refusal aggregates since a minute: minute, name, count.
     fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>, StoreError>;
 }

@@ -42,6 +42,7 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     decisions_are_kept_for_a_while(&mut fresh());
     the_directory_changes_by_checked_operations(&mut fresh());
     connections_change_one_at_a_time(&mut fresh());
+    connections_of_all_are_read_in_pages(&mut fresh());
     small_state_is_kept(&mut fresh());
 }
 
@@ -685,6 +686,50 @@ fn connections_change_one_at_a_time(store: &mut impl Store) {
     assert_eq!(apply(store, &[take(&late, 6)]), Err(Conflict::NotFound), "too late");
     apply(store, &[take(&second, 2), take(&other, 5)]).unwrap();
     assert_eq!(reader.connection(&second.key).unwrap(), None);
+}
+
+fn connections_of_all_are_read_in_pages(store: &mut impl Store) {
+    use ConnectionStage::{Connected, Consented, Started};
+    let row = |space: &str, person: &str, upstream: &str, stage, version: u8| ConnectionRow {
+        key: ConnectionKey {
+            workspace: workspace(space),
+            upstream: upstream.parse().unwrap(),
+            person: person.into(),
+            stage,
+        },
+        version: [version; 32],
+        body: "{}".into(),
+        sealed: vec![version],
+        // One that expired is read as well.
+        expires: (stage == Started).then_some(1),
+        at: u64::from(version),
+        event: None,
+    };
+    // In the order of bytes, whatever a language thinks of these letters.
+    let expected = [
+        row("w", "19:https://idp.example|Zoe", "crm", Connected, 1),
+        row("w", "19:https://idp.example|ada", "ads", Started, 2),
+        row("w", "19:https://idp.example|ada", "crm", Connected, 3),
+        row("w", "19:https://idp.example|ada", "crm", Consented, 4),
+        row("w", "19:https://idp.example|ada", "crm", Started, 5),
+        row("w", "19:https://idp.example|ähn", "ads", Connected, 6),
+    ];
+    let elsewhere = row("v", "19:https://idp.example|ada", "crm", Connected, 7);
+    for row in expected.iter().rev().chain([&elsewhere]) {
+        apply(store, &[StateOp::ConnectionPut { row: Box::new(row.clone()), from: None }]).unwrap();
+    }
+    let reader = store.reader();
+    let page = |behind: Option<&ConnectionRow>, limit| {
+        let behind = behind.map(|row| (row.key.person.as_str(), &row.key.upstream));
+        reader.connections_in(&workspace("w"), behind, limit).unwrap()
+    };
+    assert_eq!(page(None, u32::MAX), expected);
+    assert_eq!(page(None, 3), expected[..3]);
+    assert_eq!(page(Some(&expected[2]), 10), expected[5..], "behind all stages of that one");
+    assert_eq!(page(Some(&expected[1]), 1), expected[2..3]);
+    assert!(page(Some(&expected[5]), 10).is_empty());
+    assert_eq!(reader.connections_in(&workspace("v"), None, 10).unwrap(), [elsewhere]);
+    assert!(reader.connections_in(&workspace("u"), None, 10).unwrap().is_empty());
 }
 
 fn small_state_is_kept(store: &mut impl Store) {

@@ -315,6 +315,32 @@ async fn each_failure_says_what_is_known() {
 }
 
 #[tokio::test]
+async fn answers_of_128_levels_are_relayed_and_deeper_ones_are_refused() {
+    let by_name = |seen: &Seen| seen.json()["params"]["name"].as_str().unwrap_or_default().to_owned();
+    let answer = move |seen: &Seen| {
+        let name = by_name(seen);
+        let levels = name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().expect("a number");
+        let message = result(seen, &nested(levels));
+        match name.starts_with("stream") {
+            true => reply("200 OK", "text/event-stream", "", &format!("data: {message}\n\n")),
+            false => reply("200 OK", "application/json", "", &message),
+        }
+    };
+    for server in [modern(answer).await, legacy(answer).await] {
+        let upstream = server.upstream("");
+        for way in ["body", "stream"] {
+            let result = call(&upstream, &format!("{way}128"), "{}", 5_000).await.expect("a result");
+            assert_eq!(result.raw.get(), nested(128));
+            for levels in [129, 200_000] {
+                let outcome = call(&upstream, &format!("{way}{levels}"), "{}", 5_000).await;
+                assert!(is_too_deep(&outcome), "{way} {levels}: {outcome:?}");
+            }
+        }
+        upstream.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn input_required_is_not_a_result() {
     let server = modern(|seen| json_result(seen, r#"{"resultType":"input_required","inputRequests":{}}"#)).await;
     let error = call(&server.upstream(""), "x", "{}", 2_000).await.expect_err("asks back");

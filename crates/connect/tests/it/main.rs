@@ -26,6 +26,16 @@ fn connect(transport: &str, rest: &str) -> Arc<McpUpstream> {
     McpUpstream::new(&manifest, &Egress::new(EgressConfig::default())).expect("sets up")
 }
 
+/// A result of so many levels.
+fn nested(levels: usize) -> String {
+    format!(r#"{{"content":[],"resultType":"complete","x":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1))
+}
+
+/// What became of a call that was answered with more than 128 levels.
+fn is_too_deep(outcome: &Result<ToolResult, DispatchError>) -> bool {
+    matches!(outcome, Err(DispatchError::Protocol(why)) if why.contains("nested deeper than 128 levels"))
+}
+
 fn permit(tool: &str, arguments: &str, millis: u64) -> Permit {
     permit_for(Principal::node(), tool, arguments, millis)
 }

@@ -140,6 +140,39 @@ async fn garbage_ends_the_calls_in_flight_as_protocol_errors() {
     upstream.shutdown().await;
 }
 
+/// Answers each call with as many levels as its tool's name says, `slow` after a while.
+const DEEP: &str = r#"
+while IFS= read -r line; do
+  case $line in *'"id":'*) ;; *) continue;; esac
+  id=$(printf %s "$line" | sed 's/.*"id":\([0-9]*\).*/\1/')
+  answer() { printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$1"; }
+  of() { head -c "$1" /dev/zero | tr '\0' "$2"; }
+  case $line in
+    *server/discover*)
+      answer '{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}';;
+    *'"name":"deep'*)
+      n=$(printf %s "$line" | sed 's/.*"name":"deep\([0-9]*\).*/\1/')
+      answer "{\"content\":[],\"resultType\":\"complete\",\"x\":$(of $((n - 1)) '[')$(of $((n - 1)) ']')}";;
+    *'"name":"slow'*) (sleep 2; answer '{"content":[],"resultType":"complete"}') & ;;
+  esac
+done"#;
+
+#[tokio::test]
+async fn an_answer_deeper_than_128_levels_ends_its_own_call_and_no_other() {
+    let upstream = connect(&format!("{{ type: stdio, command: sh, args: [-c, {DEEP:?}] }}"), "");
+    let result = call(&upstream, "deep128", "{}", 10_000).await.expect("a result");
+    assert_eq!(result.raw.get(), nested(128));
+    let deep = async {
+        for levels in ["deep129", "deep200000"].into_iter().cycle().take(12) {
+            let outcome = call(&upstream, levels, "{}", 10_000).await;
+            assert!(is_too_deep(&outcome), "{levels}: {outcome:?}");
+        }
+    };
+    let (slow, ()) = tokio::join!(call(&upstream, "slow", "{}", 20_000), deep);
+    slow.expect("it was in flight meanwhile, on the same process");
+    upstream.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_greeting_on_standard_output_is_forgiven() {
     let dir = dir();

@@ -8,7 +8,7 @@ use countersign_ledger::export::VerifyOptions;
 use serde_json::{Value, json};
 
 use crate::cli::Global;
-use crate::client::{Node, Reply, escaped};
+use crate::client::{Node, escaped};
 use crate::exit::Exit;
 use crate::local;
 use crate::output::{self, Style};
@@ -117,15 +117,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
 
 async fn list(global: &Global, filter: &Filter) -> anyhow::Result<Exit> {
     let node = Node::find(global)?;
-    let mut events = Vec::new();
-    let mut next = Some(filter.query("desc", filter.limit.min(PAGE)));
-    while let (Some(path), true) = (&next, events.len() < filter.limit as usize) {
-        let reply = node.send("GET", path, &[], None).await?;
-        next = next_page(&reply, node.base());
-        let page = reply.into_json()?;
-        events.extend(page.as_array().cloned().unwrap_or_default());
-    }
-    events.truncate(filter.limit as usize);
+    let (events, _) = node.pages(filter.query("desc", filter.limit.min(PAGE)), filter.limit as usize).await?;
     if global.json {
         output::json(&events.into());
     } else {
@@ -148,7 +140,7 @@ async fn tail(global: &Global, filter: &Filter) -> anyhow::Result<Exit> {
     let mut seen: std::collections::VecDeque<String> = std::collections::VecDeque::new();
     loop {
         let reply = node.send("GET", &path, &[], None).await?;
-        let next = next_page(&reply, node.base());
+        let next = reply.next_page(node.base());
         let page = reply.into_json()?;
         for event in page.as_array().into_iter().flatten() {
             let id = event["id"].as_str().or(event["receipt"].as_str()).unwrap_or_default().to_owned();
@@ -166,13 +158,6 @@ async fn tail(global: &Global, filter: &Filter) -> anyhow::Result<Exit> {
             None => tokio::time::sleep(POLL).await,
         }
     }
-}
-
-/// The path behind `Link: <…>; rel="next"` (RFC 8288).
-fn next_page(reply: &Reply, base: &str) -> Option<String> {
-    let link = reply.header("link")?.split(',').find(|link| link.contains("rel=\"next\""))?;
-    let target = link.split_once('<')?.1.split_once('>')?.0;
-    Some(target.strip_prefix(base).unwrap_or(target).to_owned()).filter(|path| path.starts_with('/'))
 }
 
 fn row(event: &Value) -> Vec<String> {
@@ -227,24 +212,4 @@ fn show_verified(global: &Global, report: &local::Checked) -> Exit {
         super::log::show_members(&report.details);
     }
     if report.ok { Exit::Ok } else { Exit::Invalid }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_page_is_followed_on_the_same_node_only() {
-        let reply = |link: &str| {
-            let mut headers = http::HeaderMap::new();
-            headers.insert("link", link.parse().expect("a header"));
-            Reply::for_test(200, headers)
-        };
-        let base = "http://127.0.0.1:8000";
-        let next = |link: &str| next_page(&reply(link), base);
-        assert_eq!(next("</audit/events?cursor=5>; rel=\"next\"").as_deref(), Some("/audit/events?cursor=5"));
-        assert_eq!(next("<http://127.0.0.1:8000/a?cursor=5>; rel=\"next\"").as_deref(), Some("/a?cursor=5"));
-        assert_eq!(next("<http://elsewhere/a>; rel=\"next\""), None);
-        assert_eq!(next("</a>; rel=\"prev\""), None);
-    }
 }

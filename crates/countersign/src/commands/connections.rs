@@ -1,4 +1,5 @@
 //! `connections`: accounts of one's own at the providers behind upstreams. Connected once; agents use them and never see them.
+//! Operators see and drop those of others.
 
 use serde_json::{Value, json};
 
@@ -7,6 +8,9 @@ use crate::client::{Node, escaped};
 use crate::exit::Exit;
 use crate::output::{self, Style};
 
+/// Most connections in one page of the node's.
+const PAGE: u32 = 1000;
+
 /// What to do with one's connections.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
@@ -14,10 +18,24 @@ Examples:
   countersign connections connect crm                   prints the page to open
   countersign connections confirm crm ABCD-EFGH-JKLM    the code that the browser then shows
   countersign connections list
-  countersign connections disconnect crm")]
+  countersign connections disconnect crm
+
+For operators:
+  countersign connections list --all --workspace ward-7
+  countersign connections drop crm --of ada --issuer https://idp.example.org --reason 'left the company'")]
 pub enum Command {
-    /// Your connections, one for each upstream that takes them
-    List,
+    /// Your connections, one for each upstream that takes them; with --all everybody's
+    List {
+        /// Everybody's in a workspace; for operators
+        #[arg(long)]
+        all: bool,
+        /// The workspace; your own by default
+        #[arg(long, requires = "all")]
+        workspace: Option<String>,
+        /// At most this many
+        #[arg(long, requires = "all", default_value_t = 1000)]
+        limit: u32,
+    },
     /// Start to connect an account: prints the provider's page, for your own browser
     Connect {
         /// The upstream
@@ -35,6 +53,23 @@ pub enum Command {
         /// The upstream
         upstream: String,
     },
+    /// Do the same with somebody else's; for operators
+    Drop {
+        /// The upstream
+        upstream: String,
+        /// Whose: the subject of the person's tokens (sub)
+        #[arg(long = "of", value_name = "PRINCIPAL")]
+        person: String,
+        /// The issuer of these tokens, as `list --all` shows it; countersign-dev for development tokens
+        #[arg(long)]
+        issuer: String,
+        /// The workspace; your own by default
+        #[arg(long)]
+        workspace: Option<String>,
+        /// Why; recorded in the event
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
 }
 
 /// Runs the command.
@@ -45,13 +80,23 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
     let node = Node::find(global)?;
     let path = |upstream: &str| format!("/connections/{}", escaped(upstream));
     let (reply, show): (Value, fn(&Value)) = match &command {
-        Command::List => (node.get("/connections").await?, list),
+        Command::List { all: true, workspace, limit } => {
+            return list_all(global, &node, workspace.as_deref(), *limit).await;
+        }
+        Command::List { .. } => (node.get("/connections").await?, list),
         Command::Connect { upstream } => (node.post(&path(upstream), &json!({})).await?, started),
         Command::Confirm { upstream, code } => {
             (node.post(&format!("{}/confirm", path(upstream)), &json!({ "code": code })).await?, confirmed)
         }
         Command::Disconnect { upstream } => {
             (node.send("DELETE", &path(upstream), &[], None).await?.into_json()?, disconnected)
+        }
+        Command::Drop { upstream, person, issuer, workspace, reason } => {
+            let mut body = json!({ "id": person, "issuer": issuer, "reason": reason });
+            if let Some(workspace) = workspace {
+                body["workspace"] = workspace.as_str().into();
+            }
+            (node.post(&format!("/admin{}/drop", path(upstream)), &body).await?, disconnected)
         }
     };
     if global.json {
@@ -71,23 +116,51 @@ fn list(connections: &Value) {
     if connections.is_empty() {
         return output::line("No upstream here is used with accounts of people.");
     }
-    let rows = connections.iter().map(|connection| {
-        let scopes: Vec<&str> =
-            connection["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let ends = match &connection["renewable"] {
-            Value::Bool(true) => "renewed by itself".to_owned(),
-            _ => time(&connection["expires"]),
-        };
-        vec![
-            output::text(connection, "/upstream"),
-            output::text(connection, "/state"),
-            output::visible(&scopes.join(" ")),
-            time(&connection["connected"]),
-            ends,
-            output::text(connection, "/problem"),
-        ]
+    output::table(&COLUMNS, connections.iter().map(row).collect());
+}
+
+/// What the node shows of everybody's, page after page.
+async fn list_all(global: &Global, node: &Node, workspace: Option<&str>, limit: u32) -> anyhow::Result<Exit> {
+    let mut first = format!("/admin/connections?limit={}", limit.clamp(1, PAGE));
+    if let Some(workspace) = workspace {
+        first.push_str(&format!("&workspace={}", escaped(workspace)));
+    }
+    let (held, more) = node.pages(first, limit as usize).await?;
+    if global.json {
+        output::json(&held.into());
+        return Ok(Exit::Ok);
+    }
+    if held.is_empty() {
+        output::line("Nobody has connected an account in this workspace.");
+        return Ok(Exit::Ok);
+    }
+    let rows = held.iter().map(|connection| {
+        let person = ["/person/id", "/person/issuer"].map(|pointer| output::text(connection, pointer));
+        person.into_iter().chain(row(connection)).collect()
     });
-    output::table(&["UPSTREAM", "STATE", "SCOPES", "CONNECTED", "ENDS", "PROBLEM"], rows.collect());
+    output::table(&[&["PERSON", "ISSUER"], &COLUMNS[..]].concat(), rows.collect());
+    if more {
+        output::line(output::paint(Style::Warn, &format!("There are more than these {limit}; --limit shows them.")));
+    }
+    Ok(Exit::Ok)
+}
+
+const COLUMNS: [&str; 6] = ["UPSTREAM", "STATE", "SCOPES", "CONNECTED", "ENDS", "PROBLEM"];
+
+fn row(connection: &Value) -> Vec<String> {
+    let scopes: Vec<&str> = connection["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let ends = match &connection["renewable"] {
+        Value::Bool(true) => "renewed by itself".to_owned(),
+        _ => time(&connection["expires"]),
+    };
+    vec![
+        output::text(connection, "/upstream"),
+        output::text(connection, "/state"),
+        output::visible(&scopes.join(" ")),
+        time(&connection["connected"]),
+        ends,
+        output::text(connection, "/problem"),
+    ]
 }
 
 fn started(reply: &Value) {

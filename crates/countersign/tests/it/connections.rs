@@ -273,6 +273,28 @@ fn an_mcp_server_is_asked_in_the_name_of_whoever_calls() {
     };
     assert_eq!(carries("tools/call"), [Some(format!("authorization: Bearer {SECOND}").as_str())]);
     assert!(carries("tools/list").iter().all(Option::is_none), "the node asks what there is in its own name");
+
+    // An operator sees that it is there, and drops it: the next call has nothing to be made with.
+    let as_one = |arguments: &[&str], who: &str, code: i32| {
+        let output = home.run(&[&["connections"], arguments, &["--as", who]].concat());
+        expect(&output, code);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let listed = as_one(&["list", "--all", "--workspace", "default"], "olga,operator", 0);
+    for shown in ["cleo", "countersign-dev", "crm", "connected"] {
+        assert!(listed.contains(shown), "{shown}: {listed}");
+    }
+    assert!(!listed.contains(SECOND) && !listed.contains(ROTATED), "{listed}");
+    let drop = ["drop", "crm", "--of", "cleo", "--issuer", "countersign-dev", "--reason", "left"];
+    as_one(&["list", "--all"], "eve,clerk", 1);
+    as_one(&drop, "eve,clerk", 1);
+    call(0);
+    let dropped = as_one(&drop, "olga,operator", 0);
+    assert!(dropped.contains("the provider withdrew its tokens") && dropped.contains("receipt"), "{dropped}");
+    assert!(log.lock().unwrap().iter().any(|(head, body)| head.contains("/revoke") && body.contains(ROTATED)));
+    assert!(call(1).contains("connection-needed"));
+    as_one(&drop, "olga,operator", 1);
+    assert!(as_one(&["list", "--all"], "olga,operator", 0).contains("Nobody"));
 }
 
 /// RFC 7636, 4.2.

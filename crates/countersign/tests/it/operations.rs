@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
+use countersign_testkit::postgres::Postgres;
+use countersign_testkit::proxy::Proxy;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -93,6 +95,62 @@ fn supervisors_see_by_the_exit_code_whether_a_node_lives() {
     home.stop();
     expect(&home.run(&["health"]), 6);
     expect(&home.run(&["health", "--ready"]), 6);
+}
+
+/// What a balancer and a supervisor see: the status of `/ready`, and how the command ends.
+fn readiness(home: &Home) -> (u16, Option<i32>) {
+    (home.status("/ready"), home.run(&["health", "--ready"]).status.code())
+}
+
+fn until_readiness(home: &Home, expected: (u16, Option<i32>)) {
+    let since = Instant::now();
+    loop {
+        let seen = readiness(home);
+        if seen == expected {
+            return;
+        }
+        assert!(since.elapsed() < Duration::from_secs(30), "{seen:?}, not {expected:?}: {}", home.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_node_is_not_ready_while_its_database_is_away_and_is_again_by_itself() {
+    let place = std::env::temp_dir().join(format!("countersign-readiness-{}", std::process::id()));
+    let server = Postgres::create(&place).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let mut home = Home::new();
+    let config = home.path("countersign.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let url = format!("postgres://countersign@127.0.0.1:{}/postgres", proxy.port());
+    std::fs::write(&config, format!("database_url = {url:?}\n{text}")).unwrap();
+    home.start();
+    home.accept_tools();
+    let arguments = ["call", "ads:createCampaign", "name=Away", "budget=10", "startDate=2026-12-01"];
+    let write = || home.run(&[&arguments[..], &["--as", "maya,finance-write"]].concat());
+    let executed = || std::fs::read_to_string(home.path("ads/campaigns.jsonl")).unwrap_or_default().lines().count();
+    assert_eq!(readiness(&home), (200, Some(0)));
+    // Connections that end at once, and a network that loses everything without a word.
+    for (round, away) in [Proxy::cut, Proxy::halt].into_iter().enumerate() {
+        away(&proxy);
+        // Nobody calls meanwhile: the node notices by itself. It answers, so that the command does not end with 6.
+        until_readiness(&home, (503, Some(1)));
+        assert_eq!((home.status("/health"), &home.json(&["health"])["status"]), (200, &"degraded".into()));
+        let refused = write();
+        expect(&refused, 1);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("ledger-unavailable"), "{said}");
+        assert_eq!(executed(), round, "nothing is sent that was not recorded");
+        assert_eq!(readiness(&home), (503, Some(1)), "the call did not make it so");
+        proxy.open();
+        until_readiness(&home, (200, Some(0)));
+        expect(&write(), 0);
+        assert_eq!(executed(), round + 1);
+    }
+    assert_eq!(home.json(&["log", "fsck"])["ok"], true);
+    home.stop();
+    drop(server);
+    std::fs::remove_dir_all(&place).unwrap();
 }
 
 #[test]

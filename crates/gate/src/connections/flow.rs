@@ -369,9 +369,26 @@ impl Gate {
         principal: &Arc<Principal>,
         upstream: &UpstreamName,
     ) -> Result<Disconnected, Refusal> {
-        let hub = self.hub()?;
         require_person(principal)?;
         let own = key_of(principal, upstream)?;
+        let draft = || {
+            EventDraft::new(record::event_id(), own.workspace.clone(), EventType::ConnectionRemoved, self.now())
+                .by(principal)
+                .with("connection", json!({"upstream": upstream}))
+        };
+        let none = || Refusal::new(RefusalKind::NotFound, format!("you have no connection to {upstream}"));
+        self.forget(&own, draft, principal).await?.ok_or_else(none)
+    }
+
+    /// Takes away what is stored of a person's account, of all stages, with an event that says so; nothing if there is nothing.
+    /// The provider is told once the event is durable.
+    pub(super) async fn forget(
+        &self,
+        own: &ConnectionKey,
+        draft: impl Fn() -> EventDraft,
+        by: &Principal,
+    ) -> Result<Option<Disconnected>, Refusal> {
+        let hub = self.hub()?;
         let mut unfinished = 0;
         for stage in [ConnectionStage::Started, ConnectionStage::Consented] {
             let key = ConnectionKey { stage, ..own.clone() };
@@ -383,16 +400,13 @@ impl Gate {
         }
         // A renewal may come between reading and taking.
         for _ in 0..3 {
-            let row = hub.row(&own).await?;
+            let row = hub.row(own).await?;
             if row.is_none() && unfinished == 0 {
                 break;
             }
-            let draft =
-                EventDraft::new(record::event_id(), own.workspace.clone(), EventType::ConnectionRemoved, self.now())
-                    .by(principal)
-                    .with("connection", json!({"upstream": upstream}));
+            let draft = draft();
             let event = draft.id;
-            let entry = record::entry(draft, None, Some(principal.id.clone()), None)?;
+            let entry = record::entry(draft, None, Some(by.id.clone()), None)?;
             let take = row.as_ref().map(|row| StateOp::ConnectionTake { key: own.clone(), version: row.version });
             match self.append(Append { events: vec![entry], ops: take.into_iter().collect() }).await {
                 Ok(_) => {
@@ -400,13 +414,13 @@ impl Gate {
                         Some(row) => hub.withdraw(row).await,
                         None => None,
                     };
-                    return Ok(Disconnected { event, revoked });
+                    return Ok(Some(Disconnected { event, revoked }));
                 }
                 Err(AppendFailure::Conflict(Conflict::NotFound)) => continue,
                 Err(failure) => return Err(failure.unexpected()),
             }
         }
-        Err(Refusal::new(RefusalKind::NotFound, format!("you have no connection to {upstream}")))
+        Ok(None)
     }
 
     /// The caller's connections, one for each upstream that takes them; an agent sees those of the person behind it.
@@ -422,11 +436,7 @@ impl Gate {
         let now = self.now();
         let view = |provider: &Arc<Provider>| {
             let upstream = &provider.manifest.upstream;
-            let live = |row: &&ConnectionRow| row.key.upstream == *upstream && row.expires.is_none_or(|at| at > now);
-            // The furthest stage comes last in what counts, but a connection in use hides what is under way.
-            let mut found: Vec<&ConnectionRow> = rows.iter().filter(live).collect();
-            found.sort_by_key(|row| row.key.stage);
-            match found.last() {
+            match furthest(rows.iter().filter(|row| row.key.upstream == *upstream), now) {
                 Some(row) => connection_view(upstream, row),
                 None => Ok(ConnectionView { scopes: provider.scopes(), ..empty_view(upstream, "none") }),
             }
@@ -638,7 +648,12 @@ fn authorization_url(
     Ok(url.into())
 }
 
-fn empty_view(upstream: &UpstreamName, state: &'static str) -> ConnectionView {
+/// The row that counts: a connection in use hides what is under way, and what expired is nothing.
+pub(super) fn furthest<'a>(rows: impl Iterator<Item = &'a ConnectionRow>, now: Millis) -> Option<&'a ConnectionRow> {
+    rows.filter(|row| row.expires.is_none_or(|at| at > now)).max_by_key(|row| row.key.stage)
+}
+
+pub(super) fn empty_view(upstream: &UpstreamName, state: &'static str) -> ConnectionView {
     ConnectionView {
         upstream: upstream.clone(),
         state,
@@ -653,7 +668,7 @@ fn empty_view(upstream: &UpstreamName, state: &'static str) -> ConnectionView {
     }
 }
 
-fn connection_view(upstream: &UpstreamName, row: &ConnectionRow) -> Result<ConnectionView, Refusal> {
+pub(super) fn connection_view(upstream: &UpstreamName, row: &ConnectionRow) -> Result<ConnectionView, Refusal> {
     let state = match row.key.stage {
         ConnectionStage::Started => {
             return Ok(ConnectionView { expires: row.expires, ..empty_view(upstream, "started") });

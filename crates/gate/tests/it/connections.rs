@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use countersign_catalog::Manifest;
-use countersign_domain::{Millis, Principal, Refusal, UpstreamName};
+use countersign_domain::{Millis, Principal, Refusal, UpstreamName, WorkspaceName};
 use countersign_gate::broker::assertion::AssertionKey;
 use countersign_gate::broker::oauth::TokenEndpoint;
 use countersign_gate::broker::{CredentialSource, Parts, Secret};
 use countersign_gate::connections::Connections;
 use countersign_gate::connections::flow::{Consent, ReturnError, Returned};
+use countersign_gate::connections::operators::Person;
 use countersign_gate::identity::Authenticator;
 use countersign_gate::keyring::Keyring;
 use countersign_gate::policies::PolicyStore;
@@ -413,4 +414,129 @@ async fn a_node_that_died_during_a_renewal_keeps_others_waiting_for_a_while_only
     node.token(&agent).await.expect("a token");
     assert!(since.elapsed() >= Duration::from_millis(500), "it waited");
     assert_eq!(provider.renewals.load(Ordering::SeqCst), 1);
+}
+
+fn named(id: &str) -> Person {
+    Person { issuer: "https://idp.example".into(), id: id.into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_and_drops_the_accounts_of_others_and_never_their_tokens() {
+    let (world, provider, node) = start().await;
+    let (ada, bert, olivia) =
+        (person("ada", &["teller"]), person("bert", &["teller"]), person("olivia", &["operator"]));
+    let elsewhere = Arc::new(Principal {
+        workspace: "other".parse().expect("a name"),
+        ..Principal::clone(&person("ada", &["teller"]))
+    });
+    node.connect(&ada, &provider).await;
+    node.connect(&elsewhere, &provider).await;
+    node.begin(&bert).await.expect("started");
+    let seen = async |workspace: &WorkspaceName| {
+        let page = node.gate.held_connections(&olivia, workspace, None, 100).await.expect("listed");
+        assert!(page.next.is_none());
+        let shown = serde_json::to_string(&page.connections).expect("JSON");
+        assert!(!shown.contains("access-") && !shown.contains("refresh-"), "{shown}");
+        page.connections.into_iter().map(|held| (held.person.id, held.connection.state)).collect::<Vec<_>>()
+    };
+    let (here, there) = (&ada.workspace, &elsewhere.workspace);
+    assert_eq!(seen(here).await, [("ada".to_owned(), "connected"), ("bert".to_owned(), "started")]);
+    assert_eq!(seen(there).await, [("ada".to_owned(), "connected")]);
+
+    let token = node.token(&adas_agent()).await.expect("a token");
+    let drop = async |workspace, who: &str| {
+        node.gate.drop_connection(&olivia, workspace, &bank(), &named(who), "left\nthe bank").await
+    };
+    let done = drop(here, "ada").await.expect("dropped");
+    assert_eq!(done.revoked, Some(true));
+    let access = token.strip_prefix("Bearer ").expect("a bearer token").to_owned();
+    assert!(provider.revoked.lock().expect("lock").contains(&access), "the provider heard of it");
+    assert_eq!(slug(node.token(&adas_agent()).await), "connection-needed", "with the next call");
+    node.token(&elsewhere).await.expect("another workspace is another account");
+    drop(here, "bert").await.expect("what was only begun, too");
+    assert!(seen(here).await.is_empty());
+    for nobody in ["ada", "bert", "carl"] {
+        assert_eq!(slug(drop(here, nobody).await), "not-found", "{nobody}");
+    }
+    let other_issuer = Person { issuer: "https://evil.example".into(), id: "ada".into() };
+    let outcome = node.gate.drop_connection(&olivia, there, &bank(), &other_issuer, "").await;
+    assert_eq!(slug(outcome), "not-found", "a person is of its issuer");
+    drop(there, "ada").await.expect("in any workspace");
+    assert!(seen(there).await.is_empty());
+
+    // The event says who dropped whose, in the sequence of the workspace where it counted.
+    let removed: Vec<_> = world.events().await.into_iter().filter(|row| row.kind == "connection.removed").collect();
+    assert_eq!(removed.len(), 3);
+    let row = removed.iter().find(|row| row.id == done.event).expect("the event of the answer");
+    let event: Value = serde_json::from_slice(&row.opening.as_ref().expect("a body").event).expect("JSON");
+    assert_eq!((row.workspace.as_str(), &event["principal"]["id"]), (here.as_str(), &json!("olivia")));
+    let person = json!({"issuer": "https://idp.example", "id": "ada"});
+    assert_eq!(event["connection"], json!({"upstream": "bank", "person": person}));
+    assert_eq!(event["reason_given"], "leftthe bank");
+    // Nothing keeps her from connecting again but policies.
+    node.connect(&ada, &provider).await;
+    assert_eq!(node.state(&ada).await, "connected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_an_operator_sees_or_drops_the_accounts_of_others() {
+    let (world, provider, node) = start().await;
+    let ada = person("ada", &["teller"]);
+    node.connect(&ada, &provider).await;
+    let for_olivia = Arc::new(Principal { on_behalf_of: Some("olivia".into()), ..Principal::clone(&robot()) });
+    let for_olivia = Arc::new(Principal { roles: ["operator".to_owned()].into(), ..Principal::clone(&for_olivia) });
+    let others = [
+        person("bert", &["teller"]),
+        person("adam", &["admin"]),
+        person("augusta", &["auditor"]),
+        for_olivia,
+        ada.clone(),
+    ];
+    for other in &others {
+        let listed = node.gate.held_connections(other, &ada.workspace, None, 10).await;
+        assert_eq!(listed.expect_err("refused").kind.slug(), "forbidden", "{}", other.id);
+        let dropped = node.gate.drop_connection(other, &ada.workspace, &bank(), &named("ada"), "").await;
+        assert_eq!(slug(dropped), "forbidden", "{}", other.id);
+    }
+    let olivia = person("olivia", &["operator"]);
+    let of_node = WorkspaceName::node();
+    let listed = node.gate.held_connections(&olivia, &of_node, None, 10).await;
+    assert_eq!(listed.expect_err("refused").kind.slug(), "forbidden");
+    let dropped = node.gate.drop_connection(&olivia, &of_node, &bank(), &named("ada"), "").await;
+    assert_eq!(slug(dropped), "forbidden");
+    let dropped = node.gate.drop_connection(&olivia, &ada.workspace, &bank(), &named(&"a".repeat(257)), "").await;
+    assert_eq!(slug(dropped), "malformed-request");
+    assert_eq!(node.state(&ada).await, "connected");
+    assert_eq!(world.kinds("connection.").await, ["connection.made"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_accounts_of_all_are_read_page_by_page() {
+    let (_world, provider, node) = start().await;
+    let olivia = person("olivia", &["operator"]);
+    let expected: Vec<String> = (0..7).map(|n| format!("teller-{n}")).collect();
+    for (n, name) in expected.iter().enumerate() {
+        let who = person(name, &["teller"]);
+        // Every second one has rows of two stages, which are one connection.
+        node.connect(&who, &provider).await;
+        if n % 2 == 0 {
+            node.begin(&who).await.expect("started");
+        }
+    }
+    for limit in 1..=8 {
+        let (mut behind, mut seen, mut pages) = (None, Vec::new(), 0);
+        loop {
+            let page =
+                node.gate.held_connections(&olivia, &olivia.workspace, behind.take(), limit).await.expect("listed");
+            assert!(page.connections.iter().all(|held| held.connection.state == "connected"));
+            assert!(page.connections.len() <= limit as usize && !page.connections.is_empty());
+            seen.extend(page.connections.into_iter().map(|held| held.person.id));
+            pages += 1;
+            match page.next {
+                Some(next) => behind = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!((&seen, pages), (&expected, expected.len().div_ceil(limit as usize)), "by {limit}");
+    }
 }

@@ -1,5 +1,7 @@
 //! Accounts that people connect: their own list, the way to the provider, and the page that a browser sees when it comes back.
 //!
+//! Operators list and drop those of others, under `/admin`.
+//!
 //! That page has no script, no style and no link, and coming to it changes nothing but the flow whose `state` was brought. [`start_page`]
 //! is where people start who were sent here by a link.
 
@@ -13,22 +15,26 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use countersign_catalog::visible_line;
-use countersign_domain::{Refusal, RefusalKind, UpstreamName};
+use countersign_domain::principal::{party_key, party_of};
+use countersign_domain::{Refusal, RefusalKind, UpstreamName, WorkspaceName};
 use countersign_gate::broker::Secret;
 use countersign_gate::connections::client::DOCUMENT;
-use countersign_gate::connections::flow::{Consent, ReturnError, Returned};
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
+use countersign_gate::connections::flow::{Consent, Disconnected, ReturnError, Returned};
+use countersign_gate::connections::operators::Person;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LINK, REFERRER_POLICY};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::admin::body_of;
-use super::request::{Caller, parsed};
+use super::request::{Caller, parsed, parsed_value, query, value};
 use super::{Answered, json};
 use crate::app::App;
 
 /// Nothing is loaded, nothing is sent, nobody frames it.
 const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Connections of a page, where nobody says how many.
+const DEFAULT_LIMIT: u32 = 100;
 /// Most parameters of a browser's return that are looked at.
 const MAX_PARAMETERS: usize = 32;
 
@@ -39,6 +45,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/connections/{upstream}", post(connect).delete(disconnect))
         .route("/connections/{upstream}/confirm", post(confirm))
         .route("/connections/{upstream}/page", get(start_page::show).post(start_page::act))
+        .route("/admin/connections", get(held))
+        .route("/admin/connections/{upstream}/drop", post(drop_held))
         .route("/oauth/callback", get(callback))
         .route(DOCUMENT, get(document))
 }
@@ -78,8 +86,73 @@ async fn confirm(
 }
 
 async fn disconnect(State(app): State<Arc<App>>, caller: Caller, Path(upstream): Path<String>) -> Answered {
-    let done = app.gate.disconnect(&caller.principal, &named(&upstream)?).await?;
+    forgotten(&app.gate.disconnect(&caller.principal, &named(&upstream)?).await?)
+}
+
+fn forgotten(done: &Disconnected) -> Answered {
     json(&json!({ "event": done.event, "receipt": done.event, "revoked": done.revoked }))
+}
+
+/// Everybody's in a workspace, for operators: a bare array, and a `Link` to the next page.
+async fn held(State(app): State<Arc<App>>, caller: Caller, uri: Uri) -> Answered {
+    let pairs = query(&uri, &["workspace", "limit", "cursor"])?;
+    let workspace = parsed_value(&pairs, "workspace", "a workspace's name")?;
+    let workspace = workspace.unwrap_or_else(|| caller.principal.workspace.clone());
+    let limit = parsed_value(&pairs, "limit", "a number from 1 to 1000")?.unwrap_or(DEFAULT_LIMIT);
+    let behind = value(&pairs, "cursor").map(place).transpose()?;
+    let page = app.gate.held_connections(&caller.principal, &workspace, behind, limit).await?;
+    let mut response = json(&page.connections)?;
+    if let Some((person, upstream)) = &page.next {
+        let link = next_page(&pairs, &cursor(person, upstream));
+        response.headers_mut().extend(link.map(|link| (LINK, link)));
+    }
+    Ok(response)
+}
+
+/// The name of an upstream has no slash.
+fn cursor(person: &Person, upstream: &UpstreamName) -> String {
+    format!("{upstream}/{}", party_key(&person.issuer, &person.id))
+}
+
+fn place(cursor: &str) -> Result<(Person, UpstreamName), Refusal> {
+    let read = || {
+        let (upstream, person) = cursor.split_once('/')?;
+        let (issuer, id) = party_of(person)?;
+        Some((Person { issuer: issuer.to_owned(), id: id.to_owned() }, upstream.parse().ok()?))
+    };
+    let refusal = || Refusal::new(RefusalKind::MalformedRequest, "cursor: expected the cursor of a Link header");
+    read().ok_or_else(refusal)
+}
+
+fn next_page(pairs: &[(String, String)], cursor: &str) -> Option<HeaderValue> {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(pairs.iter().filter(|(name, _)| name != "cursor"));
+    query.append_pair("cursor", cursor);
+    HeaderValue::try_from(format!("</admin/connections?{}>; rel=\"next\"", query.finish())).ok()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Held {
+    issuer: String,
+    id: String,
+    #[serde(default)]
+    workspace: Option<WorkspaceName>,
+    #[serde(default)]
+    reason: String,
+}
+
+async fn drop_held(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(upstream): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answered {
+    let held: Held = body_of(&app, &headers, body).await?;
+    let workspace = held.workspace.unwrap_or_else(|| caller.principal.workspace.clone());
+    let (upstream, person) = (named(&upstream)?, Person { issuer: held.issuer, id: held.id });
+    forgotten(&app.gate.drop_connection(&caller.principal, &workspace, &upstream, &person, &held.reason).await?)
 }
 
 /// What the node says of itself to authorization servers, for whom this address is its id. They need to know nobody here.
@@ -200,6 +273,22 @@ mod tests {
         assert_eq!(given.code.map(|code| code.expose().to_owned()).as_deref(), Some("a b"));
         for twice in ["state=a&state=b", "code=a&code=a", "iss=a&iss=b", "error=a&error=b"] {
             assert!(read(twice).is_none(), "{twice}");
+        }
+    }
+
+    #[test]
+    fn a_link_leads_to_the_place_where_the_page_ended() {
+        let person = Person { issuer: "https://idp.example/a?b&c".into(), id: "ä/d|a".into() };
+        let (upstream, filter) = ("crm".parse().expect("a name"), ("limit".to_owned(), "2".to_owned()));
+        let pairs = [filter, ("cursor".to_owned(), "old".to_owned())];
+        let link = next_page(&pairs, &cursor(&person, &upstream)).expect("a header");
+        let link = link.to_str().expect("ASCII");
+        let target = link.strip_prefix('<').and_then(|l| l.strip_suffix(">; rel=\"next\"")).expect("a target");
+        let read = query(&target.parse().expect("a URI"), &["limit", "cursor"]).expect("known");
+        assert_eq!(value(&read, "limit"), Some("2"));
+        assert_eq!(place(value(&read, "cursor").expect("there")).expect("readable"), (person, upstream));
+        for wrong in ["", "crm", "crm/ada", "c r m/1:a|b", "/1:a|b"] {
+            assert!(place(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -695,6 +695,9 @@ fn schemas() -> Value {
             "scopes": { "type": "array", "items": text() }, "connected": millis(), "renewed": millis(), "expires": millis(),
             "renewable": { "type": "boolean" }, "problem": text(), "event": uuid(), "issuer": text(),
         })),
+        "HeldConnection": { "allOf": [reference("Connection"), object(&["workspace", "person"], json!({
+            "workspace": text(), "person": object(&["issuer", "id"], json!({ "issuer": text(), "id": text() })),
+        }))] },
         "Recorded": object(&["event", "receipt"], json!({ "event": uuid(), "receipt": uuid() })),
     })
 }

@@ -131,6 +131,27 @@ async fn an_api_key_is_made_used_and_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn accounts_of_others_are_for_operators() {
+    let world = World::start().await;
+    let (operator, clerk) = (world.person("olga", &["operator"]), world.person("cleo", &["clerk"]));
+    let (list, drop) = ("/admin/connections", "/admin/connections/ads/drop");
+    let whose = r#"{"issuer":"https://idp.example","id":"cleo","workspace":"default","reason":"left"}"#;
+    let listed = world.get(&format!("{list}?workspace=default&limit=1"), &operator).await;
+    assert_eq!((listed.status, listed.json(), listed.header("link")), (200, json!([]), None), "{listed:?}");
+    assert_eq!(world.get(list, &clerk).await.problem(), "forbidden");
+    assert_eq!(world.post(drop, &clerk, whose).await.problem(), "forbidden");
+    assert_eq!(world.post(drop, &operator, whose).await.problem(), "not-found");
+    for query in ["worksapce=default", "workspace=a/b", "limit=x", "cursor=nowhere"] {
+        assert_eq!(world.get(&format!("{list}?{query}"), &operator).await.problem(), "malformed-request", "{query}");
+    }
+    for body in ["{}", r#"{"id":"cleo"}"#, r#"{"issuer":"i","id":"cleo","who":"x"}"#, r#"{"issuer":"","id":"cleo"}"#] {
+        assert_eq!(world.post(drop, &operator, body).await.problem(), "malformed-request", "{body}");
+    }
+    assert_eq!(world.get("/admin/connections?workspace=_node", &operator).await.status, 403);
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_are_told_how_to_be_let_in() {
     let settings = "public_url = \"https://gate.example\"\nscopes_supported = [\"tools\", \"admin\"]\nrequired_scopes = [\"tools\"]\n\
         [[issuers]]\nissuer = \"https://idp.example\"\njwks_file = \"jwks.json\"\n";

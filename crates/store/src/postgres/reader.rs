@@ -4,8 +4,8 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use countersign_domain::{Millis, WorkspaceName};
-use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
+use countersign_domain::{Millis, UpstreamName, WorkspaceName};
+use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage, MAX_CONNECTIONS};
 use countersign_ledger::contract::{
     Changes, EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail,
 };
@@ -340,6 +340,21 @@ impl Reader for ReadPool {
     fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>> {
         let sql = connection_sql!("WHERE workspace = $1 AND person = $2 ORDER BY upstream, stage LIMIT 1000");
         self.all(sql, &[&workspace.as_str(), &person], rows::connection)
+    }
+
+    fn connections_in(
+        &self,
+        workspace: &WorkspaceName,
+        behind: Option<(&str, &UpstreamName)>,
+        limit: u32,
+    ) -> Result<Vec<ConnectionRow>> {
+        let sql = connection_sql!(
+            "WHERE workspace = $1 AND (person, upstream) > ($2, $3) ORDER BY person, upstream, stage LIMIT $4"
+        );
+        // Nobody's name is empty.
+        let (person, upstream) = behind.map_or(("", ""), |(person, upstream)| (person, upstream.as_str()));
+        let limit = i64::from(limit.min(MAX_CONNECTIONS));
+        self.all(sql, &[&workspace.as_str(), &person, &upstream, &limit], rows::connection)
     }
 
     fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>> {

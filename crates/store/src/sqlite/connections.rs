@@ -1,7 +1,7 @@
 //! Accounts that people connected.
 
-use countersign_domain::{Millis, WorkspaceName};
-use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
+use countersign_domain::{Millis, UpstreamName, WorkspaceName};
+use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage, MAX_CONNECTIONS};
 use countersign_ledger::state::{Conflict, Fingerprint};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -61,6 +61,22 @@ pub(super) fn of_person(c: &Connection, workspace: &WorkspaceName, person: &str)
         "SELECT {COLUMNS} FROM connection WHERE workspace = ?1 AND person = ?2 ORDER BY upstream, stage LIMIT 1000"
     );
     c.prepare_cached(&sql)?.query_map(params![workspace.as_str(), person], read)?.collect()
+}
+
+pub(super) fn of_workspace(
+    c: &Connection,
+    workspace: &WorkspaceName,
+    behind: Option<(&str, &UpstreamName)>,
+    limit: u32,
+) -> Result<Vec<ConnectionRow>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM connection WHERE workspace = ?1 AND (person, upstream) > (?2, ?3) \
+         ORDER BY person, upstream, stage LIMIT ?4"
+    );
+    // Nobody's name is empty.
+    let (person, upstream) = behind.map_or(("", ""), |(person, upstream)| (person, upstream.as_str()));
+    let values = params![workspace.as_str(), person, upstream, limit.min(MAX_CONNECTIONS)];
+    c.prepare_cached(&sql)?.query_map(values, read)?.collect()
 }
 
 fn read(row: &Row<'_>) -> Result<ConnectionRow> {

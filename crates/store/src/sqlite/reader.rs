@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use countersign_domain::{Millis, WorkspaceName};
+use countersign_domain::{Millis, UpstreamName, WorkspaceName};
 use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::Directory;
@@ -283,6 +283,15 @@ impl Reader for ReadPool {
 
     fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>, StoreError> {
         self.with(|c| connections::of_person(c, workspace, person))
+    }
+
+    fn connections_in(
+        &self,
+        workspace: &WorkspaceName,
+        behind: Option<(&str, &UpstreamName)>,
+        limit: u32,
+    ) -> Result<Vec<ConnectionRow>, StoreError> {
+        self.with(|c| connections::of_workspace(c, workspace, behind, limit))
     }
 
     fn refusals(&self, since_minute: u64) -> Result<Vec<(u64, String, u64)>, StoreError> {

@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use super::{Operation, any_object, array_of, item, reference};
 
+const FORGOTTEN: &str =
+    "Forgotten; `revoked` says whether the provider withdrew the tokens, and is null if it has no way to.";
+
 pub(super) fn connections() -> Vec<(String, Value)> {
     let operation = |id: &str, summary: &str| Operation::new("connections", id, summary);
     let named = |operation: Operation| operation.path("upstream", "The upstream's name.");
@@ -33,11 +36,7 @@ pub(super) fn connections() -> Vec<(String, Value)> {
         }))
         .answers("200", "The connection.", reference("Connection"));
     let disconnect = named(operation("disconnect", "Forget a connection, and withdraw its tokens at the provider"))
-        .answers(
-            "200",
-            "Forgotten; `revoked` says whether the provider withdrew the tokens, and is null if it has no way to.",
-            any_object(),
-        );
+        .answers("200", FORGOTTEN, any_object());
     let callback = operation("oauthCallback", "Where providers send browsers back to (RFC 6749, 4.1.2)")
         .public()
         .query("state", "string", "As it was given out; good once.")
@@ -53,7 +52,29 @@ pub(super) fn connections() -> Vec<(String, Value)> {
     let page = html(operation("connectionPage", "The page on which a person starts; it shows nothing before sign-in"));
     let form =
         html(operation("connectionPageForm", "The page's form: the person's token, and the code if there is one"));
+    let held = Operation::new(
+        "administration",
+        "listHeldConnections",
+        "Everybody's connections in a workspace; for operators",
+    )
+    .query("workspace", "string", "The caller's own by default")
+    .query("limit", "integer", "1 to 1000, default 100")
+    .query("cursor", "string", "From a `Link` header")
+    .answers("200", "A page; `Link: <…>; rel=\"next\"` leads to the next.", array_of("HeldConnection"));
+    let drop = named(Operation::new("administration", "dropConnection", "Drop somebody's connection; for operators"))
+        .body(json!({
+            "type": "object", "required": ["issuer", "id"], "additionalProperties": false,
+            "properties": {
+                "issuer": { "type": "string", "description": "The issuer of the person's tokens." },
+                "id": { "type": "string", "description": "The person: the subject of these tokens." },
+                "workspace": { "type": "string", "description": "The caller's own by default." },
+                "reason": text(),
+            },
+        }))
+        .answers("200", FORGOTTEN, any_object());
     vec![
+        item("/admin/connections", vec![("get", held)]),
+        item("/admin/connections/{upstream}/drop", vec![("post", drop)]),
         item("/connections", vec![("get", list)]),
         item("/connections/{upstream}", vec![("post", connect), ("delete", disconnect)]),
         item("/connections/{upstream}/confirm", vec![("post", confirm)]),
