@@ -317,8 +317,11 @@ fn nodes_that_sweep_together_say_once_that_an_outcome_is_unknown() {
         first.append(with_ops(entry("w"), vec![StateOp::IntentOpen { row: Box::new(row.clone()) }])).unwrap();
     }
     query(&url, "UPDATE intent SET owner = NULL").unwrap();
+    // Both have looked before either has written.
+    let barrier = std::sync::Barrier::new(2);
     let sweep = |running: &Running| {
         let found = running.ledger.reader().abandoned(&[]).unwrap();
+        barrier.wait();
         assert_eq!(found.len(), rows.len());
         let said = |row: &IntentRow| {
             let unknown = StateOp::IntentUnknown { call: row.call };
@@ -333,14 +336,9 @@ fn nodes_that_sweep_together_say_once_that_an_outcome_is_unknown() {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
         })
     };
-    // Both have looked before either has written.
-    let barrier = std::sync::Barrier::new(2);
     let said: usize = std::thread::scope(|scope| {
-        let one = |running| {
-            barrier.wait();
-            sweep(running)
-        };
-        let threads = [&first, &second].map(|running| scope.spawn(move || one(running)));
+        let sweep = &sweep;
+        let threads = [&first, &second].map(|running| scope.spawn(move || sweep(running)));
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(said, rows.len(), "once for each call");
