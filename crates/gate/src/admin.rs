@@ -61,7 +61,7 @@ impl Gate {
     ) -> Result<Uuid, Refusal> {
         let id = draft.id;
         let entry = record::entry(draft, None, Some(principal.id.clone()), tool)?;
-        match self.append(Append { events: vec![entry], ops }).await {
+        match self.append(Append { events: vec![entry], ops, ..Append::default() }).await {
             Ok(_) => Ok(id),
             Err(AppendFailure::Conflict(conflict)) => Err(crate::flow::conflict_refusal(conflict)),
             Err(AppendFailure::Refused(refusal)) => Err(refusal),
@@ -377,7 +377,9 @@ impl Gate {
             });
         }
         let entry = record::entry(draft, Some(call), Some(principal.id.clone()), Some(intent.tool.to_string()))?;
-        self.append(Append { events: vec![entry], ops }).await.map_err(AppendFailure::unexpected)?;
+        self.append(Append { events: vec![entry], ops, ..Append::default() })
+            .await
+            .map_err(AppendFailure::unexpected)?;
         Ok(id)
     }
 

@@ -69,7 +69,7 @@ impl Gate {
         ops.push(StateOp::OpenRequest { row: Box::new(row.clone()), cap: self.settings.open_requests });
         ops.extend(self.take_key(idempotency, row.id, row.expires));
         let entry = facts.entry(draft, None)?;
-        match self.append(Append { events: vec![entry], ops }).await {
+        match self.append(Append { events: vec![entry], ops, ..Append::default() }).await {
             Ok(_) => Ok(CallOutcome::Pending(self.pending_call(&row, keys))),
             Err(AppendFailure::Refused(refusal)) => Err(refusal),
             Err(AppendFailure::Conflict(Conflict::RequestExists(existing))) => {
@@ -92,7 +92,7 @@ impl Gate {
         }
         let ops: Vec<StateOp> = self.take_key(idempotency, existing.id, existing.expires).collect();
         if !ops.is_empty() {
-            match self.append(Append { events: vec![], ops }).await {
+            match self.append(Append { events: vec![], ops, ..Append::default() }).await {
                 // The same key for the same request: a repetition.
                 Ok(_) | Err(AppendFailure::Conflict(Conflict::IdempotencyExists(_))) => {}
                 Err(failure) => return Err(failure.unexpected()),
@@ -323,7 +323,14 @@ impl Gate {
             reason: why,
         };
         let entry = facts.entry(draft, None)?;
-        match self.append(Append { events: vec![entry], ops: vec![StateOp::Answer { request: id, answer }] }).await {
+        match self
+            .append(Append {
+                events: vec![entry],
+                ops: vec![StateOp::Answer { request: id, answer }],
+                ..Append::default()
+            })
+            .await
+        {
             Ok(_) => {}
             Err(AppendFailure::Refused(refusal)) => return Err(refusal),
             Err(AppendFailure::Conflict(conflict)) => {
@@ -420,7 +427,7 @@ impl Gate {
         let draft = facts.draft(kind, self.now(), Some(row.event)).with("reason", reason(why));
         let op = op(draft.id);
         let entry = facts.entry(draft, None)?;
-        match self.append(Append { events: vec![entry], ops: vec![op] }).await {
+        match self.append(Append { events: vec![entry], ops: vec![op], ..Append::default() }).await {
             // Answered, redeemed or closed in between: that stands.
             Ok(_) | Err(AppendFailure::Conflict(_)) => {}
             Err(AppendFailure::Refused(refusal)) => return Err(refusal),

@@ -128,7 +128,9 @@ impl Gate {
                 return Ok(());
             }
             let op = StateOp::ForgetDecisions { before, limit: FORGOTTEN_AT_ONCE };
-            self.append(Append { events: vec![], ops: vec![op] }).await.map_err(AppendFailure::unexpected)?;
+            self.append(Append { events: vec![], ops: vec![op], ..Append::default() })
+                .await
+                .map_err(AppendFailure::unexpected)?;
         }
         Ok(())
     }

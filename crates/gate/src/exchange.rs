@@ -258,7 +258,7 @@ impl Way {
             }
         };
         let entry = entry.map_err(|refusal| refused(&refusal))?;
-        match self.gate.append(Append { events: vec![entry], ops: vec![] }).await {
+        match self.gate.append(Append { events: vec![entry], ops: vec![], ..Append::default() }).await {
             Ok(_) => Ok(()),
             Err(AppendFailure::Refused(refusal)) => Err(refused(&refusal)),
             Err(failure @ AppendFailure::Conflict(_)) => Err(refused(&failure.unexpected())),

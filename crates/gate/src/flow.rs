@@ -226,7 +226,7 @@ impl Gate {
             Err(internal) => return internal,
         };
         let ops = self.kept_with_refusal(facts, id).await;
-        match self.append(Append { events: vec![entry], ops }).await {
+        match self.append(Append { events: vec![entry], ops, ..Append::default() }).await {
             Ok(_) => refusal.recorded_as(id),
             Err(failure) => {
                 tracing::error!(refusal = %refusal, failure = ?failure, "a refusal could not be recorded");
@@ -298,7 +298,9 @@ impl Gate {
         let draft =
             facts.draft(EventType::CallReplayed, self.now(), Some(recorded.event)).with("of", row.call.to_string());
         let entry = facts.entry(draft, None)?;
-        self.append(Append { events: vec![entry], ops: vec![] }).await.map_err(AppendFailure::unexpected)?;
+        self.append(Append { events: vec![entry], ops: vec![], ..Append::default() })
+            .await
+            .map_err(AppendFailure::unexpected)?;
         match recorded.body {
             RecordedBody::Result { result, is_error } => {
                 Ok(Answer { call: row.call, event: recorded.event, result, is_error, replayed: true })
@@ -684,7 +686,7 @@ impl Gate {
             }),
         });
         let entry = facts.entry(draft, None)?;
-        match self.append(Append { events: vec![entry], ops }).await {
+        match self.append(Append { events: vec![entry], ops, ..Append::default() }).await {
             Ok(_) => Ok(event),
             Err(AppendFailure::Refused(refusal)) => Err(refusal),
             Err(AppendFailure::Conflict(conflict)) => {
@@ -748,7 +750,7 @@ impl Gate {
                 parent.is_some(),
             )?);
         }
-        match self.append(Append { events: vec![entry], ops }).await {
+        match self.append(Append { events: vec![entry], ops, ..Append::default() }).await {
             Ok(_) => {}
             // Two reads with one key ran at the same time: the other one's answer is kept, this one's is still true.
             Err(AppendFailure::Conflict(Conflict::IdempotencyExists(_))) if parent.is_none() => {
@@ -850,7 +852,11 @@ impl Gate {
             let outcome = json!({"status": "crashed", "duration_ms": 0});
             let draft = facts.draft(EventType::CallUnknown, self.now(), Some(intent.event)).with("outcome", outcome);
             let entry = facts.entry(draft, None)?;
-            let append = Append { events: vec![entry], ops: vec![StateOp::IntentUnknown { call: intent.call }] };
+            let append = Append {
+                events: vec![entry],
+                ops: vec![StateOp::IntentUnknown { call: intent.call }],
+                ..Append::default()
+            };
             match self.append(append).await {
                 Ok(_) => {}
                 Err(AppendFailure::Conflict(Conflict::NotFound)) => continue,

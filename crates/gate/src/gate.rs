@@ -208,7 +208,9 @@ impl Gate {
             let gate = Arc::clone(self);
             tokio::spawn(async move {
                 let Ok(entry) = record::entry(draft, None, None, None) else { return };
-                if let Err(failure) = gate.append(Append { events: vec![entry], ops: vec![] }).await {
+                if let Err(failure) =
+                    gate.append(Append { events: vec![entry], ops: vec![], ..Append::default() }).await
+                {
                     tracing::error!(?failure, "a breaker's change could not be recorded");
                 }
             });
@@ -401,7 +403,8 @@ impl Gate {
             }
         };
         if let Ok(entry) = record::entry(draft, None, None, None)
-            && let Err(AppendFailure::Refused(why)) = self.append(Append { events: vec![entry], ops: vec![] }).await
+            && let Err(AppendFailure::Refused(why)) =
+                self.append(Append { events: vec![entry], ops: vec![], ..Append::default() }).await
         {
             tracing::error!(%why, "a policy change could not be recorded");
         }

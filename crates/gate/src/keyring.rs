@@ -158,7 +158,7 @@ impl Keyring {
         let key = Zeroizing::new(crate::entropy::<32>());
         let wrapped = seal_with(&self.root, purpose, &key[..])?;
         let op = StateOp::WorkspaceKey { workspace: name.clone(), wrapped };
-        let stored = self.ledger.append(Append { events: vec![], ops: vec![op] }).await;
+        let stored = self.ledger.append(Append { events: vec![], ops: vec![op], ..Append::default() }).await;
         stored.map_err(|e: AppendError| KeyError::Ledger(e.to_string()))?;
         self.stored(name).await?.ok_or_else(|| KeyError::Ledger("the new key was not stored".into()))
     }

@@ -445,7 +445,7 @@ impl Gate {
     async fn change(&self, draft: EventDraft, principal: &Principal, op: StateOp) -> Result<Uuid, Refusal> {
         let id = draft.id;
         let entry = record::entry(draft, None, Some(principal.id.clone()), None)?;
-        match self.append(Append { events: vec![entry], ops: vec![op] }).await {
+        match self.append(Append { events: vec![entry], ops: vec![op], ..Append::default() }).await {
             Ok(_) => self.reload_directory().await.map(|()| id),
             Err(AppendFailure::Conflict(conflict)) => Err(crate::flow::conflict_refusal(conflict)),
             Err(AppendFailure::Refused(refusal)) => Err(refusal),

@@ -103,7 +103,7 @@ impl Gate {
         let draft = facts.draft(EventType::ApprovalWithdrawn, self.now(), Some(row.event)).with("reason", reason(&why));
         let op = StateOp::Withdraw { request: id, closed_by: draft.id };
         let entry = facts.entry(draft, None)?;
-        match self.append(Append { events: vec![entry], ops: vec![op] }).await {
+        match self.append(Append { events: vec![entry], ops: vec![op], ..Append::default() }).await {
             Ok(_) => {
                 self.waiters.notify(id);
                 Ok(())

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::directory::Directory;
+use crate::leaf::{EntryRow, LogEntry};
 use crate::state::{
     BudgetKey, BudgetRow, Conflict, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
     RequestStatus, StateOp,
@@ -137,6 +138,15 @@ pub struct Tail {
     pub seq: u64,
     /// The commitment of that event.
     pub commitment: Digest,
+}
+
+/// A leaf that another process wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// An event, as its workspace's tail at that leaf.
+    Event(WorkspaceName, Tail),
+    /// The body of a public entry, which moves no workspace's tail.
+    Public(Vec<u8>),
 }
 
 /// A filter over events; all given parts must match. Pages go by `(workspace, seq)`.
@@ -284,9 +294,8 @@ pub trait Group {
         let _ = workspaces;
         Ok(())
     }
-    /// The leaves from one index up to another, each as its workspace's tail at that leaf, if the group has them at hand; the
-    /// reader has them in any case.
-    fn news(&mut self, shard: u32, from: u64, to: u64) -> Result<Option<Vec<(WorkspaceName, Tail)>>, StoreError> {
+    /// The leaves from one index up to another, if the group has all of them at hand; the reader has them in any case.
+    fn news(&mut self, shard: u32, from: u64, to: u64) -> Result<Option<Vec<News>>, StoreError> {
         let _ = (shard, from, to);
         Ok(None)
     }
@@ -304,6 +313,8 @@ pub trait Group {
     }
     /// Adds an event at its place. The id is new (UUIDv7); a duplicate is `Corrupt`, here or later.
     fn insert(&mut self, row: &EventRow) -> Result<(), StoreError>;
+    /// Adds a public entry at its place, which no event has. The id is new (UUIDv7); a duplicate is `Corrupt`, here or later.
+    fn insert_entry(&mut self, row: &EntryRow) -> Result<(), StoreError>;
     /// Stores the hash row of a complete tile: level (of tiles, 8 tree levels each), index, 256 hashes.
     fn put_tile(&mut self, shard: u32, level: u8, index: u64, hashes: &[Hash]) -> Result<(), StoreError>;
     /// Registers a shard before its first head.
@@ -326,8 +337,18 @@ pub trait Reader: Send + Sync {
     fn events_of_call(&self, call: Uuid) -> Result<Vec<EventRow>, StoreError>;
     /// A page of events.
     fn events(&self, query: &EventQuery) -> Result<EventPage, StoreError>;
-    /// Commitments of a shard's leaves `from..to`, in order; at most 65,536.
-    fn commitments(&self, shard: u32, from: u64, to: u64) -> Result<Vec<Digest>, StoreError>;
+    /// A shard's leaves `from..to` of both kinds, in order, up to the first that is missing; at most
+    /// [`crate::leaf::MAX_LEAVES`], among them at most [`crate::leaf::MAX_PUBLIC`] public entries. See [`crate::leaf::merge`].
+    fn entries(&self, shard: u32, from: u64, to: u64) -> Result<Vec<LogEntry>, StoreError>;
+    /// One public entry by its id.
+    fn public_entry(&self, id: Uuid) -> Result<Option<EntryRow>, StoreError>;
+    /// The public entry at a place, if one stands there.
+    fn public_entry_at(&self, shard: u32, index: u64) -> Result<Option<EntryRow>, StoreError> {
+        let next = self.public_entries(shard, index, 1)?.pop();
+        Ok(next.filter(|row| row.index == index))
+    }
+    /// Public entries of a shard from a leaf index on, in order; at most `limit` (1 to [`crate::leaf::MAX_PUBLIC`]).
+    fn public_entries(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EntryRow>, StoreError>;
     /// Events of a shard from a leaf index on, in order; at most `limit` (1 to 1000).
     fn leaves(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EventRow>, StoreError>;
     /// The hashes of a complete tile.

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::contract::{CommitError, EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
 use crate::directory::{DirectoryKind, DirectoryRow};
+use crate::leaf::{EntryRow, LogEntry, MAX_BODY, MAX_PUBLIC};
 use crate::state::{
     AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, DecisionRow, FreezeRow, FreezeTarget, IdempotencyRow,
     IdempotencyState, IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp, first_id_at,
@@ -27,6 +28,9 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     groups_are_all_or_nothing(&mut fresh());
     the_log_is_read_back_as_written(&mut fresh());
     an_event_has_one_place(&mut fresh());
+    public_entries_stand_among_events(&mut fresh());
+    a_public_entry_has_one_place(&mut fresh());
+    reads_of_public_entries_are_bounded(&mut fresh());
     events_are_found_by_what_is_asked(&mut fresh());
     an_append_is_all_or_nothing(&mut fresh());
     requests_are_consumed_once(&mut fresh());
@@ -144,7 +148,7 @@ fn the_log_is_read_back_as_written(store: &mut impl Store) {
     assert_eq!(reader.event(id(2)).unwrap().as_ref(), Some(&rows[2]));
     assert_eq!(reader.leaves(0, 1, 2).unwrap(), rows[1..3]);
     assert!(reader.leaves(1, 0, 9).unwrap().is_empty());
-    assert_eq!(reader.commitments(0, 1, 3).unwrap(), [rows[1].commitment, rows[2].commitment]);
+    assert_eq!(reader.entries(0, 1, 3).unwrap(), [1, 2].map(|n| LogEntry::Event(rows[n].commitment)));
     assert_eq!(reader.tile(0, 1, 5).unwrap(), Some(tile));
     assert_eq!(reader.tile(0, 1, 4).unwrap(), None);
     let tail = Tail { seq: 2, commitment: rows[3].commitment };
@@ -168,6 +172,97 @@ fn an_event_has_one_place(store: &mut impl Store) {
         assert!(matches!(inserted, Err(CommitError::Undone(StoreError::Corrupt(_)))), "same id or same leaf");
         assert_eq!(store.reader().head().unwrap(), None, "nothing of the group is stored");
     }
+}
+
+fn public(index: u64) -> EntryRow {
+    let n = u8::try_from(index % 256).unwrap();
+    let id = Uuid::from_u128(0x7000_8000_0000_0000_0000 + u128::from(index));
+    EntryRow { shard: 0, index, id, workspace: workspace("even"), body: vec![b'{', n, b'}'] }
+}
+
+fn public_entries_stand_among_events(store: &mut impl Store) {
+    let events = [event(0, 1, "log.opened"), event(3, 1, "call.completed")];
+    let longest = EntryRow { body: vec![b'{'; MAX_BODY], ..public(2) };
+    let entries = [public(1), longest, public(5)];
+    {
+        let mut group = store.begin().unwrap();
+        group.open_shard(&shard()).unwrap();
+        group.insert_entry(&entries[0]).unwrap();
+        group.set_head(&head(1)).unwrap();
+    }
+    let reader = store.reader();
+    assert_eq!(reader.public_entry(entries[0].id).unwrap(), None, "a dropped group leaves nothing behind");
+    write(store, |group| {
+        group.open_shard(&shard()).unwrap();
+        group.insert(&events[0]).unwrap();
+        entries[..2].iter().for_each(|row| group.insert_entry(row).unwrap());
+        group.insert(&events[1]).unwrap();
+        group.insert_entry(&entries[2]).unwrap();
+        group.set_head(&head(6)).unwrap();
+    });
+    let leaf = |index: u64| match index {
+        0 | 3 => LogEntry::Event(events[usize::from(index > 0)].commitment),
+        _ => LogEntry::Public(entries[usize::from(index > 1)].body.clone()),
+    };
+    let leaves = |range: std::ops::Range<u64>| range.map(leaf).collect::<Vec<_>>();
+    for (from, to) in [(0, 4), (1, 3), (0, 1), (1, 2), (2, 4), (3, 4), (2, 2)] {
+        assert_eq!(reader.entries(0, from, to).unwrap(), leaves(from..to), "{from}..{to}");
+    }
+    assert_eq!(reader.entries(0, 0, 9).unwrap(), leaves(0..4), "leaves end before the first that is missing");
+    assert!(reader.entries(0, 4, 9).unwrap().is_empty() && reader.entries(1, 0, 9).unwrap().is_empty());
+    for row in &entries {
+        assert_eq!(reader.public_entry(row.id).unwrap().as_ref(), Some(row));
+        assert_eq!(reader.public_entry_at(0, row.index).unwrap().as_ref(), Some(row));
+    }
+    assert_eq!(reader.public_entry(events[0].id).unwrap(), None);
+    assert_eq!(reader.public_entry_at(0, 0).unwrap(), None, "an event stands there");
+    assert_eq!(reader.public_entry_at(1, 1).unwrap(), None);
+    assert_eq!(reader.public_entries(0, 1, 2).unwrap(), entries[..2]);
+    assert_eq!(reader.public_entries(0, 3, 9).unwrap(), entries[2..]);
+    assert!(reader.public_entries(1, 0, 9).unwrap().is_empty());
+    assert_eq!(reader.leaves(0, 0, 9).unwrap(), events, "what asks for events is given events");
+    let tail = Tail { seq: 1, commitment: events[0].commitment };
+    assert_eq!(reader.tail(&workspace("even")).unwrap(), Some(tail), "public entries move no workspace's tail");
+}
+
+fn a_public_entry_has_one_place(store: &mut impl Store) {
+    write(store, |group| {
+        group.open_shard(&shard()).unwrap();
+        group.insert_entry(&public(1)).unwrap();
+    });
+    for row in [EntryRow { index: 2, ..public(1) }, EntryRow { id: id(9), ..public(1) }] {
+        let mut group = store.begin().unwrap();
+        let inserted = group.insert_entry(&row).map_err(CommitError::Undone);
+        let inserted = inserted.and_then(|()| group.set_head(&head(2)).map_err(CommitError::Undone));
+        let inserted = inserted.and_then(|()| group.commit());
+        assert!(matches!(inserted, Err(CommitError::Undone(StoreError::Corrupt(_)))), "same id or same leaf");
+        assert_eq!(store.reader().head().unwrap(), None, "nothing of the group is stored");
+    }
+    // Nothing but the sequencer keeps an event out of its place; a reader does not choose between the two.
+    write(store, |group| {
+        group.insert(&event(0, 1, "log.opened")).unwrap();
+        group.insert(&event(1, 1, "call.denied")).unwrap();
+    });
+    assert!(matches!(store.reader().entries(0, 0, 2), Err(StoreError::Corrupt(_))));
+}
+
+fn reads_of_public_entries_are_bounded(store: &mut impl Store) {
+    write(store, |group| {
+        group.open_shard(&shard()).unwrap();
+        (0..5).for_each(|n| group.insert(&event(n, n / 2 + 1, "call.completed")).unwrap());
+        (5..MAX_PUBLIC as u64 + 15).for_each(|n| group.insert_entry(&public(n)).unwrap());
+        group.insert(&EventRow { index: MAX_PUBLIC as u64 + 15, ..event(15, 6, "call.completed") }).unwrap();
+        group.set_head(&head(MAX_PUBLIC as u64 + 16)).unwrap();
+    });
+    let reader = store.reader();
+    let first = reader.entries(0, 0, u64::MAX).unwrap();
+    assert_eq!(first.len(), MAX_PUBLIC + 5);
+    let rest = reader.entries(0, first.len() as u64, u64::MAX).unwrap();
+    assert_eq!(rest.len(), 11);
+    assert_eq!(rest[10], LogEntry::Event(event(15, 6, "call.completed").commitment));
+    let bodies = (5..MAX_PUBLIC as u64 + 15).map(|n| LogEntry::Public(public(n).body));
+    assert!(first[5..].iter().chain(&rest[..10]).cloned().eq(bodies), "pages neither skip nor repeat");
+    assert_eq!(reader.public_entries(0, 0, 1000).unwrap().len(), MAX_PUBLIC);
 }
 
 fn events_are_found_by_what_is_asked(store: &mut impl Store) {

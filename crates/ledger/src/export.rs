@@ -1,8 +1,9 @@
-//! The audit stream: JSON lines, one file a day, each line chained to the one before over commitments.
+//! The audit stream: JSON lines, one file a day, each line chained to the one before.
 //!
-//! Because the chain runs over commitments and not over bodies, a body may be erased from an exported file (member
-//! `event` and `salt` replaced by `"erased":true`) and the chain still holds. The format is specified in
-//! `docs/ledger.md`. Exporting goes on where the files end; verifying needs nothing but the files.
+//! Because the chain runs over commitments and not over bodies, an event's body may be erased from an exported file (member
+//! `event` and `salt` replaced by `"erased":true`) and the chain still holds. Public entries have lines of their own, since
+//! the tree cannot be rebuilt without them. The format is specified in `docs/ledger.md`. Exporting goes on where the files
+//! end; verifying needs nothing but the files.
 
 mod verify;
 mod write;
@@ -15,32 +16,39 @@ use countersign_proof::commitment::Salt;
 use countersign_proof::digest::Digest;
 use serde_json::Value;
 
+use crate::leaf::{LogEntry, check_body};
+
 pub use verify::{Issue, IssueKind, VerifyOptions, VerifyReport, verify};
 pub use write::{ExportError, ExportReport, export};
 
-/// Version of the line format.
-pub const LINE_VERSION: u64 = 1;
-/// Opens the hash input of a line.
-pub const LINE_TAG: &[u8] = b"countersign/export-line/v1\0";
+/// Version of an event's line.
+pub const EVENT_LINE: u64 = 1;
+/// Version of a public entry's line: a reader that knows events alone says that it does not know the version.
+pub const ENTRY_LINE: u64 = 2;
+/// Opens the hash input of an event's line.
+pub const EVENT_LINE_TAG: &[u8] = b"countersign/export-line/v1\0";
+/// Opens the hash input of a public entry's line.
+pub const ENTRY_LINE_TAG: &[u8] = b"countersign/export-entry/v1\0";
 /// `prev_line` of the very first line.
 pub const FIRST_PREV: Digest = Digest([0; 32]);
 /// The longest line that is read, in bytes.
 pub const MAX_LINE: usize = 5 << 20;
 const LIMITS: Limits = Limits { max_bytes: MAX_LINE, max_depth: 66 };
 
-/// SHA-256(`"countersign/export-line/v1\0"` ‖ previous line's hash ‖ length of origin as one byte ‖ origin ‖ index as u64,
-/// big-endian ‖ commitment).
-pub fn line_hash(prev_line: &Digest, origin: &str, index: u64, commitment: &Digest) -> Digest {
+/// SHA-256(tag ‖ previous line's hash ‖ length of origin as one byte ‖ origin ‖ index as u64, big-endian ‖ 32 bytes). An
+/// event's line has [`EVENT_LINE_TAG`] and the commitment, a public entry's [`ENTRY_LINE_TAG`] and the leaf hash.
+pub fn line_hash(tag: &[u8], prev_line: &Digest, origin: &str, index: u64, leaf: &[u8; 32]) -> Digest {
     // An origin is a hostname of at most 253 bytes.
     let length = [u8::try_from(origin.len()).unwrap_or(u8::MAX)];
-    Digest::of_parts(&[
-        LINE_TAG,
-        prev_line.as_bytes(),
-        &length,
-        origin.as_bytes(),
-        &index.to_be_bytes(),
-        commitment.as_bytes(),
-    ])
+    Digest::of_parts(&[tag, prev_line.as_bytes(), &length, origin.as_bytes(), &index.to_be_bytes(), leaf])
+}
+
+/// The hash of the line of a leaf.
+fn hash_of(entry: &LogEntry, prev_line: &Digest, origin: &str, index: u64) -> Digest {
+    match entry {
+        LogEntry::Event(commitment) => line_hash(EVENT_LINE_TAG, prev_line, origin, index, commitment.as_bytes()),
+        LogEntry::Public(_) => line_hash(ENTRY_LINE_TAG, prev_line, origin, index, &entry.leaf_hash()),
+    }
 }
 
 /// A line, taken apart.
@@ -50,16 +58,37 @@ pub struct Line {
     pub origin: String,
     /// Leaf index there.
     pub index: u64,
-    /// The event's id.
+    /// The id of the event or the public entry.
     pub id: String,
     /// Its workspace.
     pub workspace: String,
-    /// Its number in the workspace's sequence.
-    pub seq: u64,
-    /// The commitment.
-    pub commitment: Digest,
     /// Hash of the line before.
     pub prev_line: Digest,
+    /// The leaf, and what else the line has of it.
+    pub content: Content,
+}
+
+/// What a line is about.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// An event.
+    Event(EventLine),
+    /// A public entry.
+    Public {
+        /// The leaf data.
+        body: Vec<u8>,
+        /// The leaf hash as the line has it.
+        leaf: Digest,
+    },
+}
+
+/// What a line has of an event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventLine {
+    /// The commitment.
+    pub commitment: Digest,
+    /// Its number in the workspace's sequence.
+    pub seq: u64,
     /// The event's canonical bytes and salt, unless erased.
     pub opening: Option<(Vec<u8>, Salt)>,
     /// The event as JSON, unless erased.
@@ -73,41 +102,67 @@ impl Line {
     /// What is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let value = parse_strict(bytes, &LIMITS).map_err(|e| e.to_string())?;
-        let text =
-            |name: &str| value.get(name).and_then(Value::as_str).ok_or_else(|| format!("member {name} is missing"));
-        let number =
-            |name: &str| value.get(name).and_then(Value::as_u64).ok_or_else(|| format!("member {name} is missing"));
-        let digest = |name: &str| text(name)?.parse::<Digest>().map_err(|e| format!("member {name}: {e}"));
-        if number("v")? != LINE_VERSION {
-            return Err("an unknown version".into());
-        }
-        let event = value.get("event").cloned();
-        let opening = match &event {
-            None if value.get("erased") == Some(&Value::Bool(true)) => None,
-            None => return Err("neither an event nor erased".into()),
-            Some(event) => {
-                let salt: Digest =
-                    format!("sha256:{}", text("salt")?).parse().map_err(|_| "the salt is not hexadecimal")?;
-                Some((to_canonical(event).map_err(|e| e.to_string())?, salt.0))
-            }
+        let content = match number(&value, "v")? {
+            EVENT_LINE => parse_event(&value)?,
+            ENTRY_LINE => parse_entry(&value)?,
+            other => return Err(format!("an unknown version, {other}")),
         };
         Ok(Self {
-            origin: text("origin")?.to_owned(),
-            index: number("index")?,
-            id: text("id")?.to_owned(),
-            workspace: text("workspace")?.to_owned(),
-            seq: number("seq")?,
-            commitment: digest("commitment")?,
-            prev_line: digest("prev_line")?,
-            opening,
-            event,
+            origin: text(&value, "origin")?.to_owned(),
+            index: number(&value, "index")?,
+            id: text(&value, "id")?.to_owned(),
+            workspace: text(&value, "workspace")?.to_owned(),
+            prev_line: digest(&value, "prev_line")?,
+            content,
         })
     }
 
     /// The hash that the next line names.
     pub fn hash(&self) -> Digest {
-        line_hash(&self.prev_line, &self.origin, self.index, &self.commitment)
+        hash_of(&self.entry(), &self.prev_line, &self.origin, self.index)
     }
+
+    /// The leaf that the line is about.
+    pub fn entry(&self) -> LogEntry {
+        match &self.content {
+            Content::Event(event) => LogEntry::Event(event.commitment),
+            Content::Public { body, .. } => LogEntry::Public(body.clone()),
+        }
+    }
+}
+
+fn parse_event(value: &Value) -> Result<Content, String> {
+    let event = value.get("event").cloned();
+    let opening = match &event {
+        None if value.get("erased") == Some(&Value::Bool(true)) => None,
+        None => return Err("neither an event nor erased".into()),
+        Some(event) => {
+            let salt: Digest =
+                format!("sha256:{}", text(value, "salt")?).parse().map_err(|_| "the salt is not hexadecimal")?;
+            Some((to_canonical(event).map_err(|e| e.to_string())?, salt.0))
+        }
+    };
+    let (commitment, seq) = (digest(value, "commitment")?, number(value, "seq")?);
+    Ok(Content::Event(EventLine { commitment, seq, opening, event }))
+}
+
+fn parse_entry(value: &Value) -> Result<Content, String> {
+    let entry = value.get("entry").ok_or("member entry is missing")?;
+    let body = to_canonical(entry).map_err(|e| e.to_string())?;
+    check_body(&body).map_err(|e| e.to_string())?;
+    Ok(Content::Public { body, leaf: digest(value, "leaf")? })
+}
+
+fn text<'v>(value: &'v Value, name: &str) -> Result<&'v str, String> {
+    value.get(name).and_then(Value::as_str).ok_or_else(|| format!("member {name} is missing"))
+}
+
+fn number(value: &Value, name: &str) -> Result<u64, String> {
+    value.get(name).and_then(Value::as_u64).ok_or_else(|| format!("member {name} is missing"))
+}
+
+fn digest(value: &Value, name: &str) -> Result<Digest, String> {
+    text(value, name)?.parse().map_err(|e| format!("member {name}: {e}"))
 }
 
 /// The export's files, oldest first, with their days (`YYYYMMDD`).
@@ -165,9 +220,14 @@ mod tests {
 
     #[test]
     fn a_line_hash_follows_the_document() {
-        let (prev, commitment) = (Digest([1; 32]), Digest([2; 32]));
-        let by_hand =
-            [b"countersign/export-line/v1\0".as_slice(), &[1; 32], b"\x03a.b", &[0, 0, 0, 0, 0, 0, 1, 2], &[2; 32]];
-        assert_eq!(line_hash(&prev, "a.b", 258, &commitment), Digest::of(&by_hand.concat()));
+        let prev = Digest([1; 32]);
+        let by_hand = |tag: &[u8], leaf: &[u8]| {
+            Digest::of(&[tag, &[1; 32], b"\x03a.b", &[0, 0, 0, 0, 0, 0, 1, 2], leaf].concat())
+        };
+        let event = LogEntry::Event(Digest([2; 32]));
+        assert_eq!(hash_of(&event, &prev, "a.b", 258), by_hand(b"countersign/export-line/v1\0", &[2; 32]));
+        let leaf = Digest::of(b"\0{}");
+        let entry = LogEntry::Public(b"{}".to_vec());
+        assert_eq!(hash_of(&entry, &prev, "a.b", 258), by_hand(b"countersign/export-entry/v1\0", leaf.as_bytes()));
     }
 }

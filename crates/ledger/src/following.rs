@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use countersign_domain::WorkspaceName;
 use countersign_proof::checkpoint::Checkpoint;
-use countersign_proof::commitment::event_entry;
-use countersign_proof::merkle::leaf_hash;
 use countersign_proof::note::NoteSigner;
 
-use crate::contract::{CommitError, Group, Head, Reader, StoreError, Tail};
+use crate::contract::{CommitError, Group, Head, News, Reader, StoreError, Tail};
+use crate::leaf::LogEntry;
 use crate::tree::Snapshot;
 
 /// Why what the database has is not taken over.
@@ -108,17 +107,27 @@ fn adopt(
     }
     let mut tree = (*current.tree).clone();
     let mut full = Vec::new();
-    let tails = group.news(head.shard, tree.size(), head.size)?;
-    for (_, tail) in tails.iter().flatten() {
-        tree.append(leaf_hash(&event_entry(&tail.commitment)), &mut full);
+    let mut tails = None;
+    if let Some(news) = group.news(head.shard, tree.size(), head.size)? {
+        let moved = tails.insert(Vec::with_capacity(news.len()));
+        for news in news {
+            let leaf = match news {
+                News::Event(workspace, tail) => {
+                    moved.push((workspace, tail));
+                    LogEntry::Event(tail.commitment)
+                }
+                News::Public(body) => LogEntry::Public(body),
+            };
+            tree.append(leaf.leaf_hash(), &mut full);
+        }
+        full.clear();
     }
-    full.clear();
     while tree.size() < head.size {
-        let page = reader.commitments(head.shard, tree.size(), head.size)?;
+        let page = reader.entries(head.shard, tree.size(), head.size)?;
         if page.is_empty() {
             return Err(StoreError::Corrupt(format!("leaf {} of shard {} is missing", tree.size(), head.shard)).into());
         }
-        page.iter().for_each(|commitment| tree.append(leaf_hash(&event_entry(commitment)), &mut full));
+        page.iter().for_each(|leaf| tree.append(leaf.leaf_hash(), &mut full));
         full.clear();
     }
     if tree.root() != head.root || tree.frontier().hashes() != head.frontier {

@@ -11,22 +11,24 @@ use std::path::PathBuf;
 use countersign_domain::{EventType, WorkspaceName};
 use countersign_proof::canonical::{parse_strict, to_canonical};
 use countersign_proof::checkpoint::Checkpoint;
-use countersign_proof::commitment::{commit, event_entry};
+use countersign_proof::commitment::commit;
 use countersign_proof::digest::Digest;
-use countersign_proof::merkle::{self, Hash, leaf_hash};
+use countersign_proof::merkle::{self, Hash};
 use countersign_proof::note::VerifierKey;
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::contract::{EventRow, Head, Reader, ShardRow, StoreError, Tail};
 use crate::head_file::{self, HeadRecord};
+use crate::leaf::{EntryRow, Leaf, Step, Walk, check_body};
 use crate::opening::{OpenReason, predecessor_of};
 use crate::receipts::EVENT_LIMITS;
-use crate::tree::{FullTile, Tree, TreeReader};
+use crate::tree::{FullTile, TILE, Tree, TreeReader};
 
 /// The most findings that are kept; the others are counted.
 pub const MAX_FINDINGS: usize = 1000;
-const PAGE: u32 = 500;
+/// Progress is told after so many leaves.
+const PAGE: u64 = 500;
 
 /// What to check against, beyond the database itself.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +60,10 @@ findings! {
     HeadMissing = "head-missing";
     /// A leaf is missing before the end of its shard.
     LeafMissing = "leaf-missing";
+    /// An event and a public entry stand at the same leaf.
+    LeafDoubled = "leaf-doubled";
+    /// The body of a public entry is not the RFC 8785 form of a JSON object, or too long.
+    EntryMalformed = "entry-malformed";
     /// A stored body and salt do not lead to the commitment.
     CommitmentMismatch = "commitment-mismatch";
     /// A stored body is not the RFC 8785 form of a JSON object.
@@ -133,8 +139,10 @@ impl fmt::Display for Finding {
 pub struct FsckReport {
     /// Shards rebuilt.
     pub shards: u64,
-    /// Leaves read.
+    /// Events read.
     pub events: u64,
+    /// Public entries read.
+    pub entries: u64,
     /// Commitments computed again from stored bodies.
     pub recomputed: u64,
     /// Events without a body, each named by an `event.erased` event unless a finding says otherwise.
@@ -154,6 +162,7 @@ impl FsckReport {
             "ok": self.is_ok(),
             "shards": self.shards,
             "events": self.events,
+            "entries": self.entries,
             "recomputed": self.recomputed,
             "erased": self.erased,
             "tiles": self.tiles,
@@ -253,45 +262,76 @@ impl Audit<'_> {
     ) -> Result<Tree, StoreError> {
         let mut tree = Tree::new();
         let mut full = Vec::new();
+        let mut walk = Walk::new(self.reader, shard.shard, 0);
         while tree.size() < size {
-            let before_page = tree.size();
-            for row in self.reader.leaves(shard.shard, before_page, PAGE)? {
-                if row.index != tree.size() || row.index >= size {
-                    break;
-                }
-                if row.index == 0 {
-                    self.check_opening(shard, &row, before);
-                }
-                self.check_event(&row);
-                tree.append(leaf_hash(&event_entry(&row.commitment)), &mut full);
-                self.report.events += 1;
+            let Some(leaf) = self.next_leaf(&mut walk, shard.shard, tree.size(), size)? else { break };
+            if tree.size() == 0 {
+                self.check_opening(shard, &leaf, before);
             }
-            if tree.size() == before_page {
-                let detail = format!("{size} leaves are to be there, and this one is not");
-                self.report.add(FindingKind::LeafMissing, Some(shard.shard), Some(before_page), detail);
-                break;
+            match &leaf {
+                Leaf::Event(row) => self.check_event(row),
+                Leaf::Public(row) => self.check_entry(row),
             }
+            tree.append(leaf.hash(), &mut full);
             self.check_tiles(shard.shard, &mut full)?;
-            progress(self.report.events);
+            if tree.size().is_multiple_of(PAGE) || tree.size() == size {
+                progress(self.report.events + self.report.entries);
+            }
         }
-        self.check_tiles(shard.shard, &mut full)?;
         Ok(tree)
+    }
+
+    /// The leaf at an index of a shard; none if it is missing, after which nothing of the shard can be hashed.
+    fn next_leaf(
+        &mut self,
+        walk: &mut Walk<'_>,
+        shard: u32,
+        index: u64,
+        size: u64,
+    ) -> Result<Option<Leaf>, StoreError> {
+        match walk.step()? {
+            Step::Leaf(leaf) => Ok(Some(leaf)),
+            Step::Doubled(event, entry) => {
+                let detail = format!("event {} and public entry {}", event.id, entry.id);
+                self.report.add(FindingKind::LeafDoubled, Some(shard), Some(index), detail);
+                // Which of the two was signed is told by the root, which the other does not lead to.
+                Ok(Some(Leaf::Event(event)))
+            }
+            Step::Missing => {
+                let detail = format!("{size} leaves are to be there, and this one is not");
+                self.report.add(FindingKind::LeafMissing, Some(shard), Some(index), detail);
+                Ok(None)
+            }
+        }
+    }
+
+    fn check_entry(&mut self, row: &EntryRow) {
+        self.report.entries += 1;
+        if let Err(error) = check_body(&row.body) {
+            self.report.add(FindingKind::EntryMalformed, Some(row.shard), Some(row.index), error.to_string());
+        }
     }
 
     fn check_tiles(&mut self, shard: u32, full: &mut Vec<FullTile>) -> Result<(), StoreError> {
         for (level, index, hashes) in full.drain(..) {
             self.report.tiles += 1;
-            let finding = match self.reader.tile(shard, level, index)? {
-                Some(stored) if stored == hashes => continue,
-                Some(_) => FindingKind::TileMismatch,
-                None => FindingKind::TileMissing,
-            };
-            self.report.add(finding, Some(shard), None, format!("tile {level}/{index}"));
+            let tile = format!("tile {level}/{index}");
+            match self.reader.tile(shard, level, index)? {
+                Some(stored) if stored == hashes => {}
+                Some(stored) => {
+                    // In the lowest row, the first hash that differs is that of a leaf.
+                    let differs = hashes.iter().zip(&stored).position(|(ours, stored)| ours != stored);
+                    let leaf = differs.filter(|_| level == 0).map(|at| index * TILE as u64 + at as u64);
+                    self.report.add(FindingKind::TileMismatch, Some(shard), leaf, tile);
+                }
+                None => self.report.add(FindingKind::TileMissing, Some(shard), None, tile),
+            }
         }
         Ok(())
     }
 
     fn check_event(&mut self, row: &EventRow) {
+        self.report.events += 1;
         let at = |kind, detail: &str| (kind, Some(row.shard), Some(row.index), detail.to_owned());
         let last = self.tails.insert(row.workspace.clone(), Tail { seq: row.seq, commitment: row.commitment });
         let mut found = Vec::new();
@@ -367,16 +407,19 @@ impl Audit<'_> {
         }
     }
 
-    fn check_opening(&mut self, shard: &ShardRow, row: &EventRow, before: Option<(&ShardRow, u64, Hash)>) {
-        let event = row.opening.as_ref().and_then(|o| serde_json::from_slice::<Value>(&o.event).ok());
+    fn check_opening(&mut self, shard: &ShardRow, leaf: &Leaf, before: Option<(&ShardRow, u64, Hash)>) {
+        let row = match leaf {
+            Leaf::Event(row) if row.kind == EventType::LogOpened.as_str() => Some(row),
+            Leaf::Event(_) | Leaf::Public(_) => None,
+        };
+        let opening = row.and_then(|row| row.opening.as_ref());
+        let event = opening.and_then(|o| serde_json::from_slice::<Value>(&o.event).ok());
         let text = |name: &str| event.as_ref().and_then(|e| e.get(name)).and_then(Value::as_str);
-        let own = row.kind == EventType::LogOpened.as_str()
-            && text("origin") == Some(&shard.origin)
-            && text("vkey") == Some(&shard.vkey);
-        if !own {
+        let own = text("origin") == Some(&shard.origin) && text("vkey") == Some(&shard.vkey);
+        let Some(row) = row.filter(|_| own) else {
             let detail = "the first leaf is not the log.opened event of this shard";
             return self.report.add(FindingKind::OpeningMissing, Some(shard.shard), Some(0), detail);
-        }
+        };
         let reason = text("reason").unwrap_or_default();
         let named = predecessor_of(row);
         let fits = match (&named, before) {

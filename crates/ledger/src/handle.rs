@@ -12,13 +12,15 @@ use countersign_domain::histogram::Histogram;
 use countersign_domain::{Millis, PreparedEvent};
 use countersign_proof::commitment::Salt;
 use countersign_proof::digest::Digest;
+use countersign_proof::merkle::Hash;
 use countersign_proof::receipt::Receipt;
 use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use crate::contract::{Head, Reader, Store, StoreError};
+use crate::leaf::PublicEntry;
 use crate::opening::{self, OpenError, Opened};
-use crate::receipts::{self, Disclose, ReceiptError};
+use crate::receipts::{self, Disclose, Inclusion, ReceiptError};
 use crate::sequencer::Job;
 use crate::state::{Conflict, StateOp};
 use crate::tree::{Snapshot, TileCache};
@@ -85,12 +87,14 @@ pub fn system_clock() -> Millis {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Events and changes of state that become durable together, or not at all.
+/// Events, public entries and changes of state that become durable together, or not at all.
 #[derive(Debug, Default)]
 pub struct Append {
-    /// The events, in order. May be empty: then no leaf is added and the head does not move.
+    /// The events, in order.
     pub events: Vec<Entry>,
-    /// Checks and changes, applied before the events are placed.
+    /// Public entries, which get the places after the events'. Without either no leaf is added and the head does not move.
+    pub entries: Vec<PublicEntry>,
+    /// Checks and changes, applied before anything is placed.
     pub ops: Vec<StateOp>,
 }
 
@@ -133,11 +137,26 @@ pub struct Placed {
     pub commitment: Digest,
 }
 
+/// Where a public entry stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedEntry {
+    /// The entry's id.
+    pub id: Uuid,
+    /// Number of the shard.
+    pub shard: u32,
+    /// Leaf index in the shard.
+    pub index: u64,
+    /// RFC 6962 hash of the leaf.
+    pub leaf: Hash,
+}
+
 /// A durable append.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Appended {
     /// The events' places, in the order given.
     pub events: Vec<Placed>,
+    /// The public entries' places, in the order given.
+    pub entries: Vec<PlacedEntry>,
 }
 
 /// Why an append was not acknowledged.
@@ -281,7 +300,7 @@ impl Ledger {
         if self.inner.closing.load(Ordering::Acquire) {
             return Err(AppendError::Closed);
         }
-        if !COMMITS && append.ops.is_empty() {
+        if !COMMITS && append.ops.is_empty() && append.entries.is_empty() {
             return Ok(Appended::default());
         }
         let (answer, answered) = oneshot::channel();
@@ -349,6 +368,21 @@ impl Ledger {
             .read(move |reader| Ok(receipts::receipt(reader, &this.snapshot(), &this.inner.tiles, id, &disclose)))
             .await;
         made.map_err(ReceiptError::Store)?
+    }
+
+    /// Proof that the leaf at a place is in the log, under the newest durable checkpoint of its shard. `None` if there is no
+    /// such shard, or no such leaf under that checkpoint.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn inclusion(&self, shard: u32, index: u64) -> Result<Option<Inclusion>, StoreError> {
+        let this = self.clone();
+        self.read(move |reader| {
+            let shards = reader.shards()?;
+            let Some(row) = shards.iter().find(|row| row.shard == shard) else { return Ok(None) };
+            receipts::inclusion(reader, &this.snapshot(), &this.inner.tiles, row, index)
+        })
+        .await
     }
 
     /// Stops the writer after everything that was queued before. Later appends are refused as closed.

@@ -4,6 +4,7 @@
 //! written down in `docs/ledger.md`.
 //!
 //! - [`contract`]: what a store must promise.
+//! - [`leaf`]: the two kinds of leaves, commitments to events and public entries.
 //! - [`state`]: the facts that change together with events (requests, answers, idempotency, intents, freezes, pins).
 //! - [`directory`]: workspaces, granted roles and API keys, which change likewise.
 //! - [`connections`]: accounts that people connected, sealed.
@@ -13,7 +14,7 @@
 //! - `following`: what other nodes of a shared log wrote, and when the database is not the newest.
 //! - `opening`: recovery, and when a new shard is opened instead of signing on.
 //! - [`head_file`]: the newest signed head, kept outside the database.
-//! - [`tree`]: RFC 6962 hashes out of stored tiles and commitments.
+//! - [`tree`]: RFC 6962 hashes out of stored tiles and leaves.
 //! - [`fsck`]: rebuilds everything from the leaves and says what does not fit.
 //! - [`export`]: the chained JSONL files, and their verification.
 
@@ -28,6 +29,7 @@ mod following;
 pub mod fsck;
 pub mod handle;
 pub mod head_file;
+pub mod leaf;
 mod opening;
 mod outside;
 mod receipts;
@@ -37,6 +39,7 @@ pub mod tree;
 
 pub use contract::{Head, Reader, Store, StoreError};
 pub use fsck::{FsckOptions, FsckReport, fsck};
-pub use handle::{Append, AppendError, Appended, Entry, Ledger, LedgerOptions, Placed, Stats};
+pub use handle::{Append, AppendError, Appended, Entry, Ledger, LedgerOptions, Placed, PlacedEntry, Stats};
+pub use leaf::{EntryRow, LogEntry, PublicEntry, PublicEntryError};
 pub use opening::{OpenError, OpenReason, Opened, Predecessor};
-pub use receipts::{Disclose, ReceiptError};
+pub use receipts::{Disclose, Inclusion, ReceiptError};

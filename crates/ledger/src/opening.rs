@@ -449,7 +449,7 @@ fn new_shard(
     let before = Snapshot { head: Arc::new(empty), tree: Arc::new(tree) };
     let nothing = std::collections::HashMap::new();
     let mut draft = Draft::new(&before, &nothing);
-    draft.place(&mut *group, &[entry])?;
+    draft.place(&mut *group, &[entry], &[])?;
     let grown = draft.finish(&mut *group, signer)?;
     // COMMIT POINT: if this fails, or the process dies here, the next start decides again from what is stored.
     group.commit().map_err(CommitError::cause)?;

@@ -29,9 +29,11 @@ pub(crate) type Answers = Vec<(Answer, Result<Appended, AppendError>)>;
 /// A group that is durable in the database.
 pub(crate) struct Durable {
     pub(crate) snapshot: Snapshot,
-    /// Whether the head is a newer one: by the group's events, or by those of other nodes that were taken over for it.
+    /// Whether the head is a newer one: by the group's leaves, or by those of other nodes that were taken over for it.
     pub(crate) moves: bool,
-    /// Its events.
+    /// Its leaves.
+    pub(crate) leaves: u64,
+    /// Those of them that are events.
     pub(crate) events: u64,
     pub(crate) answers: Answers,
     /// When the group was begun.
@@ -135,8 +137,10 @@ impl<W: FnMut(u32, &str) -> Result<(), HeadFileError>> Keeper<W> {
         let mut newest = None;
         let mut answers = Vec::new();
         for group in groups {
-            if group.events > 0 {
+            if group.leaves > 0 {
                 self.counters.groups.fetch_add(1, Ordering::Relaxed);
+            }
+            if group.events > 0 {
                 self.counters.events.fetch_add(group.events, Ordering::Relaxed);
                 self.counters.meters.group_size.observe(group.events);
             }
@@ -207,7 +211,8 @@ mod tests {
     fn group(size: u64, events: u64) -> (Durable, oneshot::Receiver<Result<Appended, AppendError>>) {
         let (answer, answered) = oneshot::channel();
         let answers = vec![(answer, Ok(Appended::default()))];
-        (Durable { snapshot: snapshot(size), moves: events > 0, events, answers, started: Instant::now() }, answered)
+        let (snapshot, moves, leaves) = (snapshot(size), events > 0, events);
+        (Durable { snapshot, moves, leaves, events, answers, started: Instant::now() }, answered)
     }
 
     fn broken() -> HeadFileError {

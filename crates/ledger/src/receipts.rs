@@ -1,13 +1,15 @@
-//! Receipts out of the ledger.
+//! Receipts and inclusion proofs out of the ledger.
 
 use countersign_domain::EventType;
 use countersign_proof::canonical::{Limits, parse_strict};
-use countersign_proof::merkle::{self, TreeError};
+use countersign_proof::checkpoint::Checkpoint;
+use countersign_proof::merkle::{self, Hash, TreeError};
+use countersign_proof::note::SignedNote;
 use countersign_proof::receipt::{self, Disclosure, InclusionProof, Label, Receipt, ReceiptBuilder, ReceiptEvent};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::contract::{EventRow, Reader, StoreError};
+use crate::contract::{EventRow, Reader, ShardRow, StoreError};
 use crate::tree::{Snapshot, TileCache, TreeReader};
 
 /// The most parents that a receipt follows, one `parent` link after another.
@@ -43,6 +45,61 @@ pub enum ReceiptError {
     Format(String),
 }
 
+/// Proof that a leaf is in a log (RFC 9162, section 2.1.3), with the checkpoint that it leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inclusion {
+    /// Origin of the log.
+    pub origin: String,
+    /// The log's verifier key (C2SP vkey text).
+    pub vkey: String,
+    /// Leaf index.
+    pub index: u64,
+    /// Leaves of the tree.
+    pub size: u64,
+    /// The tree's root.
+    pub root: Hash,
+    /// From the leaf's sibling upwards.
+    pub hashes: Vec<Hash>,
+    /// The signed checkpoint of exactly this size, a C2SP signed note.
+    pub checkpoint: String,
+}
+
+/// See [`crate::Ledger::inclusion`].
+pub(crate) fn inclusion(
+    reader: &dyn Reader,
+    snapshot: &Snapshot,
+    tiles: &TileCache,
+    shard: &ShardRow,
+    index: u64,
+) -> Result<Option<Inclusion>, StoreError> {
+    let head = &snapshot.head;
+    // The open shard's row may be newer than the snapshot: what is shown is the head that is also kept outside.
+    let (size, root, checkpoint) = if shard.shard == head.shard {
+        (head.size, head.root, head.checkpoint.clone())
+    } else if shard.shard < head.shard {
+        let unsigned = || StoreError::Corrupt(format!("shard {} has no checkpoint", shard.shard));
+        let note = shard.checkpoint.clone().ok_or_else(unsigned)?;
+        (shard.size, root_of(&note)?, note)
+    } else {
+        return Ok(None);
+    };
+    let tree = TreeReader::new(reader, shard.shard, size).cached(tiles).with_snapshot(snapshot);
+    let hashes = match merkle::inclusion_proof(&tree, index, size) {
+        Ok(hashes) => hashes,
+        Err(TreeError::Reader(error)) => return Err(error),
+        Err(TreeError::OutOfRange { .. }) => return Ok(None),
+    };
+    let (origin, vkey) = (shard.origin.clone(), shard.vkey.clone());
+    Ok(Some(Inclusion { origin, vkey, index, size, root, hashes, checkpoint }))
+}
+
+/// The root that a stored checkpoint names.
+fn root_of(note: &str) -> Result<Hash, StoreError> {
+    let corrupt = |error: &dyn std::fmt::Display| StoreError::Corrupt(format!("a stored checkpoint: {error}"));
+    let note = SignedNote::parse(note).map_err(|e| corrupt(&e))?;
+    Checkpoint::parse(note.text()).map(|checkpoint| checkpoint.root).map_err(|e| corrupt(&e))
+}
+
 /// See [`crate::Ledger::receipt`]. Ancestors that were erased are named as such; those newer than the snapshot are left out.
 pub(crate) fn receipt(
     reader: &dyn Reader,
@@ -70,21 +127,12 @@ pub(crate) fn receipt(
     for row in &rows {
         let corrupt = || StoreError::Corrupt(format!("event {} stands in the unknown shard {}", row.id, row.shard));
         let shard = shards.iter().find(|s| s.shard == row.shard).ok_or_else(corrupt)?;
-        // The open shard's row may be newer than the snapshot: what is shown is the head that is also kept outside.
-        let (size, checkpoint) = if row.shard == snapshot.head.shard {
-            (snapshot.head.size, snapshot.head.checkpoint.clone())
-        } else {
-            let unsigned = || StoreError::Corrupt(format!("shard {} has no checkpoint", row.shard));
-            (shard.size, shard.checkpoint.clone().ok_or_else(unsigned)?)
-        };
-        let tree = TreeReader::new(reader, row.shard, size).cached(tiles).with_snapshot(snapshot);
-        let hashes = merkle::inclusion_proof(&tree, row.index, size).map_err(|e| match e {
-            TreeError::Reader(e) => e,
-            TreeError::OutOfRange { .. } => StoreError::Corrupt(format!("event {} lies beyond its log", row.id)),
-        })?;
-        builder = builder.event(receipt_event(row, &shard.origin, InclusionProof { size, hashes })?);
-        builder = builder.checkpoint(checkpoint);
-        builder = builder.key(&shard.vkey);
+        let beyond = || StoreError::Corrupt(format!("event {} lies beyond its log", row.id));
+        let proof = inclusion(reader, snapshot, tiles, shard, row.index)?.ok_or_else(beyond)?;
+        let under = InclusionProof { size: proof.size, hashes: proof.hashes };
+        builder = builder.event(receipt_event(row, &proof.origin, under)?);
+        builder = builder.checkpoint(proof.checkpoint);
+        builder = builder.key(&proof.vkey);
     }
     for wanted in disclose {
         builder = builder.disclosure(disclosure(&rows, wanted)?);

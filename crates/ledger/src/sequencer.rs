@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 use countersign_domain::WorkspaceName;
 use countersign_proof::checkpoint::Checkpoint;
 use countersign_proof::commitment::{commit, event_entry};
+use countersign_proof::digest::Digest;
 use countersign_proof::merkle::leaf_hash;
 use countersign_proof::note::NoteSigner;
+use uuid::Uuid;
 
-use crate::contract::{CommitError, EventRow, Group, Head, Opening, Store, StoreError, Tail};
+use crate::contract::{CommitError, EventRow, Group, Head, Opening, Reader, Store, StoreError, Tail};
 use crate::following::{contest, newest};
-use crate::handle::{Append, AppendError, Appended, Counters, Entry, LedgerOptions, Placed};
+use crate::handle::{Append, AppendError, Appended, Counters, Entry, LedgerOptions, Placed, PlacedEntry};
+use crate::leaf::{LogEntry, PublicEntry};
 use crate::outside::{Answer, Answers, Durable, Outside, reply};
 use crate::state::StateOp;
 use crate::tree::{FullTile, Snapshot, Tree};
@@ -80,8 +83,36 @@ pub(crate) struct Grown {
     pub(crate) snapshot: Snapshot,
     tails: Tails,
     events: u64,
-    /// The first event's leaf index and row, to recognise the group by.
-    first: Option<Placed>,
+    /// Events and public entries.
+    leaves: u64,
+    /// The group's first leaf, to recognise it by.
+    first: Option<First>,
+}
+
+/// The first leaf of a group: its index, and what nobody else has.
+struct First {
+    index: u64,
+    mark: Mark,
+}
+
+enum Mark {
+    /// Its salt makes it unique.
+    Commitment(Digest),
+    /// Another process may log the same body.
+    EntryId(Uuid),
+}
+
+impl First {
+    /// Whether it is what the database has at its place.
+    fn is_stored(&self, reader: &dyn Reader, shard: u32) -> Result<bool, StoreError> {
+        match self.mark {
+            Mark::Commitment(commitment) => {
+                let stored = reader.entries(shard, self.index, self.index + 1)?;
+                Ok(stored.first() == Some(&LogEntry::Event(commitment)))
+            }
+            Mark::EntryId(id) => Ok(reader.public_entry_at(shard, self.index)?.is_some_and(|row| row.id == id)),
+        }
+    }
 }
 
 impl<S: Store> Sequencer<S> {
@@ -184,7 +215,7 @@ impl<S: Store> Sequencer<S> {
                 // What they conflict with may be in a group whose head is not outside yet: they are answered in their turn.
                 let answers = pair(jobs, verdicts);
                 let (snapshot, moves) = (self.current.clone(), std::mem::take(&mut self.ahead));
-                self.outside.hand_over(Durable { snapshot, moves, events: 0, answers, started });
+                self.outside.hand_over(Durable { snapshot, moves, leaves: 0, events: 0, answers, started });
             }
             Ok(Written::Durable(grown, verdicts)) => self.durable(grown, pair(jobs, verdicts), started),
             Ok(Written::Failed(grown, verdicts, error)) => {
@@ -240,8 +271,8 @@ impl<S: Store> Sequencer<S> {
         for ((append, _), outcome) in jobs.iter().zip(outcomes) {
             match outcome {
                 Ok(()) => {
-                    changed |= !append.ops.is_empty() || !append.events.is_empty();
-                    verdicts.push(Ok(draft.place(&mut *group, &append.events)?));
+                    changed |= !(append.ops.is_empty() && append.events.is_empty() && append.entries.is_empty());
+                    verdicts.push(Ok(draft.place(&mut *group, &append.events, &append.entries)?));
                 }
                 Err(conflict) => verdicts.push(Err(AppendError::Conflict(conflict))),
             }
@@ -301,10 +332,17 @@ impl<S: Store> Sequencer<S> {
         }
         self.tails.extend(grown.tails);
         self.current = grown.snapshot;
-        let moves = grown.events > 0 || std::mem::take(&mut self.ahead);
+        let moves = grown.leaves > 0 || std::mem::take(&mut self.ahead);
         self.ahead = false;
         let snapshot = self.current.clone();
-        self.outside.hand_over(Durable { snapshot, moves, events: grown.events, answers, started });
+        self.outside.hand_over(Durable {
+            snapshot,
+            moves,
+            leaves: grown.leaves,
+            events: grown.events,
+            answers,
+            started,
+        });
     }
 
     /// Looks at what other nodes wrote, also while there is nothing to write: so that receipts are of the newest head, that
@@ -335,7 +373,14 @@ impl<S: Store> Sequencer<S> {
         if std::mem::take(&mut self.ahead) {
             // As a group that others wrote, which nobody here waits for.
             let (snapshot, started) = (self.current.clone(), Instant::now());
-            self.outside.hand_over(Durable { snapshot, moves: true, events: 0, answers: Vec::new(), started });
+            self.outside.hand_over(Durable {
+                snapshot,
+                moves: true,
+                leaves: 0,
+                events: 0,
+                answers: Vec::new(),
+                started,
+            });
         }
         Ok(())
     }
@@ -352,7 +397,7 @@ impl<S: Store> Sequencer<S> {
 
     fn undecided(&mut self, grown: Grown, answers: Answers, started: Instant) {
         self.tails.clear();
-        if grown.events == 0 {
+        if grown.leaves == 0 {
             // Changes of state alone move no head, so that nothing would tell a stored group from a lost one.
             for (answer, _) in answers {
                 reply(answer, Err(AppendError::Undecided));
@@ -394,19 +439,20 @@ impl<S: Store> Sequencer<S> {
         let reader = self.store.reader();
         let mut group = self.store.begin()?;
         let head = group.head()?;
-        let stored = if head.as_ref() == Some(&*grown.snapshot.head) {
+        // No salt makes a public entry unique: another process may have come to the same head with the same bodies.
+        let unmistakable = grown.events > 0;
+        let stored = if unmistakable && head.as_ref() == Some(&*grown.snapshot.head) {
             true
         } else if head.as_ref() == Some(&*self.current.head) {
             false
         } else {
-            // Another process has written since: then its head is past ours, and the leaf at our place is ours or not.
+            // The head is ours or, if another process has written, past it; and the leaf at our place is ours or not.
             let (same, first) = (&self.current.head, &grown.first);
             let past = head.filter(|h| h.shard > same.shard || h.shard == same.shard && h.size > same.size);
             let (Some(_), Some(first)) = (past, first) else {
                 return Err(contest(group, same, "it lacks what was signed before a group of unknown fate"));
             };
-            let row = reader.commitments(first.shard, first.index, first.index + 1)?;
-            row.first().is_some_and(|commitment| *commitment == first.commitment)
+            first.is_stored(&*reader, same.shard)?
         };
         // What an old database does not have may be in the newer one.
         let vouched = group.vouch();
@@ -431,28 +477,40 @@ pub(crate) struct Draft<'a> {
     tree: Tree,
     tails: Tails,
     full: Vec<FullTile>,
-    first: Option<Placed>,
+    events: u64,
+    first: Option<First>,
 }
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(before: &'a Snapshot, known: &'a Tails) -> Self {
-        Self { before, known, tree: (*before.tree).clone(), tails: Tails::new(), full: Vec::new(), first: None }
+        let tree = (*before.tree).clone();
+        Self { before, known, tree, tails: Tails::new(), full: Vec::new(), events: 0, first: None }
     }
 
-    /// Gives events their places: sequence numbers, commitments, leaves.
-    pub(crate) fn place(&mut self, group: &mut dyn Group, entries: &[Entry]) -> Result<Appended, StoreError> {
-        let mut events = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let placed = self.place_one(group, entry)?;
-            if self.first.is_none() {
-                self.first = Some(placed.clone());
-            }
-            events.push(placed);
-        }
-        Ok(Appended { events })
+    /// Gives events and, after them, public entries their places: sequence numbers, commitments, leaves.
+    pub(crate) fn place(
+        &mut self,
+        group: &mut dyn Group,
+        events: &[Entry],
+        entries: &[PublicEntry],
+    ) -> Result<Appended, StoreError> {
+        Ok(Appended {
+            events: events.iter().map(|event| self.place_event(group, event)).collect::<Result<_, _>>()?,
+            entries: entries.iter().map(|entry| self.place_entry(group, entry)).collect::<Result<_, _>>()?,
+        })
     }
 
-    fn place_one(&mut self, group: &mut dyn Group, entry: &Entry) -> Result<Placed, StoreError> {
+    fn place_entry(&mut self, group: &mut dyn Group, entry: &PublicEntry) -> Result<PlacedEntry, StoreError> {
+        let (shard, index) = (self.before.head.shard, self.tree.size());
+        let row = entry.row(shard, index);
+        group.insert_entry(&row)?;
+        let (id, leaf) = (row.id, row.leaf_hash());
+        self.tree.append(leaf, &mut self.full);
+        self.first.get_or_insert(First { index, mark: Mark::EntryId(id) });
+        Ok(PlacedEntry { id, shard, index, leaf })
+    }
+
+    fn place_event(&mut self, group: &mut dyn Group, entry: &Entry) -> Result<Placed, StoreError> {
         let event = &entry.event;
         let tail = match self.tails.get(&event.workspace).or_else(|| self.known.get(&event.workspace)) {
             Some(tail) => Some(*tail),
@@ -479,15 +537,17 @@ impl<'a> Draft<'a> {
         group.insert(&row)?;
         self.tree.append(leaf_hash(&event_entry(&commitment)), &mut self.full);
         self.tails.insert(row.workspace, Tail { seq, commitment });
+        self.events += 1;
+        self.first.get_or_insert(First { index, mark: Mark::Commitment(commitment) });
         Ok(Placed { id: event.id, seq, shard, index, commitment })
     }
 
-    /// Stores the tiles that became complete and the new head. A group without events leaves the head where it is.
+    /// Stores the tiles that became complete and the new head. A group without leaves leaves the head where it is.
     pub(crate) fn finish(self, group: &mut dyn Group, signer: &NoteSigner) -> Result<Grown, StoreError> {
         let before = &self.before.head;
-        let events = self.tree.size() - before.size;
-        if events == 0 {
-            return Ok(Grown { snapshot: self.before.clone(), tails: self.tails, events, first: None });
+        let (events, leaves) = (self.events, self.tree.size() - before.size);
+        if leaves == 0 {
+            return Ok(Grown { snapshot: self.before.clone(), tails: self.tails, events, leaves, first: None });
         }
         for (level, index, hashes) in &self.full {
             group.put_tile(before.shard, *level, *index, hashes)?;
@@ -495,7 +555,7 @@ impl<'a> Draft<'a> {
         let head = head_of(before.shard, &before.origin, &self.tree, signer)?;
         group.set_head(&head)?;
         let snapshot = Snapshot { head: Arc::new(head), tree: Arc::new(self.tree) };
-        Ok(Grown { snapshot, tails: self.tails, events, first: self.first })
+        Ok(Grown { snapshot, tails: self.tails, events, leaves, first: self.first })
     }
 }
 

@@ -1,15 +1,15 @@
-//! The stored tree: hashes of complete subtrees out of tiles (C2SP tlog-tiles) and commitments.
+//! The stored tree: hashes of complete subtrees out of tiles (C2SP tlog-tiles) and leaves.
 //!
 //! A complete tile is stored once and never changes. The incomplete ones, at most one a level, are kept in memory by
-//! whoever writes ([`Tree`]) and are made again out of stored commitments and tiles by whoever only reads.
+//! whoever writes ([`Tree`]) and are made again out of stored leaves and tiles by whoever only reads.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use countersign_proof::commitment::event_entry;
-use countersign_proof::merkle::{Frontier, Hash, HashReader, leaf_hash, node_hash};
+use countersign_proof::merkle::{Frontier, Hash, HashReader, node_hash};
 
 use crate::contract::{EventRow, Head, Reader, StoreError};
+use crate::leaf::LogEntry;
 
 /// Hashes in a complete tile.
 pub const TILE: usize = 256;
@@ -230,11 +230,11 @@ impl<'a> TreeReader<'a> {
     fn partial(&self, level: u8, index: u64, count: usize) -> Result<Vec<Hash>, StoreError> {
         let first = index * TILE as u64;
         if level == 0 {
-            let leaves = self.reader.commitments(self.shard, first, first + count as u64)?;
+            let leaves = self.reader.entries(self.shard, first, first + count as u64)?;
             if leaves.len() != count {
                 return Err(StoreError::Corrupt(format!("leaves after {first} of shard {} are missing", self.shard)));
             }
-            return Ok(leaves.iter().map(|commitment| leaf_hash(&event_entry(commitment))).collect());
+            return Ok(leaves.iter().map(LogEntry::leaf_hash).collect());
         }
         (first..first + count as u64).map(|below| Ok(perfect_root(&self.row(level - 1, below)?))).collect()
     }

@@ -88,7 +88,7 @@ async fn one_writer(ledger: Ledger, n: usize, started: Instant, time: Duration) 
     while started.elapsed() < time {
         let events = vec![entry(n)];
         let sent = Instant::now();
-        ledger.append(Append { events, ops: Vec::new() }).await.unwrap();
+        ledger.append(Append { events, ops: Vec::new(), ..Append::default() }).await.unwrap();
         latencies.push(sent.elapsed());
     }
     latencies

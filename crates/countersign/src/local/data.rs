@@ -201,6 +201,7 @@ fn export_report(report: &VerifyReport, ok: bool) -> Value {
         "ok": ok,
         "files": report.files,
         "lines": report.lines,
+        "entries": report.entries,
         "erased": report.erased,
         "recomputed": report.recomputed,
         "from_the_beginning": report.from_the_beginning,

@@ -189,7 +189,7 @@ impl Connections {
         let until = Instant::now() + WAIT;
         loop {
             let take = StateOp::CooldownBegin { key: lease, pause: LEASE };
-            match self.ledger.append(Append { events: vec![], ops: vec![take] }).await {
+            match self.ledger.append(Append { events: vec![], ops: vec![take], ..Append::default() }).await {
                 Ok(_) => break,
                 Err(AppendError::Conflict(Conflict::CoolingDown { .. })) if Instant::now() < until => {}
                 Err(AppendError::Conflict(_)) => {
@@ -208,7 +208,9 @@ impl Connections {
             Err(refusal) => Err(refusal),
         };
         let give_back = StateOp::CooldownDrop { key: lease };
-        if let Err(error) = self.ledger.append(Append { events: vec![], ops: vec![give_back] }).await {
+        if let Err(error) =
+            self.ledger.append(Append { events: vec![], ops: vec![give_back], ..Append::default() }).await
+        {
             tracing::warn!(%error, "a lease was not given back; it ends by itself");
         }
         client
@@ -246,7 +248,10 @@ impl Connections {
         let secret = given.secret.as_ref().map(Secret::expose).unwrap_or_default();
         let row = self.sealed(key, crate::entropy::<32>(), &registration, secret.as_bytes(), None).await?;
         let put = StateOp::ConnectionPut { row: Box::new(row), from: None };
-        self.ledger.append(Append { events: vec![], ops: vec![put] }).await.map_err(|error| away(&error))?;
+        self.ledger
+            .append(Append { events: vec![], ops: vec![put], ..Append::default() })
+            .await
+            .map_err(|error| away(&error))?;
         tracing::info!(%upstream, issuer = registration.issuer, client = registration.client_id, "the node is registered");
         Ok(Client { id: given.client_id, secret: given.secret, method: given.method })
     }
@@ -281,7 +286,7 @@ impl Connections {
         let Some(row) = row.filter(same) else { return };
         tracing::warn!(upstream = %key.upstream, "the authorization server does not know the node any more");
         let take = StateOp::ConnectionTake { key, version: row.version };
-        if let Err(error) = self.ledger.append(Append { events: vec![], ops: vec![take] }).await {
+        if let Err(error) = self.ledger.append(Append { events: vec![], ops: vec![take], ..Append::default() }).await {
             tracing::warn!(%error, "a registration was not forgotten");
         }
     }

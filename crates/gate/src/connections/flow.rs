@@ -228,7 +228,9 @@ impl Gate {
         };
         let row = hub.sealed(key, state_version(&state), &intent, verifier.as_bytes(), Some(expires)).await?;
         let op = StateOp::ConnectionPut { row: Box::new(row), from: None };
-        self.append(Append { events: vec![], ops: vec![op] }).await.map_err(AppendFailure::unexpected)?;
+        self.append(Append { events: vec![], ops: vec![op], ..Append::default() })
+            .await
+            .map_err(AppendFailure::unexpected)?;
         let prompt = matches!(provider.way, Way::Found(_));
         let authorization_url = authorization_url(&known, &plan.scopes, prompt, &hub.redirect(), &state, &verifier)?;
         let issuer = settings.issuer.clone();
@@ -246,7 +248,7 @@ impl Gate {
         let found = self.read(move |r| r.connection_of(ConnectionStage::Started, &version)).await?;
         let row = found.ok_or(ReturnError::NotOurs)?;
         let take = StateOp::ConnectionTake { key: row.key.clone(), version };
-        match self.append(Append { events: vec![], ops: vec![take] }).await {
+        match self.append(Append { events: vec![], ops: vec![take], ..Append::default() }).await {
             Ok(_) => {}
             Err(AppendFailure::Conflict(_)) => return Err(ReturnError::NotOurs),
             Err(AppendFailure::Refused(refusal)) => return Err(refusal.into()),
@@ -315,7 +317,9 @@ impl Gate {
         let expires = Some(hub.now().saturating_add(PATIENCE));
         let consented = hub.sealed(key, version, &account, &tokens.bytes(), expires).await?;
         let op = StateOp::ConnectionPut { row: Box::new(consented), from: None };
-        self.append(Append { events: vec![], ops: vec![op] }).await.map_err(AppendFailure::unexpected)?;
+        self.append(Append { events: vec![], ops: vec![op], ..Append::default() })
+            .await
+            .map_err(AppendFailure::unexpected)?;
         Ok(Consent { upstream: row.key.upstream.clone(), person, issuer: account.issuer, code: word })
     }
 
@@ -352,7 +356,7 @@ impl Gate {
         let view = connection_view(upstream, &made)?;
         let take = StateOp::ConnectionTake { key, version };
         let put = StateOp::ConnectionPut { row: Box::new(made), from: None };
-        match self.append(Append { events: vec![entry], ops: vec![take, put] }).await {
+        match self.append(Append { events: vec![entry], ops: vec![take, put], ..Append::default() }).await {
             Ok(_) => Ok(view),
             Err(AppendFailure::Conflict(_)) => Err(self.refuse(&facts, wrong_code(), None).await),
             Err(AppendFailure::Refused(refusal)) => Err(refusal),
@@ -394,7 +398,7 @@ impl Gate {
             let key = ConnectionKey { stage, ..own.clone() };
             if let Some(row) = hub.row(&key).await? {
                 let take = StateOp::ConnectionTake { key, version: row.version };
-                let taken = self.append(Append { events: vec![], ops: vec![take] }).await;
+                let taken = self.append(Append { events: vec![], ops: vec![take], ..Append::default() }).await;
                 unfinished += usize::from(taken.is_ok());
             }
         }
@@ -408,7 +412,10 @@ impl Gate {
             let event = draft.id;
             let entry = record::entry(draft, None, Some(by.id.clone()), None)?;
             let take = row.as_ref().map(|row| StateOp::ConnectionTake { key: own.clone(), version: row.version });
-            match self.append(Append { events: vec![entry], ops: take.into_iter().collect() }).await {
+            match self
+                .append(Append { events: vec![entry], ops: take.into_iter().collect(), ..Append::default() })
+                .await
+            {
                 Ok(_) => {
                     let revoked = match &row {
                         Some(row) => hub.withdraw(row).await,

@@ -242,7 +242,7 @@ impl Inner {
         let until = Instant::now() + WAIT;
         loop {
             let take = StateOp::CooldownBegin { key: lease, pause: LEASE };
-            match self.hub.ledger.append(Append { events: vec![], ops: vec![take] }).await {
+            match self.hub.ledger.append(Append { events: vec![], ops: vec![take], ..Append::default() }).await {
                 Ok(_) => break,
                 Err(AppendError::Conflict(Conflict::CoolingDown { .. })) if Instant::now() < until => {}
                 Err(AppendError::Conflict(_)) => return Err(late()),
@@ -260,7 +260,9 @@ impl Inner {
             Err(refusal) => Err(refusal),
         };
         let give_back = StateOp::CooldownDrop { key: lease };
-        if let Err(error) = self.hub.ledger.append(Append { events: vec![], ops: vec![give_back] }).await {
+        if let Err(error) =
+            self.hub.ledger.append(Append { events: vec![], ops: vec![give_back], ..Append::default() }).await
+        {
             tracing::warn!(%error, "a lease was not given back; it ends by itself");
         }
         renewed
@@ -336,7 +338,7 @@ impl Inner {
     /// Whether the row is stored now: it was, or what it follows was still there.
     async fn save(&self, from: &Fingerprint, row: &ConnectionRow) -> Result<bool, Refusal> {
         let put = StateOp::ConnectionPut { row: Box::new(row.clone()), from: Some(*from) };
-        match self.hub.ledger.append(Append { events: vec![], ops: vec![put] }).await {
+        match self.hub.ledger.append(Append { events: vec![], ops: vec![put], ..Append::default() }).await {
             Ok(_) => Ok(true),
             // After an answer that was lost it may be there already.
             Err(AppendError::Conflict(_)) => {
@@ -388,7 +390,7 @@ impl Inner {
         let broken = ConnectionRow { key, version, body, sealed: Vec::new(), expires: None, at, event };
         let entry = record::entry(draft, None, Some(account.principal.id), None)?;
         let put = StateOp::ConnectionPut { row: Box::new(broken), from: Some(row.version) };
-        match self.hub.ledger.append(Append { events: vec![entry], ops: vec![put] }).await {
+        match self.hub.ledger.append(Append { events: vec![entry], ops: vec![put], ..Append::default() }).await {
             // It was taken back or made anew meanwhile.
             Ok(_) | Err(AppendError::Conflict(_)) => Ok(()),
             Err(error) => Err(away(&error)),

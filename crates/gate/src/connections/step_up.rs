@@ -68,7 +68,7 @@ impl Connections {
         let body = serde_json::to_string(account).map_err(|_| super::internal("it could not be written"))?;
         let new = ConnectionRow { version: crate::entropy::<32>(), body, at: self.now(), ..row.clone() };
         let put = StateOp::ConnectionPut { row: Box::new(new), from: Some(row.version) };
-        match self.ledger.append(Append { events: vec![], ops: vec![put] }).await {
+        match self.ledger.append(Append { events: vec![], ops: vec![put], ..Append::default() }).await {
             Ok(_) | Err(countersign_ledger::AppendError::Conflict(_)) => Ok(()),
             Err(error) => {
                 tracing::error!(%error, "what an upstream wants could not be stored");

@@ -409,7 +409,7 @@ async fn a_node_that_died_during_a_renewal_keeps_others_waiting_for_a_while_only
     let person = ada.person_key().expect("a person");
     let lease = keys.fingerprint("connection-renewal", &[b"bank", person.as_bytes()]);
     let take = StateOp::CooldownBegin { key: lease, pause: 1_000 };
-    world.ledger.append(Append { events: vec![], ops: vec![take] }).await.expect("taken");
+    world.ledger.append(Append { events: vec![], ops: vec![take], ..Append::default() }).await.expect("taken");
     let since = Instant::now();
     node.token(&agent).await.expect("a token");
     assert!(since.elapsed() >= Duration::from_millis(500), "it waited");

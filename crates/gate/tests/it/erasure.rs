@@ -1,6 +1,7 @@
 //! What can be erased, what stays provable, and what nobody can guess from what is public.
 
 use countersign_domain::WorkspaceName;
+use countersign_ledger::LogEntry;
 use countersign_proof::canonical::to_canonical;
 use countersign_proof::commitment::salted_digest;
 use countersign_proof::digest::Digest;
@@ -72,8 +73,8 @@ async fn a_guess_at_an_argument_cannot_be_confirmed_without_the_detail_salt() {
     let digest = |receipt: &Receipt| receipt.events.last().map(|e| e.event["input_digest"].clone());
     assert_ne!(digest(&shown), digest(&fetched(&world, second.event).await), "equal arguments, unlike digests");
     // The log itself publishes commitments alone.
-    let log = world.ledger.read(|r| r.commitments(0, 0, 5)).await.expect("commitments");
-    assert!(log.iter().all(|c| *c != Digest::of(&guess)));
+    let log = world.ledger.read(|r| r.entries(0, 0, 5)).await.expect("commitments");
+    assert!(log.iter().all(|leaf| *leaf != LogEntry::Event(Digest::of(&guess))));
 }
 
 #[tokio::test]

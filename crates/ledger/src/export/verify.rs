@@ -6,13 +6,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use countersign_proof::checkpoint::Checkpoint;
-use countersign_proof::commitment::event_entry;
 use countersign_proof::digest::Digest;
-use countersign_proof::merkle::{Frontier, leaf_hash};
+use countersign_proof::merkle::Frontier;
 use countersign_proof::note::{SignedNote, VerifierKey};
 use serde_json::Value;
 
-use super::{FIRST_PREV, Line, MAX_LINE, files};
+use super::{Content, EventLine, FIRST_PREV, Line, MAX_LINE, files};
 use crate::fsck::opening_fits;
 
 const MAX_ISSUES: usize = 1000;
@@ -45,6 +44,8 @@ pub enum IssueKind {
     PrevMismatch,
     /// Event and salt do not lead to the commitment.
     CommitmentMismatch,
+    /// A public entry does not lead to the leaf hash beside it.
+    LeafMismatch,
     /// What the line says beside the event is not what the event says.
     EventMismatch,
     /// A checkpoint is malformed or not signed by any of the keys.
@@ -67,6 +68,7 @@ impl IssueKind {
             Self::SequenceGap => "sequence-gap",
             Self::PrevMismatch => "prev-mismatch",
             Self::CommitmentMismatch => "commitment-mismatch",
+            Self::LeafMismatch => "leaf-mismatch",
             Self::EventMismatch => "event-mismatch",
             Self::CheckpointSignature => "checkpoint-signature",
             Self::RootMismatch => "root-mismatch",
@@ -93,7 +95,9 @@ pub struct VerifyReport {
     pub files: u64,
     /// Lines read.
     pub lines: u64,
-    /// Lines without an event.
+    /// Lines of public entries.
+    pub entries: u64,
+    /// Lines of events without the event.
     pub erased: u64,
     /// Commitments computed again from events and salts.
     pub recomputed: u64,
@@ -212,17 +216,30 @@ impl Check {
         }
         self.report.last_line = Some(line.hash());
         self.place(line, &at);
-        self.sequence(line, &at);
-        match &line.opening {
-            None => self.report.erased += 1,
-            Some((event, salt)) => {
-                self.report.recomputed += 1;
-                if !opening_fits(&line.commitment, salt, event) {
-                    self.report.add(IssueKind::CommitmentMismatch, at.clone(), format!("event {}", line.id));
+        match &line.content {
+            Content::Event(event) => {
+                self.sequence(line, event, &at);
+                self.opening(line, event, &at);
+            }
+            Content::Public { leaf, .. } => {
+                self.report.entries += 1;
+                if line.entry().leaf_hash() != leaf.0 {
+                    self.report.add(IssueKind::LeafMismatch, at.clone(), format!("entry {}", line.id));
                 }
             }
         }
         self.roots(line, &at);
+    }
+
+    fn opening(&mut self, line: &Line, event: &EventLine, at: &Option<(String, u64)>) {
+        let Some((body, salt)) = &event.opening else {
+            self.report.erased += 1;
+            return;
+        };
+        self.report.recomputed += 1;
+        if !opening_fits(&event.commitment, salt, body) {
+            self.report.add(IssueKind::CommitmentMismatch, at.clone(), format!("event {}", line.id));
+        }
     }
 
     /// Leaf after leaf, log after log.
@@ -243,9 +260,11 @@ impl Check {
                 );
             }
             self.log = Some((line.origin.clone(), line.index, (line.index == 0).then(Frontier::new)));
-            let repeats =
-                line.event.as_ref().and_then(|e| e.get("sequences")).and_then(Value::as_str) == Some("may-repeat");
-            if repeats {
+            let event = match &line.content {
+                Content::Event(line) => line.event.as_ref(),
+                Content::Public { .. } => None,
+            };
+            if event.and_then(|e| e.get("sequences")).and_then(Value::as_str) == Some("may-repeat") {
                 self.may_repeat = self.tails.keys().cloned().collect();
             }
         }
@@ -262,33 +281,34 @@ impl Check {
         }
         *next = line.index.saturating_add(1);
         if let Some(tree) = tree {
-            tree.append(leaf_hash(&event_entry(&line.commitment)));
+            tree.append(line.entry().leaf_hash());
         }
     }
 
     /// Number after number in each workspace.
-    fn sequence(&mut self, line: &Line, at: &Option<(String, u64)>) {
+    fn sequence(&mut self, line: &Line, held: &EventLine, at: &Option<(String, u64)>) {
+        let seq = held.seq;
         let repeats = self.may_repeat.remove(&line.workspace);
-        let last = self.tails.insert(line.workspace.clone(), (line.seq, line.commitment));
+        let last = self.tails.insert(line.workspace.clone(), (seq, held.commitment));
         let next = last.map_or(1, |(seq, _)| seq.saturating_add(1));
         // Without the beginning nothing is known of a workspace that was not met yet.
         let unknown = last.is_none() && !self.report.from_the_beginning;
-        let renumbered = repeats && line.seq < next;
+        let renumbered = repeats && seq < next;
         self.report.renumbered += u64::from(renumbered);
-        if line.seq != next && !unknown && !renumbered {
-            let detail = format!("number {} where {next} was expected in workspace {}", line.seq, line.workspace);
+        if seq != next && !unknown && !renumbered {
+            let detail = format!("number {seq} where {next} was expected in workspace {}", line.workspace);
             self.report.add(IssueKind::SequenceGap, at.clone(), detail);
         }
-        let Some(event) = &line.event else { return };
+        let Some(event) = &held.event else { return };
         let text = |name: &str| event.get(name).and_then(Value::as_str);
         let says = text("id") == Some(&line.id)
             && text("workspace") == Some(&line.workspace)
-            && event.get("seq").and_then(Value::as_u64) == Some(line.seq);
+            && event.get("seq").and_then(Value::as_u64) == Some(seq);
         if !says {
             self.report.add(IssueKind::EventMismatch, at.clone(), format!("event {}", line.id));
         }
         let prev = last.map(|(_, commitment)| commitment.to_string());
-        if line.seq == next && !unknown && text("prev") != prev.as_deref() {
+        if seq == next && !unknown && text("prev") != prev.as_deref() {
             self.report.add(IssueKind::PrevMismatch, at.clone(), format!("event {}", line.id));
         }
     }

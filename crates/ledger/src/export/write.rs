@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 
 use countersign_proof::digest::Digest;
 
-use super::{FIRST_PREV, LINE_VERSION, Line, MAX_LINE, day_of, files, line_hash};
+use super::{ENTRY_LINE, EVENT_LINE, FIRST_PREV, Line, MAX_LINE, day_of, files, hash_of};
 use crate::contract::{EventRow, Head, Reader, ShardRow, StoreError};
+use crate::leaf::{EntryRow, Leaf, LogEntry, Step, Walk};
 use crate::opening::named_predecessor;
-
-const PAGE: u32 = 500;
 
 /// Why an export ended early. What was written before stays and is gone on from.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +65,7 @@ impl ExportReport {
 
 /// Adds to the files in `directory` whatever the ledger has up to `head` that they lack.
 ///
-/// A line goes into the file of its event's UTC day, but never into an earlier file than the line before it: log order is
+/// A line goes into the file of the UTC day of its event, or of its entry's id, but never into an earlier file than the line before it: log order is
 /// what counts. Files are synced before this returns.
 ///
 /// # Errors
@@ -80,15 +79,16 @@ pub fn export(reader: &dyn Reader, head: &Head, directory: &Path) -> Result<Expo
     };
     loop {
         let size = if at.shard.shard == head.shard { head.size } else { at.shard.size };
-        while at.index < size {
-            let rows = reader.leaves(at.shard.shard, at.index, PAGE)?;
-            let before = at.index;
-            for row in rows.iter().filter(|row| row.index < size) {
-                files.add(&at.shard.origin, row)?;
-                at.index = row.index + 1;
-            }
-            if at.index == before {
-                return Err(StoreError::Corrupt(format!("leaf {before} of {} is missing", at.shard.origin)).into());
+        let (origin, mut walk) = (&at.shard.origin, Walk::new(reader, at.shard.shard, at.index));
+        for index in at.index..size {
+            match walk.step()? {
+                Step::Leaf(leaf) => files.add(origin, index, leaf)?,
+                Step::Missing => {
+                    return Err(StoreError::Corrupt(format!("leaf {index} of {origin} is missing")).into());
+                }
+                Step::Doubled(..) => {
+                    return Err(StoreError::Corrupt(format!("leaf {index} of {origin} is stored twice")).into());
+                }
             }
         }
         match shards.iter().find(|s| s.shard > at.shard.shard && s.shard <= head.shard) {
@@ -116,8 +116,8 @@ fn resume<'a>(
         let size = if shard.shard == head.shard { head.size } else { shard.size };
         // A restored database ends before the files do: what they have of that log stays, and the next shard follows.
         if last.index < size {
-            let stored = reader.commitments(shard.shard, last.index, last.index + 1)?;
-            if stored.first() != Some(&last.commitment) {
+            let stored = reader.entries(shard.shard, last.index, last.index + 1)?;
+            if stored.first() != Some(&last.entry()) {
                 return Err(foreign());
             }
         }
@@ -164,8 +164,12 @@ impl Files {
         Ok(this)
     }
 
-    fn add(&mut self, origin: &str, row: &EventRow) -> Result<(), ExportError> {
-        let day = day_of(row.time).max(self.day.clone());
+    fn add(&mut self, origin: &str, index: u64, leaf: Leaf) -> Result<(), ExportError> {
+        let time = match &leaf {
+            Leaf::Event(row) => row.time,
+            Leaf::Public(row) => row.made_at(),
+        };
+        let day = day_of(time).max(self.day.clone());
         if self.open.is_none() || day != self.day {
             self.sync()?;
             let path = self.directory.join(format!("audit-{day}.jsonl"));
@@ -176,11 +180,19 @@ impl Files {
         }
         let prev = self.report.last_line.unwrap_or(FIRST_PREV);
         if let Some((path, file)) = &mut self.open {
-            let written = file.write_all(&encode(origin, row, &prev));
+            let line = match &leaf {
+                Leaf::Event(row) => encode_event(origin, row, &prev),
+                Leaf::Public(row) => encode_entry(origin, row, &prev),
+            };
+            let written = file.write_all(&line);
             written.map_err(|error| ExportError::Io { path: path.clone(), error })?;
         }
-        self.report.last_line = Some(line_hash(&prev, origin, row.index, &row.commitment));
-        self.report.last = Some((origin.to_owned(), row.index));
+        let entry = match leaf {
+            Leaf::Event(row) => LogEntry::Event(row.commitment),
+            Leaf::Public(row) => LogEntry::Public(row.body),
+        };
+        self.report.last_line = Some(hash_of(&entry, &prev, origin, index));
+        self.report.last = Some((origin.to_owned(), index));
         self.report.lines += 1;
         Ok(())
     }
@@ -200,7 +212,7 @@ impl Files {
 
 /// One line in RFC 8785 form, with its newline. All values but the event are hexadecimal, numbers, names or hostnames, none
 /// of which needs escaping.
-fn encode(origin: &str, row: &EventRow, prev: &Digest) -> Vec<u8> {
+fn encode_event(origin: &str, row: &EventRow, prev: &Digest) -> Vec<u8> {
     let mut line = format!("{{\"commitment\":\"{}\",", row.commitment).into_bytes();
     match &row.opening {
         Some(opening) => {
@@ -216,7 +228,20 @@ fn encode(origin: &str, row: &EventRow, prev: &Digest) -> Vec<u8> {
     if let Some(opening) = &row.opening {
         line.extend_from_slice(format!("\"salt\":\"{}\",", Digest(opening.salt).hex()).as_bytes());
     }
-    let rest = format!("\"seq\":{},\"v\":{LINE_VERSION},\"workspace\":\"{}\"}}\n", row.seq, row.workspace);
+    let rest = format!("\"seq\":{},\"v\":{EVENT_LINE},\"workspace\":\"{}\"}}\n", row.seq, row.workspace);
+    line.extend_from_slice(rest.as_bytes());
+    line
+}
+
+/// The same for a public entry, whose body is in RFC 8785 form.
+fn encode_entry(origin: &str, row: &EntryRow, prev: &Digest) -> Vec<u8> {
+    let (id, index, leaf, workspace) = (row.id, row.index, Digest(row.leaf_hash()), &row.workspace);
+    let mut line = b"{\"entry\":".to_vec();
+    line.extend_from_slice(&row.body);
+    let rest = format!(
+        ",\"id\":\"{id}\",\"index\":{index},\"leaf\":\"{leaf}\",\"origin\":\"{origin}\",\"prev_line\":\"{prev}\",\
+         \"v\":{ENTRY_LINE},\"workspace\":\"{workspace}\"}}\n"
+    );
     line.extend_from_slice(rest.as_bytes());
     line
 }

@@ -1,15 +1,15 @@
 //! The log itself, as C2SP tlog-tiles says: checkpoint, tiles and entry bundles, for the open shard and for closed ones.
 //!
-//! Public without authentication: a leaf is a commitment and says nothing.
+//! Public without authentication: a leaf is a commitment, which says nothing, or an entry that was made to be public.
 
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use countersign_domain::{Refusal, RefusalKind};
+use countersign_ledger::LogEntry;
 use countersign_ledger::contract::{Reader, ShardRow, StoreError};
 use countersign_ledger::tree::{self, Snapshot, TreeReader};
-use countersign_proof::commitment::event_entry;
 use countersign_proof::tile::{Resource, Tile, encode_bundle, encode_tile};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -98,7 +98,11 @@ fn entries(reader: &dyn Reader, shard: &Shard, tile: Tile) -> Result<Option<Vec<
     let from = tile.index.checked_mul(countersign_proof::tile::TILE_WIDTH);
     let range = from.and_then(|from| Some((from, from.checked_add(u64::from(tile.width))?)));
     let Some((from, to)) = range.filter(|(_, to)| *to <= size) else { return Ok(None) };
-    let leaves: Vec<_> = reader.commitments(number, from, to)?.iter().map(event_entry).collect();
+    let leaves = reader.entries(number, from, to)?;
+    if leaves.len() != usize::from(tile.width) {
+        return Err(StoreError::Corrupt(format!("leaves after {from} of shard {number} are missing")));
+    }
+    let leaves: Vec<_> = leaves.iter().map(LogEntry::data).collect();
     let bundle = encode_bundle(&leaves).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     Ok(Some(bundle))
 }

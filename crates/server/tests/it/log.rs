@@ -1,11 +1,48 @@
 //! The transparency log's endpoints, checked with the verifier's own tools.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_ledger::{Append, Ledger, LedgerOptions, PublicEntry};
 use countersign_proof::checkpoint::Checkpoint;
 use countersign_proof::merkle::{Frontier, leaf_hash};
 use countersign_proof::note::VerifierKey;
 use countersign_proof::tile::{decode_bundle, decode_tile};
+use countersign_store::SqliteStore;
 
 use crate::support::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_holds_the_bodies_of_public_entries() {
+    let world = World::start().await;
+    let body = br#"{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{}}"#;
+    let written = body.to_vec();
+    let world = world
+        .restart_after(move |config| async move {
+            // As the node itself does it: its database, its key, its head file.
+            let line = std::fs::read_to_string(config.keys_dir.join("log.seed")).expect("a seed");
+            let seed = STANDARD.decode(line.split_whitespace().last().expect("base64")).expect("base64");
+            let options = LedgerOptions::new(&config.log_domain, seed.try_into().expect("32 bytes"), &config.head_file);
+            let store = SqliteStore::open(config.data_dir.join("countersign.db")).expect("a database");
+            let (ledger, opened) = Ledger::open(store, options).expect("a ledger");
+            assert_eq!(opened.reason, None, "the same log");
+            let entry = PublicEntry::new(uuid::Uuid::now_v7(), "default".parse().expect("a name"), written);
+            let append = Append { entries: vec![entry.expect("an entry")], ..Append::default() };
+            ledger.append(append).await.expect("appended");
+            ledger.shutdown().await;
+        })
+        .await;
+    let logs = world.get("/logs", "").await.json();
+    let key: VerifierKey = logs[0]["vkey"].as_str().expect("vkey").parse().expect("a verifier key");
+    let head = Checkpoint::open(&world.get("/checkpoint", "").await.text(), &key).expect("signed");
+    let width = u16::try_from(head.size).expect("small");
+    let bundle = world.get(&format!("/tile/entries/000.p/{width}"), "").await;
+    let entries = decode_bundle(&bundle.body, width).expect("a bundle");
+    assert!(entries.contains(&body.as_slice()));
+    let mut frontier = Frontier::new();
+    entries.iter().for_each(|entry| frontier.append(leaf_hash(entry)));
+    assert_eq!(frontier.root(), head.root);
+    world.node.shutdown().await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_published_entries_and_tiles_hash_to_the_signed_head() {

@@ -109,7 +109,13 @@ impl World {
 
     /// The same node, stopped and started again.
     pub async fn restart(self) -> Self {
+        self.restart_after(|_| async {}).await
+    }
+
+    /// The same, with something done while it does not run.
+    pub async fn restart_after<F: Future<Output = ()>>(self, meanwhile: impl FnOnce(Config) -> F) -> Self {
         self.node.shutdown().await;
+        meanwhile(self.config.clone()).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         Self::around(self.config, listener, self.home).await
     }

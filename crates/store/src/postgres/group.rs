@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 
 use countersign_domain::{Millis, WorkspaceName};
-use countersign_ledger::contract::{CommitError, EventRow, Group, Head, ShardRow, StoreError, Tail};
+use countersign_ledger::EntryRow;
+use countersign_ledger::contract::{CommitError, EventRow, Group, Head, News, ShardRow, StoreError, Tail};
+use countersign_ledger::leaf::MAX_PUBLIC;
 use countersign_ledger::state::{Conflict, DecisionRow, StateOp};
 use countersign_proof::merkle::Hash;
 use futures_util::future::join4;
@@ -26,11 +28,16 @@ const NOW: &str = concat!("SELECT ", rows::now_sql!());
 /// What others wrote since this session last looked: so that it need not be asked for when it is needed.
 const NEWS: &str =
     "SELECT position, workspace, seq, commitment FROM event WHERE position >= $1 ORDER BY position LIMIT 4096";
+/// Asked for only where the events that others wrote are fewer than their leaves.
+const PUBLIC_NEWS: &str =
+    "SELECT position, body FROM public_entry WHERE position >= $1 AND position < $2 ORDER BY position LIMIT 257";
 const TAILS: &str = "SELECT w.name, t.seq, t.commitment FROM unnest($1::text[]) w (name), LATERAL \
     (SELECT seq, commitment FROM event WHERE workspace = w.name ORDER BY position DESC LIMIT 1) t";
 const INSERT: &str = "INSERT INTO event (position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, \
     detail_salt, body) SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], \
     $7::bytea[], $8::uuid[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])";
+const INSERT_ENTRIES: &str = "INSERT INTO public_entry (position, id, workspace, body) \
+    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bytea[])";
 /// A second one for a call is ignored.
 const KEEP: &str =
     "INSERT INTO decision (call, sealed) SELECT * FROM unnest($1::uuid[], $2::bytea[]) ON CONFLICT DO NOTHING";
@@ -46,11 +53,13 @@ const ACCEPT: &str = "UPDATE head SET contested = NULL WHERE one = 1";
 
 /// What a session needs before its first group.
 pub(super) const STATEMENTS: &[&str] =
-    &[LOCK, NOW, NEWS, TAILS, INSERT, KEEP, TILE, SET_HEAD, OPEN_SHARD, CLOSE_SHARD, CONTEST, ACCEPT];
+    &[LOCK, NOW, NEWS, TAILS, INSERT, INSERT_ENTRIES, KEEP, TILE, SET_HEAD, OPEN_SHARD, CLOSE_SHARD, CONTEST, ACCEPT];
 
 /// So many events are sent at once: enough to share a statement's cost, and few enough that the server has work while the
 /// rest of a group is hashed.
 const CHUNK: usize = 64;
+/// The same for public entries, which may be 64 KiB each.
+const ENTRY_CHUNK: usize = 16;
 
 /// A group: rolled back when it is dropped.
 pub(super) struct PostgresGroup<'a> {
@@ -62,6 +71,7 @@ pub(super) struct PostgresGroup<'a> {
     tails: HashMap<WorkspaceName, Option<Tail>>,
     news: Vec<(i64, WorkspaceName, Tail)>,
     events: Vec<EventRow>,
+    entries: Vec<EntryRow>,
     sent: Sent<'a>,
     open: bool,
 }
@@ -106,17 +116,35 @@ impl<'a> PostgresGroup<'a> {
             contested,
             tails: HashMap::new(),
             events: Vec::new(),
+            entries: Vec::new(),
             sent: Sent::on(session),
             open: true,
         })
     }
 
-    /// Sends the events that were put aside.
+    /// Sends the leaves that were put aside.
     fn flush(&mut self) {
         let events = std::mem::take(&mut self.events);
         if !events.is_empty() {
             self.sent.send(insert(self.session, events));
         }
+        let entries = std::mem::take(&mut self.entries);
+        if !entries.is_empty() {
+            self.sent.send(insert_entries(self.session, entries));
+        }
+    }
+
+    /// The public entries in a range of positions, if they are not too many.
+    fn public_news(&mut self, wanted: &std::ops::Range<i64>) -> Result<Option<Vec<(i64, News)>>> {
+        let session = self.session;
+        let rows = self.sent.wait(async {
+            let statement = session.statement(PUBLIC_NEWS).await?;
+            session.client().query(&statement, &[&wanted.start, &wanted.end]).await.map_err(error)
+        })?;
+        if rows.len() > MAX_PUBLIC {
+            return Ok(None);
+        }
+        rows.iter().map(|row| Ok((get(row, 0)?, News::Public(get(row, 1)?)))).collect::<Result<_>>().map(Some)
     }
 }
 
@@ -178,6 +206,20 @@ async fn insert(session: &Session, events: Vec<EventRow>) -> Result<()> {
     session.client().execute(&statement, &columns).await.map(drop).map_err(error)
 }
 
+/// Many public entries in one statement.
+async fn insert_entries(session: &Session, entries: Vec<EntryRow>) -> Result<()> {
+    let statement = session.statement(INSERT_ENTRIES).await?;
+    let positions: Vec<i64> = entries.iter().map(|e| position(e.shard, e.index)).collect();
+    let ids: Vec<Uuid> = entries.iter().map(|e| e.id).collect();
+    let workspaces: Vec<&str> = entries.iter().map(|e| e.workspace.as_str()).collect();
+    let bodies: Vec<&[u8]> = entries.iter().map(|e| e.body.as_slice()).collect();
+    session.client().execute(&statement, &[&positions, &ids, &workspaces, &bodies]).await.map(drop).map_err(error)
+}
+
+fn has_room(index: u64) -> Result<()> {
+    if index >> SHARD_BITS == 0 { Ok(()) } else { Err(StoreError::Full("a shard has at most 2^40 leaves".into())) }
+}
+
 impl Group for PostgresGroup<'_> {
     fn now(&mut self) -> Result<Millis> {
         Ok(self.now)
@@ -205,12 +247,20 @@ impl Group for PostgresGroup<'_> {
         Ok(())
     }
 
-    fn news(&mut self, shard: u32, from: u64, to: u64) -> Result<Option<Vec<(WorkspaceName, Tail)>>> {
+    fn news(&mut self, shard: u32, from: u64, to: u64) -> Result<Option<Vec<News>>> {
         let wanted = position(shard, from)..position(shard, to);
-        let news = std::mem::take(&mut self.news);
-        let found: Vec<_> = news.into_iter().skip_while(|(at, ..)| *at < wanted.start).collect();
-        let whole = found.first().is_some_and(|(at, ..)| *at == wanted.start) && found.len() as u64 == to - from;
-        Ok(whole.then(|| found.into_iter().map(|(_, workspace, tail)| (workspace, tail)).collect()))
+        let news = std::mem::take(&mut self.news).into_iter().filter(|(at, ..)| wanted.contains(at));
+        let mut found: Vec<(i64, News)> =
+            news.map(|(at, workspace, tail)| (at, News::Event(workspace, tail))).collect();
+        let lacking = usize::try_from(to - from).map_or(usize::MAX, |leaves| leaves.saturating_sub(found.len()));
+        // Leaves that are no events are public entries; if it is more than that, the reader has it in pages.
+        if (1..=MAX_PUBLIC).contains(&lacking) {
+            let Some(public) = self.public_news(&wanted)? else { return Ok(None) };
+            found.extend(public);
+            found.sort_by_key(|(at, _)| *at);
+        }
+        let whole = found.iter().map(|(at, _)| *at).eq(wanted);
+        Ok(whole.then(|| found.into_iter().map(|(_, news)| news).collect()))
     }
 
     fn tail(&mut self, workspace: &WorkspaceName) -> Result<Option<Tail>> {
@@ -241,12 +291,19 @@ impl Group for PostgresGroup<'_> {
     }
 
     fn insert(&mut self, row: &EventRow) -> Result<()> {
-        if row.index >> SHARD_BITS != 0 {
-            return Err(StoreError::Full("a shard has at most 2^40 leaves".into()));
-        }
+        has_room(row.index)?;
         self.tails.insert(row.workspace.clone(), Some(Tail { seq: row.seq, commitment: row.commitment }));
         self.events.push(row.clone());
         if self.events.len() >= CHUNK {
+            self.flush();
+        }
+        Ok(())
+    }
+
+    fn insert_entry(&mut self, row: &EntryRow) -> Result<()> {
+        has_room(row.index)?;
+        self.entries.push(row.clone());
+        if self.entries.len() >= ENTRY_CHUNK {
             self.flush();
         }
         Ok(())

@@ -10,11 +10,11 @@ use countersign_ledger::contract::{
     Changes, EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail,
 };
 use countersign_ledger::directory::Directory;
+use countersign_ledger::leaf::{EntryRow, LogEntry, MAX_LEAVES, MAX_PUBLIC, merge};
 use countersign_ledger::state::{
     BudgetKey, BudgetRow, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
     RequestStatus, first_id_at,
 };
-use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -33,6 +33,12 @@ const WAIT: Duration = Duration::from_secs(10);
 const READ: Duration = Duration::from_secs(8);
 /// The most changes reported at once; more than that, and everything is looked at again.
 const MAX_CHANGES: i64 = 1000;
+
+/// Both kinds of leaves in one round trip and one state. They are sorted here, which costs little, since they come in order as
+/// a rule. The bound on public entries is [`MAX_PUBLIC`].
+const ENTRIES: &str = "SELECT position, commitment, NULL::bytea FROM event WHERE position >= $1 AND position < $2 \
+    UNION ALL (SELECT position, NULL::bytea, body FROM public_entry WHERE position >= $1 AND position < $2 \
+    ORDER BY position LIMIT 256)";
 
 pub(super) struct ReadPool {
     io: Arc<Io>,
@@ -127,6 +133,11 @@ impl Drop for Borrowed<'_> {
     }
 }
 
+/// The first position after a shard's.
+fn end_of(shard: u32) -> i64 {
+    big((u64::from(shard) + 1) << SHARD_BITS)
+}
+
 impl Reader for ReadPool {
     fn head(&self) -> Result<Option<Head>> {
         let sql = "SELECT shard, origin, size, root, frontier, checkpoint, contested FROM head";
@@ -159,14 +170,38 @@ impl Reader for ReadPool {
         Ok(EventPage { rows, more })
     }
 
-    fn commitments(&self, shard: u32, from: u64, to: u64) -> Result<Vec<Digest>> {
-        let to = to.min(from.saturating_add(65_536));
-        let sql = "SELECT commitment FROM event WHERE position >= $1 AND position < $2 ORDER BY position";
-        let read = |row: &Row| {
-            let bytes: &[u8] = get(row, 0)?;
-            bytes.try_into().map(Digest).map_err(|_| StoreError::Corrupt("a commitment is not 32 bytes".into()))
-        };
-        self.all(sql, &[&position(shard, from), &position(shard, to)], read)
+    fn entries(&self, shard: u32, from: u64, to: u64) -> Result<Vec<LogEntry>> {
+        let to = to.min(from.saturating_add(MAX_LEAVES as u64));
+        let params: [&(dyn ToSql + Sync); 2] = [&position(shard, from), &position(shard, to)];
+        let (mut events, mut public) = (Vec::new(), Vec::new());
+        for row in self.rows(ENTRIES, &params)? {
+            let (_, index) = rows::place(rows::unsigned(&row, 0)?)?;
+            match rows::maybe_digest(&row, 1)? {
+                Some(commitment) => events.push((index, commitment)),
+                None => public.push((index, get::<Vec<u8>>(&row, 2)?)),
+            }
+        }
+        events.sort_unstable_by_key(|(index, _)| *index);
+        public.sort_unstable_by_key(|(index, _)| *index);
+        if public.len() == MAX_PUBLIC {
+            let last = public.last().map_or(to, |(last, _)| *last);
+            events.retain(|(index, _)| *index < last);
+        }
+        merge(shard, from, events, public)
+    }
+
+    fn public_entry(&self, id: Uuid) -> Result<Option<EntryRow>> {
+        let sql = format!("SELECT {} FROM public_entry WHERE id = $1", rows::PUBLIC_ENTRY);
+        self.first(&sql, &[&id], rows::public_entry)
+    }
+
+    fn public_entries(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EntryRow>> {
+        let sql = format!(
+            "SELECT {} FROM public_entry WHERE position >= $1 AND position < $2 ORDER BY position LIMIT $3",
+            rows::PUBLIC_ENTRY
+        );
+        let limit = i64::from(limit.clamp(1, MAX_PUBLIC as u32));
+        self.all(&sql, &[&position(shard, from), &end_of(shard), &limit], rows::public_entry)
     }
 
     fn leaves(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EventRow>> {
@@ -174,8 +209,9 @@ impl Reader for ReadPool {
             "SELECT {} FROM event WHERE position >= $1 AND position < $2 ORDER BY position LIMIT $3",
             rows::EVENT
         );
-        let end = big((u64::from(shard) + 1) << SHARD_BITS);
-        self.all(&sql, &[&position(shard, from), &end, &i64::from(limit.clamp(1, 1000))], |row| Ok(rows::event(row)?.1))
+        self.all(&sql, &[&position(shard, from), &end_of(shard), &i64::from(limit.clamp(1, 1000))], |row| {
+            Ok(rows::event(row)?.1)
+        })
     }
 
     fn tile(&self, shard: u32, level: u8, index: u64) -> Result<Option<Vec<Hash>>> {

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use countersign_domain::Millis;
+use countersign_ledger::EntryRow;
 use countersign_ledger::connections::{ConnectionKey, ConnectionRow};
 use countersign_ledger::contract::{EventRow, Head, Opening, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::DirectoryRow;
@@ -48,6 +49,8 @@ pub(super) use request_sql;
 pub(super) const EVENT: &str =
     "position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, detail_salt, body";
 
+pub(super) const PUBLIC_ENTRY: &str = "position, id, workspace, body";
+
 pub(super) const BUDGET_USED: &str =
     "SELECT used FROM budget WHERE budget = $1 AND workspace = $2 AND principal = $3 AND start = $4";
 macro_rules! connection_sql {
@@ -64,6 +67,11 @@ pub(super) const COOLDOWN: &str = "SELECT until FROM cooldown WHERE key = $1";
 
 pub(super) fn position(shard: u32, index: u64) -> i64 {
     big((u64::from(shard) << SHARD_BITS) | index.min((1 << SHARD_BITS) - 1))
+}
+
+/// Shard and leaf index of a position.
+pub(super) fn place(position: u64) -> Result<(u32, u64)> {
+    Ok((u32::try_from(position >> SHARD_BITS).map_err(corrupt)?, position & ((1 << SHARD_BITS) - 1)))
 }
 
 /// Whatever a caller sends must stay within Postgres' integers.
@@ -129,9 +137,10 @@ pub(super) fn event(row: &Row) -> Result<(u64, EventRow)> {
         (Some(salt), Some(event)) => Some(Opening { salt, event, detail_salt: maybe_fixed(row, 11)? }),
         _ => None,
     };
+    let (shard, index) = place(position)?;
     let event = EventRow {
-        shard: u32::try_from(position >> SHARD_BITS).map_err(corrupt)?,
-        index: position & ((1 << SHARD_BITS) - 1),
+        shard,
+        index,
         id: get(row, 1)?,
         workspace: parsed(row, 2)?,
         seq: unsigned(row, 3)?,
@@ -144,6 +153,17 @@ pub(super) fn event(row: &Row) -> Result<(u64, EventRow)> {
         tool: get(row, 9)?,
     };
     Ok((position, event))
+}
+
+/// Columns of [`PUBLIC_ENTRY`].
+pub(super) fn public_entry(row: &Row) -> Result<EntryRow> {
+    let (shard, index) = place(unsigned(row, 0)?)?;
+    Ok(EntryRow { shard, index, id: get(row, 1)?, workspace: parsed(row, 2)?, body: get(row, 3)? })
+}
+
+/// A column of 32 bytes, if there is something in it.
+pub(super) fn maybe_digest(row: &Row, column: usize) -> Result<Option<Digest>> {
+    Ok(maybe_fixed(row, column)?.map(Digest))
 }
 
 /// Columns shard, origin, size, root, frontier, checkpoint; `None` before the first shard.

@@ -8,8 +8,12 @@ use super::session::{Session, error};
 
 /// One script for each version, and the oldest schema version whose builds can still work with the result. Released
 /// scripts never change.
-const MIGRATIONS: &[(&str, i64)] =
-    &[(include_str!("v1.sql"), 1), (include_str!("v2.sql"), 1), (include_str!("v3.sql"), 1)];
+const MIGRATIONS: &[(&str, i64)] = &[
+    (include_str!("v1.sql"), 1),
+    (include_str!("v2.sql"), 1),
+    (include_str!("v3.sql"), 1),
+    (include_str!("v4.sql"), 1),
+];
 /// "CSLG": nodes that start together migrate one after the other.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1129532487)";
 const VERSIONS: &str = "CREATE TABLE IF NOT EXISTS countersign_schema \

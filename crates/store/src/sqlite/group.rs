@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::EntryRow;
 use countersign_ledger::contract::{CommitError, EventRow, Group, Head, ShardRow, StoreError, Tail};
 use countersign_ledger::state::{Conflict, StateOp};
 use countersign_proof::merkle::Hash;
@@ -70,9 +71,7 @@ impl Group for SqliteGroup<'_> {
     }
 
     fn insert(&mut self, row: &EventRow) -> Result<(), StoreError> {
-        if row.index >> rows::SHARD_BITS != 0 {
-            return Err(StoreError::Full("a shard has at most 2^40 leaves".into()));
-        }
+        has_room(row.index)?;
         let opening = row.opening.as_ref();
         self.run(
             "INSERT INTO event (position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, \
@@ -93,6 +92,14 @@ impl Group for SqliteGroup<'_> {
                 opening.map(|o| &o.event),
             ],
         )?;
+        Ok(())
+    }
+
+    fn insert_entry(&mut self, row: &EntryRow) -> Result<(), StoreError> {
+        has_room(row.index)?;
+        let sql = "INSERT INTO public_entry (position, id, workspace, body) VALUES (?1, ?2, ?3, ?4)";
+        let position = rows::position(row.shard, row.index);
+        self.run(sql, params![position, row.id.as_bytes(), row.workspace.as_str(), row.body])?;
         Ok(())
     }
 
@@ -126,5 +133,13 @@ impl Group for SqliteGroup<'_> {
             self.erased.store(true, Ordering::Release);
         }
         Ok(())
+    }
+}
+
+fn has_room(index: u64) -> Result<(), StoreError> {
+    if index >> rows::SHARD_BITS == 0 {
+        Ok(())
+    } else {
+        Err(StoreError::Full("a shard has at most 2^40 leaves".into()))
     }
 }

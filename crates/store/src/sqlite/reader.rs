@@ -8,6 +8,7 @@ use countersign_domain::{Millis, UpstreamName, WorkspaceName};
 use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::Directory;
+use countersign_ledger::leaf::{EntryRow, LogEntry, MAX_LEAVES, MAX_PUBLIC, merge};
 use countersign_ledger::state::{
     BudgetKey, BudgetRow, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, IntentState, PinRow,
     RequestRow, RequestStatus, first_id_at,
@@ -81,6 +82,11 @@ fn clamp(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// The first position after a shard's.
+fn end_of(shard: u32) -> i64 {
+    clamp((u64::from(shard) + 1) << rows::SHARD_BITS)
+}
+
 impl Reader for ReadPool {
     fn head(&self) -> Result<Option<Head>, StoreError> {
         self.with(rows::head)
@@ -114,11 +120,43 @@ impl Reader for ReadPool {
         Ok(EventPage { rows, more })
     }
 
-    fn commitments(&self, shard: u32, from: u64, to: u64) -> Result<Vec<Digest>, StoreError> {
-        let to = to.min(from.saturating_add(65_536));
-        let sql = "SELECT commitment FROM event WHERE position >= ?1 AND position < ?2 ORDER BY position";
-        let range = params![rows::position(shard, from), rows::position(shard, to)];
-        self.with(|c| c.prepare_cached(sql)?.query_map(range, |r| r.get(0).map(Digest))?.collect())
+    fn entries(&self, shard: u32, from: u64, to: u64) -> Result<Vec<LogEntry>, StoreError> {
+        let mut to = to.min(from.saturating_add(MAX_LEAVES as u64));
+        // Public entries are read first: a leaf that is added in between is then missing, and ends the read. That their
+        // range is empty, as it usually is, costs one look into an index.
+        let public_sql = "SELECT position, body FROM public_entry WHERE position >= ?1 AND position < ?2 \
+                          ORDER BY position LIMIT ?3";
+        let sql = "SELECT position, commitment FROM event WHERE position >= ?1 AND position < ?2 ORDER BY position";
+        let index = |r: &rusqlite::Row<'_>| r.get(0).map(|position| rows::place(position).1);
+        let (events, public) = self.with(|c| {
+            let range = params![rows::position(shard, from), rows::position(shard, to), MAX_PUBLIC];
+            let read = |r: &rusqlite::Row<'_>| Ok((index(r)?, r.get(1)?));
+            let public: Vec<(u64, Vec<u8>)> =
+                c.prepare_cached(public_sql)?.query_map(range, read)?.collect::<Result<_, _>>()?;
+            if public.len() == MAX_PUBLIC {
+                to = public.last().map_or(to, |(last, _)| *last);
+            }
+            let range = params![rows::position(shard, from), rows::position(shard, to)];
+            let read = |r: &rusqlite::Row<'_>| Ok((index(r)?, Digest(r.get(1)?)));
+            let events: Vec<(u64, Digest)> =
+                c.prepare_cached(sql)?.query_map(range, read)?.collect::<Result<_, _>>()?;
+            Ok((events, public))
+        })?;
+        merge(shard, from, events, public)
+    }
+
+    fn public_entry(&self, id: Uuid) -> Result<Option<EntryRow>, StoreError> {
+        let sql = format!("SELECT {} FROM public_entry WHERE id = ?1", rows::PUBLIC_ENTRY);
+        self.with(|c| c.prepare_cached(&sql)?.query_row([id.as_bytes()], rows::public_entry).optional())
+    }
+
+    fn public_entries(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EntryRow>, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM public_entry WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT ?3",
+            rows::PUBLIC_ENTRY
+        );
+        let range = params![rows::position(shard, from), end_of(shard), limit.clamp(1, MAX_PUBLIC as u32)];
+        self.with(|c| c.prepare_cached(&sql)?.query_map(range, rows::public_entry)?.collect())
     }
 
     fn leaves(&self, shard: u32, from: u64, limit: u32) -> Result<Vec<EventRow>, StoreError> {
@@ -126,8 +164,7 @@ impl Reader for ReadPool {
             "SELECT {} FROM event WHERE position >= ?1 AND position < ?2 ORDER BY position LIMIT ?3",
             rows::EVENT
         );
-        let end = (u64::from(shard) + 1) << rows::SHARD_BITS;
-        let range = params![rows::position(shard, from), clamp(end), limit.clamp(1, 1000)];
+        let range = params![rows::position(shard, from), end_of(shard), limit.clamp(1, 1000)];
         self.with(|c| c.prepare_cached(&sql)?.query_map(range, |r| Ok(rows::event(r)?.1))?.collect())
     }
 

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Obligations, WorkspaceName};
+use countersign_ledger::EntryRow;
 use countersign_ledger::contract::{EventRow, Head, Opening, ShardRow};
 use countersign_ledger::state::{
     AnswerRow, BudgetKey, BudgetRow, FreezeRow, FreezeTarget, IdempotencyRow, IntentRow, PinRow, RequestRow,
@@ -23,8 +24,14 @@ pub(super) fn position(shard: u32, index: u64) -> u64 {
     (u64::from(shard) << SHARD_BITS) | index.min((1 << SHARD_BITS) - 1)
 }
 
+/// Shard and leaf index of a position, which has 63 bits, 40 of them the index.
+pub(super) fn place(position: u64) -> (u32, u64) {
+    ((position >> SHARD_BITS) as u32, position & ((1 << SHARD_BITS) - 1))
+}
+
 pub(super) const EVENT: &str =
     "position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, detail_salt, body";
+pub(super) const PUBLIC_ENTRY: &str = "position, id, workspace, body";
 pub(super) const REQUEST: &str = "id, workspace, requester, requester_keys, person_key, principal, tool, effect, pin, \
      fingerprint, arguments, owed, policy_version, status, created, expires, event, closed_by, execute_on_approval";
 pub(super) const INTENT: &str =
@@ -77,10 +84,10 @@ pub(super) fn event(row: &Row<'_>) -> Result<(u64, EventRow)> {
         (Some(salt), Some(event)) => Some(Opening { salt, event, detail_salt: row.get(11)? }),
         _ => None,
     };
+    let (shard, index) = place(position);
     let event = EventRow {
-        // A position has 63 bits, of which 40 are the index.
-        shard: (position >> SHARD_BITS) as u32,
-        index: position & ((1 << SHARD_BITS) - 1),
+        shard,
+        index,
         id: uuid(row, 1)?,
         workspace: parsed(row, 2)?,
         seq: row.get(3)?,
@@ -93,6 +100,12 @@ pub(super) fn event(row: &Row<'_>) -> Result<(u64, EventRow)> {
         tool: row.get(9)?,
     };
     Ok((position, event))
+}
+
+/// Columns of [`PUBLIC_ENTRY`].
+pub(super) fn public_entry(row: &Row<'_>) -> Result<EntryRow> {
+    let (shard, index) = place(row.get(0)?);
+    Ok(EntryRow { shard, index, id: uuid(row, 1)?, workspace: parsed(row, 2)?, body: row.get(3)? })
 }
 
 pub(super) fn head(connection: &Connection) -> Result<Option<Head>> {

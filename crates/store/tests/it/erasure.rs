@@ -20,7 +20,7 @@ fn an_erased_event_leaves_every_other_receipt_valid_and_its_words_are_gone_from_
     let note = Entry::new(draft("w", EventType::EventErased).with("erased", erased.id.to_string()).prepare().unwrap());
     let erase = || vec![StateOp::Erase { event: erased.id }];
     running.append(with_ops(note, erase())).unwrap();
-    let again = running.append(Append { events: vec![entry("w")], ops: erase() });
+    let again = running.append(Append { events: vec![entry("w")], ops: erase(), ..Append::default() });
     assert_eq!(again, Err(AppendError::Conflict(Conflict::NotFound)));
     let gone = running.runtime.block_on(running.ledger.receipt(erased.id, Vec::new()));
     assert!(matches!(gone, Err(ReceiptError::Erased)));

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use countersign_domain::EventType;
-use countersign_ledger::Entry;
 use countersign_ledger::export::{IssueKind, VerifyOptions, VerifyReport, export, verify};
 use countersign_ledger::state::StateOp;
+use countersign_ledger::{Append, Entry};
+use countersign_proof::canonical::to_canonical;
 use countersign_store::SqliteStore;
 
-use crate::support::{Node, Running, draft, with_ops};
+use crate::support::{Node, Running, draft, entry, public, with_ops, with_public};
 
 fn export_now(running: &Running, directory: &Path) -> u64 {
     export(&*running.ledger.reader(), &running.ledger.head(), directory).unwrap().lines
@@ -172,4 +173,55 @@ fn an_export_outlives_a_restored_database() {
     let other = Node::at(dir.path().join("other.db"), dir.path().join("other-head"));
     let stranger = other.open();
     assert!(export(&*stranger.ledger.reader(), &stranger.ledger.head(), &out).is_err());
+}
+
+#[test]
+fn public_entries_have_lines_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::at(dir.path().join("ledger.db"), dir.path().join("head"));
+    let out = dir.path().join("audit");
+    let running = node.open();
+    running.append(with_public(entry("w"), vec![public("w"), public("v")])).unwrap();
+    assert_eq!(export_now(&running, &out), 4);
+    // The last line is a public entry's: it is gone on from like any other.
+    running.append(Append { entries: vec![public("w")], ..Append::default() }).unwrap();
+    running.append_n("w", 1);
+    assert_eq!(export_now(&running, &out), 2);
+    assert_eq!(export_now(&running, &out), 0);
+    let options = VerifyOptions {
+        checkpoints: vec![running.ledger.head().checkpoint.clone()],
+        keys: vec![running.opened.vkey.parse().unwrap()],
+    };
+    let report = verify(&out, &options);
+    assert!(report.is_ok(), "{:?}", report.issues);
+    assert_eq!((report.lines, report.entries, report.recomputed, report.checkpoints), (6, 3, 3, 1));
+    let file = only_file(&out);
+    let text = fs::read_to_string(&file).unwrap();
+    for line in text.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(to_canonical(&value).unwrap(), line.as_bytes());
+        // A reader of events alone finds a version that it does not know, and not a line that it misreads.
+        assert_eq!(value["v"], if value.get("entry").is_some() { 2 } else { 1 });
+    }
+    for (from, to, expected) in [
+        ("\"SHA2_256\"", "\"SHA2_512\"", IssueKind::LeafMismatch),
+        ("\"SHA2_256\"", "\"SHA2_512\"", IssueKind::ChainBroken),
+        ("\"SHA2_256\"", "\"SHA2_512\"", IssueKind::RootMismatch),
+        ("\"leaf\":\"sha256:", "\"leaf\":\"sha512:", IssueKind::Malformed),
+        ("\"v\":2,", "\"v\":1,", IssueKind::Malformed),
+        ("\"v\":2,", "\"v\":3,", IssueKind::Malformed),
+        ("{\"entry\":{", "{\"entry\":[],\"other\":{", IssueKind::Malformed),
+    ] {
+        assert!(text.contains(from));
+        fs::write(&file, text.replacen(from, to, 1)).unwrap();
+        let kinds: Vec<_> = verify(&out, &options).issues.iter().map(|i| i.kind).collect();
+        assert!(kinds.contains(&expected), "{from}: {expected:?} not in {kinds:?}");
+    }
+    fs::write(
+        &file,
+        text.lines().filter(|line| !line.contains("\"entry\"")).map(|l| format!("{l}\n")).collect::<String>(),
+    )
+    .unwrap();
+    let kinds: Vec<_> = verify(&out, &options).issues.iter().map(|i| i.kind).collect();
+    assert!(kinds.contains(&IssueKind::IndexGap), "{kinds:?}");
 }

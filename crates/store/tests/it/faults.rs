@@ -8,11 +8,11 @@ use countersign_ledger::contract::{
     CommitError, EventRow, Group, Head, Place, Reader, ShardRow, Store, StoreError, Tail,
 };
 use countersign_ledger::state::{Conflict, StateOp};
-use countersign_ledger::{AppendError, Ledger, LedgerOptions};
+use countersign_ledger::{Append, AppendError, Appended, EntryRow, Ledger, LedgerOptions};
 use countersign_proof::merkle::Hash;
 use countersign_store::SqliteStore;
 
-use crate::support::{Node, SEED, entry, with_ops};
+use crate::support::{Node, SEED, entry, public, with_ops};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -22,11 +22,12 @@ pub(crate) enum Mode {
     Kept,
 }
 
-/// Fails the write call number `at`, then as many `begin`s as told.
+/// Fails the write call number `at`, or the next of a name, then as many `begin`s as told.
 #[derive(Debug)]
 pub(crate) struct Plan {
     mode: Mode,
     at: Option<u64>,
+    next: Option<&'static str>,
     begins_after: u64,
     calls: u64,
     pub(crate) fired: Option<&'static str>,
@@ -35,7 +36,12 @@ pub(crate) struct Plan {
 pub(crate) type Shared = Arc<Mutex<Plan>>;
 
 pub(crate) fn plan(mode: Mode, at: Option<u64>, begins_after: u64) -> Shared {
-    Arc::new(Mutex::new(Plan { mode, at, begins_after, calls: 0, fired: None }))
+    Arc::new(Mutex::new(Plan { mode, at, next: None, begins_after, calls: 0, fired: None }))
+}
+
+/// From now on, the next call of this name fails.
+pub(crate) fn arm(plan: &Shared, name: &'static str) {
+    plan.lock().unwrap().next = Some(name);
 }
 
 fn failure() -> StoreError {
@@ -46,7 +52,7 @@ fn failure() -> StoreError {
 fn due(plan: &Shared, name: &'static str) -> Option<Mode> {
     let mut plan = plan.lock().unwrap();
     plan.calls += 1;
-    let due = plan.fired.is_none() && plan.at.is_some_and(|at| plan.calls > at);
+    let due = plan.fired.is_none() && (plan.at.is_some_and(|at| plan.calls > at) || plan.next == Some(name));
     due.then(|| {
         plan.fired = Some(name);
         plan.mode
@@ -112,6 +118,9 @@ impl Group for FaultyGroup<'_> {
     fn insert(&mut self, row: &EventRow) -> Result<(), StoreError> {
         self.write("insert", |g| g.insert(row))
     }
+    fn insert_entry(&mut self, row: &EntryRow) -> Result<(), StoreError> {
+        self.write("insert_entry", |g| g.insert_entry(row))
+    }
     fn put_tile(&mut self, shard: u32, level: u8, index: u64, hashes: &[Hash]) -> Result<(), StoreError> {
         self.write("put_tile", |g| g.put_tile(shard, level, index, hashes))
     }
@@ -159,9 +168,12 @@ fn run(base: &Node, dir: &std::path::Path, shared: &Shared) -> Option<&'static s
             let id = entry.event.id;
             let workspace = format!("key-{n}").parse().unwrap();
             let ops = vec![StateOp::WorkspaceKey { workspace, wrapped: vec![1] }];
-            match runtime.block_on(ledger.append(with_ops(entry, ops))) {
-                Ok(appended) => stored.push((id, n, appended.events[0].clone())),
-                Err(AppendError::Unavailable(_)) => refused.push((id, n)),
+            let public = public("a");
+            let public_id = public.id();
+            let append = Append { entries: vec![public], ..with_ops(entry, ops) };
+            match runtime.block_on(ledger.append(append)) {
+                Ok(appended) => stored.push((n, appended)),
+                Err(AppendError::Unavailable(_)) => refused.push((id, public_id, n)),
                 Err(AppendError::Undecided) => {}
                 Err(error) => panic!("{error}"),
             }
@@ -171,16 +183,20 @@ fn run(base: &Node, dir: &std::path::Path, shared: &Shared) -> Option<&'static s
     let running = node.open();
     let reader = running.ledger.reader();
     let has_key = |n: usize| reader.workspace_key(&format!("key-{n}").parse().unwrap()).unwrap().is_some();
-    for (id, n, placed) in stored {
-        let row = reader.event(id).unwrap().expect("acknowledged, and so found");
+    for (n, Appended { events, entries }) in stored {
+        let (placed, entry) = (&events[0], &entries[0]);
+        let row = reader.public_entry(entry.id).unwrap().expect("acknowledged, and so found");
+        assert_eq!((row.shard, row.index, row.leaf_hash()), (entry.shard, entry.index, entry.leaf));
+        let row = reader.event(placed.id).unwrap().expect("acknowledged, and so found");
         assert_eq!(
             (row.shard, row.index, row.seq, row.commitment),
             (placed.shard, placed.index, placed.seq, placed.commitment)
         );
         assert!(has_key(n), "state moves with its events");
     }
-    for (id, n) in refused {
+    for (id, public, n) in refused {
         assert_eq!(reader.event(id).unwrap(), None, "refused, and so nothing was stored");
+        assert_eq!(reader.public_entry(public).unwrap(), None);
         assert!(!has_key(n));
     }
     running.append_n("a", 1);
@@ -227,7 +243,7 @@ fn every_write_of_a_group_survives_every_fault() {
     base.open().append_n("a", 253);
     for begins_after in [0, 1000] {
         let tried = every_step(&base, begins_after);
-        assert_tried(&tried, &["apply", "insert", "put_tile", "set_head", "commit"]);
+        assert_tried(&tried, &["apply", "insert", "insert_entry", "put_tile", "set_head", "commit"]);
     }
 }
 
@@ -251,6 +267,30 @@ fn an_undecided_group_is_answered_by_what_the_database_says_later() {
         assert_eq!(running.ledger.reader().event(id).unwrap().is_some(), stored);
         assert!(!running.ledger.stats().undecided);
         running.append_n("a", 1);
+    }
+}
+
+#[test]
+fn an_undecided_group_of_public_entries_is_found_by_its_first() {
+    for (mode, stored) in [(Mode::Lost, false), (Mode::Kept, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::at(dir.path().join("ledger.db"), dir.path().join("head"));
+        node.open().append_n("a", 1);
+        // apply, insert_entry, set_head, commit.
+        let store = Faulty(SqliteStore::open(&node.database).unwrap(), plan(mode, Some(3), 3));
+        let running = node.open_store(store);
+        let entry = public("a");
+        let id = entry.id();
+        let result = running.append(Append { entries: vec![entry], ..Append::default() });
+        match (stored, result) {
+            (true, Ok(appended)) => assert_eq!(appended.entries[0].id, id),
+            (false, Err(AppendError::Unavailable(_))) => {}
+            (_, other) => panic!("{mode:?}: {other:?}"),
+        }
+        assert_eq!(running.ledger.reader().public_entry(id).unwrap().is_some(), stored);
+        running.append_n("a", 1);
+        drop(running);
+        assert_eq!(node.assert_sound().entries, u64::from(stored));
     }
 }
 

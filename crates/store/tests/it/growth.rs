@@ -5,9 +5,8 @@ use std::path::Path;
 use countersign_domain::EventType;
 use countersign_ledger::fsck::FindingKind;
 use countersign_ledger::tree::{TreeReader, tile};
-use countersign_ledger::{Append, Disclose, Entry};
-use countersign_proof::commitment::event_entry;
-use countersign_proof::merkle::{Frontier, leaf_hash};
+use countersign_ledger::{Append, Disclose, Entry, LogEntry};
+use countersign_proof::merkle::Frontier;
 use countersign_proof::receipt::{Label, value_digest};
 use uuid::Uuid;
 
@@ -50,7 +49,7 @@ fn receipts_verify_at_every_place_and_the_tree_is_the_naive_one() {
     let (reader, head) = (running.ledger.reader(), running.ledger.head());
     assert_eq!(head.size, 801);
     assert!(running.ledger.stats().groups < 800, "callers that wait share a group");
-    let leaves: Vec<_> = reader.commitments(0, 0, 801).unwrap().iter().map(|c| leaf_hash(&event_entry(c))).collect();
+    let leaves: Vec<_> = reader.entries(0, 0, 801).unwrap().iter().map(LogEntry::leaf_hash).collect();
     let mut naive = Frontier::new();
     leaves.iter().for_each(|leaf| naive.append(*leaf));
     assert_eq!(naive.root(), head.root);
@@ -93,7 +92,7 @@ fn a_receipt_holds_the_events_that_led_to_it_and_what_is_disclosed() {
     entries[0].detail_salt = Some(salt);
     // The approval is found by the parent link alone.
     entries.insert(1, Entry::new(approval.prepare().unwrap()));
-    running.append(Append { events: entries, ops: Vec::new() }).unwrap();
+    running.append(Append { events: entries, ops: Vec::new(), ..Append::default() }).unwrap();
     let disclose = |value| vec![Disclose { event: request_id, label: Label::Input, value }];
     let receipt = |disclose| running.runtime.block_on(running.ledger.receipt(outcome_id, disclose));
     let made = receipt(disclose(arguments.clone())).unwrap().unwrap();
@@ -107,7 +106,7 @@ fn a_receipt_holds_the_events_that_led_to_it_and_what_is_disclosed() {
 }
 
 /// Copies a sound database, damages the copy with SQL, and says what fsck finds.
-fn damaged(node: &Node, dir: &Path, sql: &str) -> Vec<FindingKind> {
+pub(crate) fn damaged(node: &Node, dir: &Path, sql: &str) -> Vec<FindingKind> {
     let copy = Node::at(dir.join(format!("{}.db", Uuid::now_v7())), node.head.clone());
     countersign_store::sqlite::backup(&node.database, &copy.database).unwrap();
     let connection = rusqlite::Connection::open(&copy.database).unwrap();
@@ -224,7 +223,11 @@ fn conflicts_refuse_one_append_and_leave_the_group() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::at(dir.path().join("ledger.db"), dir.path().join("head"));
     let running = node.open();
-    let bad = || Append { events: vec![entry("w")], ops: vec![StateOp::IntentClose { call: Uuid::nil() }] };
+    let bad = || Append {
+        events: vec![entry("w")],
+        ops: vec![StateOp::IntentClose { call: Uuid::nil() }],
+        ..Append::default()
+    };
     let results = running.runtime.block_on(async {
         let (a, b) = (running.ledger.append(bad()), running.ledger.append(one(entry("w"))));
         let (a, b, c) = tokio::join!(a, b, running.ledger.append(bad()));
@@ -235,7 +238,7 @@ fn conflicts_refuse_one_append_and_leave_the_group() {
     assert_eq!(results[1].as_ref().unwrap().events[0].seq, 1, "no number was used up by the refused ones");
     let head = running.ledger.head();
     let only_ops = StateOp::WorkspaceKey { workspace: "w".parse().unwrap(), wrapped: vec![1] };
-    running.append(Append { events: Vec::new(), ops: vec![only_ops] }).unwrap();
+    running.append(Append { events: Vec::new(), ops: vec![only_ops], ..Append::default() }).unwrap();
     assert_eq!(running.ledger.head(), head, "changes of state alone do not move the head");
     assert!(running.ledger.reader().workspace_key(&"w".parse().unwrap()).unwrap().is_some());
     running.runtime.block_on(running.ledger.shutdown());

@@ -9,6 +9,7 @@ mod growth;
 mod migration;
 mod nodes;
 mod power;
+mod public;
 mod redis;
 mod restore;
 mod support;

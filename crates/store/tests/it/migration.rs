@@ -147,7 +147,7 @@ fn make_fixture() {
         StateOp::WorkspaceKey { workspace: "w".parse().unwrap(), wrapped: vec![9; 48] },
         StateOp::CountRefusals { minute: 7, counts: vec![("unauthenticated".into(), 3)] },
     ];
-    running.append(Append { events: vec![event], ops }).unwrap();
+    running.append(Append { events: vec![event], ops, ..Append::default() }).unwrap();
     running.append_n("w", 1);
     drop(running);
     std::fs::write("tests/fixtures/v1.sql", dump(&node.database)).unwrap();

@@ -7,14 +7,16 @@ use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Effect, Principal};
 use countersign_ledger::state::{Conflict, FreezeRow, FreezeTarget, IntentRow, IntentState, StateOp};
 use countersign_ledger::{
-    Append, AppendError, FsckOptions, Ledger, LedgerOptions, OpenError, OpenReason, Store, StoreError, fsck,
+    Append, AppendError, FsckOptions, Ledger, LedgerOptions, OpenError, OpenReason, PublicEntry, Store, StoreError,
+    fsck,
 };
 use countersign_proof::digest::Digest;
+use countersign_proof::merkle::verify_inclusion;
 use countersign_store::{PostgresOptions, PostgresStore};
 use countersign_testkit::postgres::{Postgres, fresh_schema, query};
 
-use crate::faults::{Faulty, Mode, plan};
-use crate::support::{Running, SEED, entry, new_id, one, verifies, with_ops};
+use crate::faults::{Faulty, Mode, arm, plan};
+use crate::support::{Running, SEED, entry, new_id, one, public, verifies, with_ops, with_public};
 
 /// One node's own things.
 pub(crate) struct Place {
@@ -109,6 +111,70 @@ fn two_nodes_write_one_log() {
     second.append_n("w", 1);
     drop((first, second));
     assert_eq!((a.assert_sound(), b.assert_sound()), (366, 366));
+}
+
+#[test]
+fn nodes_take_over_each_others_public_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = fresh_schema().unwrap();
+    let (a, b) = (Place::new(&url, dir.path(), "a"), Place::new(&url, dir.path(), "b"));
+    let (first, second) = (a.open(), b.join());
+    // What the other wrote since one's own last group, at the beginning, in the middle and at the end of it; then more
+    // than a group has at hand.
+    let some = |n: usize| (0..n).map(|_| public("w")).collect::<Vec<_>>();
+    for n in [1, 2, 300, 1] {
+        first.append(Append { entries: some(n), ..Append::default() }).unwrap();
+        second.append_n("w", 1);
+        first.append(with_public(entry("w"), some(n))).unwrap();
+        let appended = second.append(with_public(entry("v"), some(1))).unwrap();
+        first.append_n("w", 2);
+        assert_eq!(appended.entries[0].index, appended.events[0].index + 1);
+        let proof = first.runtime.block_on(first.ledger.inclusion(0, appended.entries[0].index)).unwrap().unwrap();
+        verify_inclusion(&appended.entries[0].leaf, proof.index, proof.size, &proof.hashes, &proof.root).unwrap();
+    }
+    std::thread::scope(|scope| {
+        for running in [&first, &second] {
+            scope.spawn(move || (0..50).for_each(|_| drop(running.append(with_public(entry("u"), some(2))).unwrap())));
+        }
+    });
+    let last = first.append(Append { entries: some(1), ..Append::default() }).unwrap().entries.remove(0);
+    eventually("an idle node follows", || second.ledger.head().size == last.index + 1);
+    drop((first, second));
+    let events = 1 + 4 * 5 + 100;
+    assert_eq!((a.assert_sound(), b.assert_sound()), (events, events));
+    drop((b.open(), a.open()));
+}
+
+#[test]
+fn a_public_entry_of_unknown_fate_is_not_taken_for_another_of_the_same_body() {
+    for (mode, stored) in [(Mode::Lost, false), (Mode::Kept, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let url = fresh_schema().unwrap();
+        let (a, b) = (Place::new(&url, dir.path(), "a"), Place::new(&url, dir.path(), "b"));
+        drop(a.open());
+        let shared = plan(mode, None, 6);
+        let first = a.try_open(Faulty(a.store(), std::sync::Arc::clone(&shared)), a.options()).unwrap();
+        let second = b.join();
+        let body = br#"{"kind":"hashedrekord"}"#;
+        let same = || PublicEntry::new(new_id(), "w".parse().unwrap(), body.to_vec()).unwrap();
+        let append = |running: &Running| running.append(Append { entries: vec![same()], ..Append::default() });
+        first.append_n("w", 1);
+        // Nothing is known of the group until the other node has written.
+        arm(&shared, "commit");
+        let (theirs, ours) = std::thread::scope(|scope| {
+            let ours = scope.spawn(|| append(&first));
+            eventually("the commit fails", || shared.lock().unwrap().fired.is_some());
+            (append(&second).unwrap().entries.remove(0), ours.join().unwrap())
+        });
+        match (stored, ours) {
+            (true, Ok(ours)) => assert_eq!((ours.entries[0].index, theirs.index), (2, 3)),
+            (false, Err(AppendError::Unavailable(_))) => assert_eq!(theirs.index, 2),
+            (_, other) => panic!("{mode:?}: {other:?}, {theirs:?}"),
+        }
+        first.append_n("w", 1);
+        drop((first, second));
+        assert_eq!(a.assert_sound(), 3);
+    }
 }
 
 #[test]
@@ -317,8 +383,11 @@ fn nodes_that_sweep_together_say_once_that_an_outcome_is_unknown() {
         first.append(with_ops(entry("w"), vec![StateOp::IntentOpen { row: Box::new(row.clone()) }])).unwrap();
     }
     query(&url, "UPDATE intent SET owner = NULL").unwrap();
+    // Both have looked before either has written.
+    let barrier = std::sync::Barrier::new(2);
     let sweep = |running: &Running| {
         let found = running.ledger.reader().abandoned(&[]).unwrap();
+        barrier.wait();
         assert_eq!(found.len(), rows.len());
         let said = |row: &IntentRow| {
             let unknown = StateOp::IntentUnknown { call: row.call };
@@ -333,14 +402,9 @@ fn nodes_that_sweep_together_say_once_that_an_outcome_is_unknown() {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
         })
     };
-    // Both have looked before either has written.
-    let barrier = std::sync::Barrier::new(2);
     let said: usize = std::thread::scope(|scope| {
-        let one = |running| {
-            barrier.wait();
-            sweep(running)
-        };
-        let threads = [&first, &second].map(|running| scope.spawn(move || one(running)));
+        let sweep = &sweep;
+        let threads = [&first, &second].map(|running| scope.spawn(move || sweep(running)));
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(said, rows.len(), "once for each call");
@@ -365,7 +429,7 @@ fn nodes_learn_what_the_others_changed() {
     assert!(changed.freezes && !changed.pins && !changed.everything);
     assert_eq!(reader.freezes().unwrap(), [row]);
     let require = StateOp::RequireNotFrozen { targets: vec![target] };
-    let refused = second.append(Append { events: vec![entry("w")], ops: vec![require] });
+    let refused = second.append(Append { events: vec![entry("w")], ops: vec![require], ..Append::default() });
     assert!(matches!(refused, Err(AppendError::Conflict(Conflict::Frozen(_)))));
     // A list that was cut off says so.
     query(&url, "DELETE FROM change").unwrap();
@@ -388,9 +452,12 @@ fn every_write_of_a_group_survives_every_fault_on_postgres() {
                     let entry = entry("w");
                     let id = entry.event.id;
                     let key = StateOp::WorkspaceKey { workspace: format!("k{n}").parse().unwrap(), wrapped: vec![1] };
-                    match running.append(with_ops(entry, vec![key])) {
-                        Ok(appended) => stored.push((id, appended.events[0].clone())),
-                        Err(AppendError::Unavailable(_)) => refused.push(id),
+                    let public = public("w");
+                    let public_id = public.id();
+                    let append = Append { entries: vec![public], ..with_ops(entry, vec![key]) };
+                    match running.append(append) {
+                        Ok(appended) => stored.push((id, appended)),
+                        Err(AppendError::Unavailable(_)) => refused.push((id, public_id)),
                         Err(AppendError::Undecided) => {}
                         Err(error) => panic!("{error}"),
                     }
@@ -399,9 +466,14 @@ fn every_write_of_a_group_survives_every_fault_on_postgres() {
             let running = node.try_open(node.store(), LedgerOptions { join: true, ..node.options() }).unwrap();
             let reader = running.ledger.reader();
             for (id, placed) in stored {
-                assert_eq!(reader.event(id).unwrap().map(|row| row.commitment), Some(placed.commitment));
+                let (event, public) = (&placed.events[0], &placed.entries[0]);
+                assert_eq!(reader.event(id).unwrap().map(|row| row.commitment), Some(event.commitment));
+                let row = reader.public_entry(public.id).unwrap();
+                assert_eq!(row.map(|row| (row.index, row.leaf_hash())), Some((public.index, public.leaf)));
             }
-            assert!(refused.iter().all(|id| reader.event(*id).unwrap().is_none()));
+            for (id, public) in refused {
+                assert!(reader.event(id).unwrap().is_none() && reader.public_entry(public).unwrap().is_none());
+            }
             running.append_n("w", 1);
             drop((reader, running));
             node.assert_sound();
@@ -410,7 +482,7 @@ fn every_write_of_a_group_survives_every_fault_on_postgres() {
                 None => break,
             }
         }
-        for call in ["open_shard", "apply", "insert", "set_head", "commit"] {
+        for call in ["open_shard", "apply", "insert", "insert_entry", "set_head", "commit"] {
             assert!(fired.contains(&call), "{call} was never failed as {mode:?}");
         }
     }

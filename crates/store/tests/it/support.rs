@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use countersign_domain::{EventDraft, EventType, WorkspaceName};
 use countersign_ledger::state::StateOp;
 use countersign_ledger::{
-    Append, AppendError, Appended, Entry, FsckOptions, FsckReport, Ledger, LedgerOptions, Opened, Placed, Store, fsck,
+    Append, AppendError, Appended, Entry, FsckOptions, FsckReport, Ledger, LedgerOptions, Opened, Placed, PublicEntry,
+    Store, fsck,
 };
 use countersign_proof::TrustAnchors;
 use countersign_proof::note::VerifierKey;
@@ -82,11 +83,11 @@ impl Running {
 }
 
 pub fn one(entry: Entry) -> Append {
-    Append { events: vec![entry], ops: Vec::new() }
+    Append { events: vec![entry], ..Append::default() }
 }
 
 pub fn with_ops(entry: Entry, ops: Vec<StateOp>) -> Append {
-    Append { events: vec![entry], ops }
+    Append { events: vec![entry], ops, ..Append::default() }
 }
 
 pub fn new_id() -> Uuid {
@@ -101,6 +102,20 @@ pub fn draft(workspace: &str, kind: EventType) -> EventDraft {
 pub fn entry(workspace: &str) -> Entry {
     let filler = "x".repeat(600);
     Entry::new(draft(workspace, EventType::CallCompleted).with("filler", filler).prepare().unwrap())
+}
+
+/// A public entry as signatures have them, unlike every other.
+pub fn public(workspace: &str) -> PublicEntry {
+    let id = new_id();
+    let digest = countersign_proof::digest::Digest::of(id.as_bytes()).to_base64();
+    let body = format!(
+        r#"{{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{{"hashedRekordV002":{{"data":{{"algorithm":"SHA2_256","digest":"{digest}"}}}}}}}}"#
+    );
+    PublicEntry::new(id, workspace.parse().unwrap(), body.into_bytes()).unwrap()
+}
+
+pub fn with_public(entry: Entry, entries: Vec<PublicEntry>) -> Append {
+    Append { events: vec![entry], entries, ..Append::default() }
 }
 
 /// Whether a receipt verifies with this key.
