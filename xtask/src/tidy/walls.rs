@@ -5,10 +5,12 @@ use super::manifests::{Package, Workspace};
 use super::source::SourceFile;
 
 /// Crates without I/O, clock and randomness, and everything that they may depend on. Adding here is a decision.
+///
+/// `proof` has `p256` because an auditor verifies artifacts (JWS ES256) with it alone; it is built without its random source.
 const PURE: &[(&str, &[&str])] = &[
     (
         "countersign-proof",
-        &["base64", "ed25519-dalek", "ryu-js", "serde", "serde_json", "sha2", "thiserror", "zeroize"],
+        &["base64", "ed25519-dalek", "p256", "ryu-js", "serde", "serde_json", "sha2", "thiserror", "zeroize"],
     ),
     ("countersign-domain", &["countersign-proof", "serde", "serde_json", "thiserror", "uuid"]),
     (
