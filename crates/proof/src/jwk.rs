@@ -92,10 +92,7 @@ impl Jwk {
     /// # Errors
     /// [`JwkError::Unusable`].
     pub fn from_point(point: &[u8; 65]) -> Result<Self, JwkError> {
-        let key = VerifyingKey::from_sec1_bytes(point).map_err(|_| JwkError::Unusable(Unusable::Point))?;
-        let mut jwk = Self { kid: String::new(), key };
-        jwk.kid = jwk.thumbprint();
-        Ok(jwk)
+        VerifyingKey::from_sec1_bytes(point).map(Self::from).map_err(|_| JwkError::Unusable(Unusable::Point))
     }
 
     /// Reads one key.
@@ -146,6 +143,15 @@ impl Jwk {
     fn coordinates(&self) -> [String; 2] {
         let point = self.point();
         [b64::url_encode(&point[1..33]), b64::url_encode(&point[33..])]
+    }
+}
+
+impl From<VerifyingKey> for Jwk {
+    /// The `kid` is the thumbprint.
+    fn from(key: VerifyingKey) -> Self {
+        let mut jwk = Self { kid: String::new(), key };
+        jwk.kid = jwk.thumbprint();
+        jwk
     }
 }
 

@@ -137,7 +137,8 @@ impl Unsigned {
     pub fn new(header: Map<String, Value>, payload: Vec<u8>) -> Result<Self, JwsError> {
         let header = Value::Object(header);
         let bytes = to_canonical(&header).map_err(|e| JwsError::NotCanonical(e.to_string()))?;
-        let unsigned = Self::read(b64::url_encode(&bytes), payload)?;
+        let protected = b64::url_encode(&bytes);
+        let unsigned = Self { header: decode_header(&protected)?, protected, payload };
         // Flattened JSON is the longer form.
         let actual = unsigned.with_signature(&[0; SIGNATURE_BYTES]).to_flattened().len();
         if actual > MAX_BYTES {
@@ -155,11 +156,6 @@ impl Unsigned {
     #[must_use]
     pub fn with_signature(&self, signature: &[u8; SIGNATURE_BYTES]) -> Jws {
         Jws { unsigned: self.clone(), signature: *signature }
-    }
-
-    fn read(protected: String, payload: Vec<u8>) -> Result<Self, JwsError> {
-        let header = b64::url_decode(&protected).ok_or(JwsError::Base64url("protected header"))?;
-        Ok(Self { header: read_header(&header)?, protected, payload })
     }
 }
 
@@ -223,8 +219,10 @@ impl Jws {
     fn from_parts(protected: &str, payload: &str, signature: &str) -> Result<Self, JwsError> {
         // Base64 has four characters for three bytes.
         bounded("the protected header", protected.len() / 4 * 3, MAX_HEADER_BYTES)?;
+        // The header goes first: with `b64` the payload is spelt otherwise, and `none` has no signature.
+        let header = decode_header(protected)?;
         let payload = b64::url_decode(payload).ok_or(JwsError::Base64url("payload"))?;
-        let unsigned = Unsigned::read(protected.to_owned(), payload)?;
+        let unsigned = Unsigned { header, protected: protected.to_owned(), payload };
         let signature = b64::url_decode(signature).ok_or(JwsError::Base64url("signature"))?;
         let wrong = || JwsError::SignatureLength { actual: signature.len(), der: signature.starts_with(&[0x30]) };
         let signature = signature.as_slice().try_into().map_err(|_| wrong())?;
@@ -299,7 +297,8 @@ fn bounded(part: &'static str, actual: usize, limit: usize) -> Result<(), JwsErr
     if actual > limit { Err(JwsError::TooLarge { part, actual, limit }) } else { Ok(()) }
 }
 
-fn read_header(bytes: &[u8]) -> Result<Map<String, Value>, JwsError> {
+fn decode_header(protected: &str) -> Result<Map<String, Value>, JwsError> {
+    let bytes = &b64::url_decode(protected).ok_or(JwsError::Base64url("protected header"))?;
     bounded("the protected header", bytes.len(), MAX_HEADER_BYTES)?;
     let limits = Limits { max_bytes: MAX_HEADER_BYTES, max_depth: 8 };
     let value = parse_strict(bytes, &limits).map_err(|e| JwsError::Header(e.to_string()))?;
@@ -339,7 +338,8 @@ pub(crate) fn is_jws(bytes: &[u8]) -> bool {
     }
     if !bytes.trim_ascii_start().starts_with(b"{") {
         let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let part = |b: &u8| b.is_ascii_alphanumeric() || b"-_=".contains(b);
+        // Both alphabets: a JWS in the wrong one is still best reported as one.
+        let part = |b: &u8| b.is_ascii_alphanumeric() || b"-_=+/".contains(b);
         // A header's JSON begins with `{"` or `{` and white space: base64url of that begins with `e`.
         return text.starts_with(b"e")
             && text.iter().filter(|b| **b == b'.').count() == 2
