@@ -1,9 +1,10 @@
-//! Standard base64 with padding (RFC 4648 section 4) of 32-byte values, for text formats and for serde fields.
+//! Standard base64 with padding (RFC 4648 section 4) of 32-byte values, for text formats and for serde fields; base64url
+//! without padding (section 5) for JOSE.
 //!
 //! Decoding is strict: wrong padding and non-zero trailing bits are refused, so that a value has one spelling.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 pub(crate) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
@@ -20,6 +21,23 @@ pub(crate) fn decode32(text: &str) -> Option<[u8; 32]> {
         return None;
     }
     decode(text)?.try_into().ok()
+}
+
+pub(crate) fn url_encode(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub(crate) fn url_decode(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// Decodes exactly 32 bytes of base64url.
+pub(crate) fn url_decode32(text: &str) -> Option<[u8; 32]> {
+    // 32 bytes are always 43 characters; anything else need not be decoded at all.
+    if text.len() != 43 {
+        return None;
+    }
+    url_decode(text)?.try_into().ok()
 }
 
 /// `#[serde(with = "b64::array32")]` for a `[u8; 32]`.

@@ -14,6 +14,8 @@
 //! | [`checkpoint`] | signed tree heads | C2SP tlog-checkpoint |
 //! | [`cosignature`] | witness cosignatures, version 1 | C2SP tlog-cosignature |
 //! | [`tlog_proof`] | offline proofs of inclusion | C2SP tlog-proof |
+//! | [`jwk`] | public keys and sets of them | RFC 7517, RFC 7638 |
+//! | [`jws`] | signed content: ES256, flattened JSON or compact | RFC 7515, RFC 7518 |
 //! | [`receipt`] | the receipt file and its verification | `docs/receipt.md` |
 //! | [`report`], [`verify`] | what was checked, and against whose keys | `docs/receipt.md` |
 #![forbid(unsafe_code)]
@@ -23,6 +25,8 @@ pub mod checkpoint;
 pub mod commitment;
 pub mod cosignature;
 pub mod digest;
+pub mod jwk;
+pub mod jws;
 pub mod merkle;
 pub mod note;
 pub mod receipt;

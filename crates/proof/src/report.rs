@@ -14,7 +14,7 @@ pub enum Verdict {
     Valid,
     /// At least one check failed.
     Invalid,
-    /// Nothing failed, but for at least one log no key was given, so that nothing is proved.
+    /// Nothing failed, but for at least one log or signer no key was given, so that nothing is proved.
     Unanchored,
 }
 
@@ -28,6 +28,8 @@ pub enum FileKind {
     Checkpoint,
     /// A C2SP tlog-proof.
     TlogProof,
+    /// A JSON Web Signature.
+    Jws,
     /// None of these.
     Unknown,
 }
@@ -56,6 +58,8 @@ pub enum CheckName {
     Sequence,
     /// Disclosed values are those whose digests the events hold.
     Disclosures,
+    /// A JWS is signed by a key that the verifier knows.
+    Signature,
 }
 
 /// How a check ended.
@@ -91,7 +95,7 @@ macro_rules! failures {
 }
 
 failures! {
-    /// Neither a receipt nor a note nor a tlog-proof.
+    /// Neither a receipt nor a note nor a tlog-proof nor a JWS.
     UnknownFile = "unknown_file",
     /// The file exceeds its size bound.
     TooLarge = "too_large",
@@ -121,7 +125,7 @@ failures! {
     CheckpointUnused = "checkpoint_unused",
     /// The verifier has a key for the log, but the checkpoint is not signed by it.
     SignatureMissing = "signature_missing",
-    /// The signature in the log's name is wrong.
+    /// The signature in the log's or the key's name is wrong.
     SignatureWrong = "signature_wrong",
     /// No key for this log was given.
     LogUnanchored = "log_unanchored",
@@ -147,6 +151,20 @@ failures! {
     DisclosureMismatch = "disclosure_mismatch",
     /// A tlog-proof that does not carry its entry.
     EntryAbsent = "entry_absent",
+    /// A part of a JWS is not base64url in its one spelling.
+    Base64url = "base64url",
+    /// The protected header of a JWS is not an unambiguous JSON object, or has a member of the wrong type.
+    HeaderMalformed = "header_malformed",
+    /// A JWS has headers that are not signed.
+    HeaderUnprotected = "header_unprotected",
+    /// The header of a JWS asks for an extension.
+    HeaderCritical = "header_critical",
+    /// `alg` is not `ES256`.
+    Algorithm = "algorithm",
+    /// The signature of a JWS is not r and s of 32 bytes each.
+    SignatureLength = "signature_length",
+    /// No key was given by the name that a JWS states.
+    KeyUnknown = "key_unknown",
 }
 
 impl fmt::Display for Code {
@@ -264,7 +282,7 @@ impl fmt::Display for Report {
         let verdict = match self.verdict {
             Verdict::Valid => "VALID",
             Verdict::Invalid => "INVALID",
-            Verdict::Unanchored => "UNANCHORED: no key was given for the log, so that nothing is proved",
+            Verdict::Unanchored => "UNANCHORED: no key was given for the log or signer, so that nothing is proved",
         };
         writeln!(f, "{verdict}")?;
         for check in &self.checks {

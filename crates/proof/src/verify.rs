@@ -1,4 +1,4 @@
-//! Verification against given keys: checkpoints, cosignatures, quorum, tlog-proofs, and the dispatch on a file's kind.
+//! Verification against given keys: checkpoints, cosignatures, quorum, tlog-proofs, JWS, and the dispatch on a file's kind.
 //!
 //! Trust comes from [`TrustAnchors`] alone. Nothing inside a file can add to it.
 
@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::cosignature;
+use crate::jwk::JwkSet;
+use crate::jws;
 use crate::merkle::{leaf_hash, verify_inclusion};
 use crate::note::{KeyKind, NoteError, SignedNote, VerifierKey};
 use crate::receipt;
@@ -19,6 +21,8 @@ pub struct TrustAnchors {
     pub logs: Vec<VerifierKey>,
     /// Keys of witnesses (cosignature, 0x04).
     pub witnesses: Vec<VerifierKey>,
+    /// Keys of those who sign JWS.
+    pub signers: JwkSet,
     /// How many different witnesses must have cosigned every checkpoint. 0 demands none.
     pub quorum: usize,
 }
@@ -44,6 +48,13 @@ impl TrustAnchors {
         self
     }
 
+    /// Adds the keys of those who sign JWS.
+    #[must_use]
+    pub fn with_signers(mut self, signers: JwkSet) -> Self {
+        self.signers = signers;
+        self
+    }
+
     /// Demands cosignatures by `quorum` different witnesses on every checkpoint.
     #[must_use]
     pub fn with_quorum(mut self, quorum: usize) -> Self {
@@ -52,25 +63,28 @@ impl TrustAnchors {
     }
 }
 
-/// Verifies a file of any kind that this crate knows: a receipt, a checkpoint or a tlog-proof.
+/// Verifies a file of any kind that this crate knows: a receipt, a checkpoint, a tlog-proof or a JWS.
 pub fn verify_file(bytes: &[u8], anchors: &TrustAnchors) -> Report {
     match detect(bytes) {
         FileKind::Receipt => receipt::verify(bytes, anchors),
         FileKind::TlogProof => verify_tlog_proof(bytes, None, anchors),
         FileKind::Checkpoint => verify_checkpoint(bytes, anchors),
+        FileKind::Jws => jws::verify(bytes, &anchors.signers),
         FileKind::Unknown => Report::unreadable(
             FileKind::Unknown,
             &[CheckName::Parse],
             Code::UnknownFile,
-            "neither a receipt nor a checkpoint nor a tlog-proof",
+            "neither a receipt nor a checkpoint nor a tlog-proof nor a JWS",
         ),
     }
 }
 
-/// What a file seems to be, from its first bytes.
+/// What a file seems to be, from its first bytes or its members' names.
 pub fn detect(bytes: &[u8]) -> FileKind {
     let note_mark = "\n\n— ".as_bytes();
-    if bytes.trim_ascii_start().starts_with(b"{") {
+    if jws::is_jws(bytes) {
+        FileKind::Jws
+    } else if bytes.trim_ascii_start().starts_with(b"{") {
         FileKind::Receipt
     } else if bytes.starts_with(tlog_proof::HEADER.as_bytes()) {
         FileKind::TlogProof
@@ -293,7 +307,7 @@ impl Report {
     pub(crate) fn from_checks(kind: FileKind, checks: Vec<Check>) -> Self {
         let verdict = if checks.iter().any(|check| check.status == Status::Failed) {
             Verdict::Invalid
-        } else if checks.iter().any(|check| check.code == Some(Code::LogUnanchored)) {
+        } else if checks.iter().any(|check| matches!(check.code, Some(Code::LogUnanchored | Code::KeyUnknown))) {
             Verdict::Unanchored
         } else {
             Verdict::Valid

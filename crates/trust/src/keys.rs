@@ -1,10 +1,13 @@
 //! Keys: P-256 for signing, and P-256, P-384 or Ed25519 for what others signed.
 //!
-//! Signatures of ours are deterministic (RFC 6979), in DER (RFC 3279 section 2.2.3), as Sigstore's bundles have them.
+//! Signatures of ours are deterministic (RFC 6979), in DER (RFC 3279 section 2.2.3), as Sigstore's bundles have them, or
+//! as r and s (RFC 7518 section 3.4), as JWS have them.
 
 use std::fmt;
 
 use countersign_proof::digest::Digest;
+use countersign_proof::jwk::Jwk;
+use countersign_proof::jws::SIGNATURE_BYTES;
 use der::Decode as _;
 use der::asn1::ObjectIdentifier;
 use p256::ecdsa::signature::hazmat::{PrehashSigner as _, PrehashVerifier as _};
@@ -162,9 +165,21 @@ impl Signer {
         signature.map_or_else(|_| Vec::new(), |s| s.to_der().as_bytes().to_vec())
     }
 
+    /// Signs the SHA-256 of `message`; r and s of 32 bytes each.
+    pub fn sign_raw(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        let signature: Result<p256::ecdsa::Signature, _> = self.0.sign_prehash(Digest::of(message).as_bytes());
+        // As above. Zeros hold for nothing either.
+        signature.map_or([0; SIGNATURE_BYTES], |s| s.to_bytes().into())
+    }
+
     /// The public key as DER of a `SubjectPublicKeyInfo`.
     pub fn spki(&self) -> Vec<u8> {
         [P256_SPKI_HEAD.as_slice(), self.0.verifying_key().to_sec1_point(false).as_bytes()].concat()
+    }
+
+    /// The public key as a JSON Web Key; its `kid` is its thumbprint.
+    pub fn jwk(&self) -> Jwk {
+        Jwk::from(*self.0.verifying_key())
     }
 }
 
@@ -261,6 +276,16 @@ fn ed25519(key: &[u8]) -> Result<ed25519_dalek::VerifyingKey, KeyError> {
     let key = ed25519_dalek::VerifyingKey::from_bytes(key).map_err(|_| KeyError::Malformed)?;
     // For keys of small order, signatures can be made that hold for many messages.
     if key.is_weak() { Err(KeyError::Malformed) } else { Ok(key) }
+}
+
+/// DER of a `SubjectPublicKeyInfo` for a P-256 key.
+pub fn p256_spki(key: &Jwk) -> Vec<u8> {
+    [P256_SPKI_HEAD.as_slice(), &key.point()].concat()
+}
+
+/// Turns r and s into DER; nothing where they are no signature's.
+pub fn signature_to_der(signature: &[u8; SIGNATURE_BYTES]) -> Option<Vec<u8>> {
+    Some(p256::ecdsa::Signature::from_slice(signature).ok()?.to_der().as_bytes().to_vec())
 }
 
 /// DER of a `SubjectPublicKeyInfo` for an Ed25519 key.

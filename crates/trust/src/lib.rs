@@ -5,8 +5,11 @@
 //! the name says) and entropy are arguments. Keys leave it only as bytes that the caller seals. It speaks no HTTP; it
 //! makes and reads the bodies that travel over it.
 //!
+//! Artifacts are the other half: JSON documents in an envelope, signed as JWS with a workspace's key.
+//!
 //! | module | what | source |
 //! |---|---|---|
+//! | [`artifact`] | artifacts, their types and their signatures | `docs/artifact.md`, RFC 7515, RFC 8785 |
 //! | [`keys`] | P-256 keys from seeds; public keys and their signatures | RFC 5480, RFC 6979, RFC 8410 |
 //! | [`certificate`] | certificates, taken apart and made | RFC 5280, RFC 6962, Fulcio's OIDs |
 //! | [`authority`] | a node's own certificate, SCT and timestamp authority | RFC 5280, RFC 6962 |
@@ -20,6 +23,7 @@
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
 #![forbid(unsafe_code)]
 
+pub mod artifact;
 pub mod authority;
 pub mod bundle;
 pub mod certificate;

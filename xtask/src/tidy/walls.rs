@@ -5,10 +5,13 @@ use super::manifests::{Package, Workspace};
 use super::source::SourceFile;
 
 /// Crates without I/O, clock and randomness, and everything that they may depend on. Adding here is a decision.
+///
+/// `proof` has `p256` because an auditor verifies artifacts (JWS ES256) with it alone; it is built without its random source.
+/// `trust` has `jsonschema` (built without its retrievers) and `serde-saphyr` for the types of artifacts.
 const PURE: &[(&str, &[&str])] = &[
     (
         "countersign-proof",
-        &["base64", "ed25519-dalek", "ryu-js", "serde", "serde_json", "sha2", "thiserror", "zeroize"],
+        &["base64", "ed25519-dalek", "p256", "ryu-js", "serde", "serde_json", "sha2", "thiserror", "zeroize"],
     ),
     ("countersign-domain", &["countersign-proof", "serde", "serde_json", "thiserror", "uuid"]),
     (
@@ -35,9 +38,11 @@ const PURE: &[(&str, &[&str])] = &[
             "base64",
             "der",
             "ed25519-dalek",
+            "jsonschema",
             "p256",
             "p384",
             "serde",
+            "serde-saphyr",
             "serde_json",
             "sha2",
             "spki",

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)] // in tests a panic is the failure report
 
 mod canonical;
+mod jws;
 mod merkle;
 mod notes;
 mod oracle;

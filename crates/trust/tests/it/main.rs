@@ -1,6 +1,8 @@
-//! Bundles made here and by others, verified here; certificates, timestamps and log entries; hostile bytes.
+//! Signed artifacts; bundles made here and by others, verified here; certificates, timestamps and log entries; hostile bytes.
 #![allow(clippy::unwrap_used, missing_docs)] // in tests a panic is the failure report
 
+mod artifact_cases;
+mod artifacts;
 mod cases;
 mod foreign;
 mod robust;
