@@ -16,6 +16,7 @@ mod paths;
 mod peers;
 mod power;
 mod setup;
+mod sigstore;
 mod soak;
 mod stages;
 mod strace;
@@ -56,6 +57,7 @@ cargo xtask COMMAND
   walkthrough              docs/walkthrough.md, executed
   twins [--set tuning|held-out]
                            what the scan of definitions catches, and what it lets pass
+  sigstore                 a node's signatures before other people's verifiers, and each of them changed
   observe                  metrics and spans of a real node, read by other people's parsers
   soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
                            a share of the peak load, for long; samples and a graph
@@ -136,6 +138,7 @@ fn run(arguments: &[String]) -> Result<bool> {
             hostile::upstream::serve(Path::new(control)).map(|()| true)
         }
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "sigstore" => sigstore::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "observe" => observe::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "soak" => soak(rest),
         "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),

@@ -34,7 +34,27 @@ const NODE_MAJOR: u32 = 22;
 pub fn everything() -> Result<()> {
     debian(PROGRAMS)?;
     npm()?;
-    python()
+    python()?;
+    verifiers()
+}
+
+/// Where other people's verifiers of signatures are.
+pub fn verifiers_directory() -> PathBuf {
+    paths::target().join("verifiers")
+}
+
+/// Installs other people's verifiers of signatures, at the versions that are checked in under `xtask/verifiers`. They have places of
+/// their own, since their dependencies and the peers' need not agree.
+///
+/// # Errors
+/// If something cannot be installed.
+pub fn verifiers() -> Result<()> {
+    programs(&["node", "npm", "python3"])?;
+    // Brings a Node.js that is new enough.
+    npm()?;
+    let (to, from) = (verifiers_directory(), paths::root().join("xtask/verifiers"));
+    npm_packages(&to, &from)?;
+    python_packages(&to, &from)
 }
 
 /// Installs Node.js and the npm packages alone.
@@ -125,15 +145,19 @@ pub fn npm() -> Result<()> {
             .args(["install", "--silent", "--no-audit", "--no-fund", "node@22"])
             .current_dir(to.join("node")))?;
     }
-    if is_current(&to, &from, "package-lock.json")? {
+    npm_packages(&to, &from)
+}
+
+fn npm_packages(to: &Path, from: &Path) -> Result<()> {
+    if is_current(to, from, "package-lock.json")? {
         return Ok(());
     }
-    fs::create_dir_all(&to)?;
+    fs::create_dir_all(to)?;
     fs::copy(from.join("package.json"), to.join("package.json"))?;
     fs::copy(from.join("package-lock.json"), to.join("package-lock.json"))?;
     println!("installing npm packages");
-    run(Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&to))?;
-    mark(&to, &from, "package-lock.json")
+    run(Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(to))?;
+    mark(to, from, "package-lock.json")
 }
 
 /// Installs the PyPI packages.
@@ -141,18 +165,20 @@ pub fn npm() -> Result<()> {
 /// # Errors
 /// If pip fails.
 pub fn python() -> Result<()> {
-    let to = paths::peers();
-    let from = paths::root().join("xtask/peers");
-    if is_current(&to, &from, "requirements.txt")? {
+    python_packages(&paths::peers(), &paths::root().join("xtask/peers"))
+}
+
+fn python_packages(to: &Path, from: &Path) -> Result<()> {
+    if is_current(to, from, "requirements.txt")? {
         return Ok(());
     }
     println!("installing PyPI packages");
     run(Command::new("python3").args(["-m", "venv"]).arg(to.join("venv")))?;
-    let mut pip = Command::new(python_path());
+    let mut pip = Command::new(to.join("venv/bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
         .arg(from.join("requirements.txt"));
     run(&mut pip)?;
-    mark(&to, &from, "requirements.txt")
+    mark(to, from, "requirements.txt")
 }
 
 /// An installation is current if it was made from exactly this list.

@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
 use crate::{
-    conformance, crash, evidence, fuzz, hostile, observe, oidc, paths, peers, power, setup, strace, tidy, twins,
-    walkthrough,
+    conformance, crash, evidence, fuzz, hostile, observe, oidc, paths, peers, power, setup, sigstore, strace, tidy,
+    twins, walkthrough,
 };
 
 /// The demo promises less than a minute after the build.
@@ -45,6 +45,7 @@ const STAGES: &[Stage] = &[
     ("walkthrough", |binary| one(walkthrough::run(binary))),
     ("peers", |binary| one(peers::run(binary))),
     ("oidc", |binary| one(oidc::run(binary))),
+    ("sigstore", |binary| one(sigstore::run(binary))),
     ("conformance", |binary| one(conformance::run(binary, &conformance::Plan { only: None, update: false }))),
     ("hostile", |binary| one(hostile::run(binary, &hostile::Plan::default()))),
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),

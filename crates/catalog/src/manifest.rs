@@ -267,6 +267,29 @@ pub struct ToolSettings {
 }
 
 impl Manifest {
+    /// The manifest of a capability that lives in this node, under its reserved name. Each tool asserts its pin: the definition is
+    /// part of the program that the operator installed, and a newer program brings a newer one.
+    pub fn built_in(upstream: UpstreamName, title: &str, tools: BTreeMap<String, ToolEntry>) -> Self {
+        Self {
+            version: MANIFEST_VERSION,
+            upstream,
+            title: Some(title.to_owned()),
+            description: None,
+            transport: Transport::BuiltIn,
+            workspaces: Workspaces::All,
+            timeout: default_timeout(),
+            refresh: default_refresh(),
+            start_timeout: default_timeout(),
+            max_concurrency: default_concurrency(),
+            max_queue: default_queue(),
+            effects: Effect::default(),
+            resources: Listings::default(),
+            prompts: Listings::default(),
+            elicitation: Elicitation::default(),
+            tools,
+        }
+    }
+
     /// What holds for the tool of this name, listed or not.
     pub fn tool(&self, name: &str) -> ToolSettings {
         let listed = self.tools.get(name);
@@ -290,7 +313,7 @@ impl Manifest {
     pub fn describes_its_tools(&self) -> bool {
         match self.transport {
             Transport::Rest(_) => true,
-            Transport::Stdio(_) | Transport::Http(_) => false,
+            Transport::Stdio(_) | Transport::Http(_) | Transport::BuiltIn => false,
         }
     }
 
@@ -302,7 +325,7 @@ impl Manifest {
     /// How requests to the upstream are authenticated, if they are.
     pub fn credential(&self) -> Option<&Credential> {
         match &self.transport {
-            Transport::Stdio(_) => None,
+            Transport::Stdio(_) | Transport::BuiltIn => None,
             Transport::Http(http) => http.credential.as_deref(),
             Transport::Rest(rest) => rest.credential.as_deref(),
         }
@@ -312,7 +335,7 @@ impl Manifest {
     pub fn discovery_credential(&self) -> Option<&Credential> {
         match &self.transport {
             Transport::Http(http) => http.discovery_credential.as_deref(),
-            Transport::Stdio(_) | Transport::Rest(_) => None,
+            Transport::Stdio(_) | Transport::Rest(_) | Transport::BuiltIn => None,
         }
     }
 
@@ -325,7 +348,7 @@ impl Manifest {
     pub fn speaks_mcp(&self) -> bool {
         match self.transport {
             Transport::Stdio(_) | Transport::Http(_) => true,
-            Transport::Rest(_) => false,
+            Transport::Rest(_) | Transport::BuiltIn => false,
         }
     }
 

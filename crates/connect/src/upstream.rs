@@ -186,8 +186,8 @@ impl McpUpstream {
                 let credentials = needed(manifest, http.credential.as_deref(), credentials)?;
                 HttpLink::new(http, &settings, egress, Arc::clone(&board), credentials)?
             }
-            Transport::Rest(_) => {
-                let problem = "a REST API is no MCP server".to_owned();
+            Transport::Rest(_) | Transport::BuiltIn => {
+                let problem = "this is no MCP server".to_owned();
                 return Err(ConnectError::Manifest { upstream: settings.name, problem });
             }
         };
@@ -208,12 +208,14 @@ pub fn connect(
     let source = credentials.clone();
     let inner: Arc<dyn Upstream> = match &manifest.transport {
         Transport::Stdio(_) | Transport::Http(_) => McpUpstream::with_credentials(manifest, egress, source)?,
-        Transport::Rest(_) => RestUpstream::new(manifest, egress, source)?,
+        Transport::Rest(_) | Transport::BuiltIn => RestUpstream::new(manifest, egress, source)?,
     };
+    let no_texts = Default::default();
     let (texts, stated) = match &manifest.transport {
         Transport::Stdio(stdio) => (&stdio.env, None),
         Transport::Http(http) => (&http.headers, http.credential.as_deref()),
         Transport::Rest(rest) => (&rest.headers, rest.credential.as_deref()),
+        Transport::BuiltIn => (&no_texts, None),
     };
     let variables = texts.values().flat_map(EnvText::variables).filter_map(|name| std::env::var(name).ok());
     let variables = variables.fold(Redactor::default(), |mut redactor, value| {

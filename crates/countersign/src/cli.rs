@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     administer, approvals, audit, backup, call, config, connections, doctor, health, limits, log, mcp, members, policy,
-    receipt, sample, shell, token, tools, up, verify,
+    receipt, sample, shell, token, tools, trust, up, verify,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -109,6 +109,9 @@ enum Command {
     /// Connect accounts of your own, for agents to use and never see
     #[command(subcommand)]
     Connections(connections::Command),
+    /// Sign and verify artifacts in Sigstore's shapes
+    #[command(subcommand)]
+    Trust(trust::Command),
     /// Stop a principal, tool, upstream or workspace at once
     Freeze(administer::FreezeArgs),
     /// Let it go on
@@ -169,6 +172,7 @@ impl Cli {
             Command::Role(command) => members::role(global, command).await,
             Command::ApiKey(command) => members::api_key(global, command).await,
             Command::Connections(command) => connections::run(global, command).await,
+            Command::Trust(command) => trust::run(global, command).await,
             Command::Freeze(args) => administer::freeze(global, args).await,
             Command::Unfreeze(args) => administer::unfreeze(global, args).await,
             Command::Freezes => administer::freezes(global).await,

@@ -97,6 +97,8 @@ event_types! {
     ConnectionBroken = "connection.broken";
     /// A person took a connection back, or an operator dropped it.
     ConnectionRemoved = "connection.removed";
+    /// An authority was made that issues certificates for signatures.
+    AuthorityCreated = "authority.created";
     /// An administrative action that has no type of its own.
     Administered = "node.administered";
 }

@@ -22,6 +22,7 @@ use crate::state::{
     BudgetKey, BudgetRow, Conflict, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
     RequestStatus, StateOp,
 };
+use crate::trust::{TrustCount, TrustPage, TrustQuery, TrustRow};
 
 /// A failing store. The detail is for the log, not for callers.
 #[derive(Debug, thiserror::Error)]
@@ -411,6 +412,12 @@ pub trait Reader: Send + Sync {
     -> Result<Option<ConnectionRow>, StoreError>;
     /// A person's connections in a workspace, of all stages, by upstream and stage, at most 1000.
     fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>, StoreError>;
+    /// A signature or verification by its id.
+    fn trust_row(&self, id: Uuid) -> Result<Option<TrustRow>, StoreError>;
+    /// A page of signatures and verifications.
+    fn trust_rows(&self, query: &TrustQuery) -> Result<TrustPage, StoreError>;
+    /// How many there are in a workspace that are alike, at most 10,000 kinds.
+    fn trust_counts(&self, workspace: &WorkspaceName) -> Result<Vec<TrustCount>, StoreError>;
     /// Everybody's connections in a workspace, of all stages, by person, upstream and stage, from behind all those of a person at
     /// an upstream on, at most `limit` and
     /// [`MAX_CONNECTIONS`](crate::connections::MAX_CONNECTIONS).

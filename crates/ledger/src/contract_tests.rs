@@ -22,6 +22,7 @@ use crate::state::{
     AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, DecisionRow, FreezeRow, FreezeTarget, IdempotencyRow,
     IdempotencyState, IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp, first_id_at,
 };
+use crate::trust::{TrustKind, TrustQuery, TrustRow};
 
 /// Runs the whole suite; panics where the store breaks the contract.
 pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
@@ -46,6 +47,7 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     decisions_are_kept_for_a_while(&mut fresh());
     the_directory_changes_by_checked_operations(&mut fresh());
     connections_change_one_at_a_time(&mut fresh());
+    signatures_and_verifications_are_found(&mut fresh());
     connections_of_all_are_read_in_pages(&mut fresh());
     small_state_is_kept(&mut fresh());
 }
@@ -725,6 +727,59 @@ fn the_directory_changes_by_checked_operations(store: &mut impl Store) {
     assert_eq!(reader.directory_version().unwrap(), now.version, "nor is what was refused");
     apply(store, &[remove("k")]).unwrap();
     assert_eq!(reader.directory().unwrap().rows, [other, role]);
+}
+
+fn signatures_and_verifications_are_found(store: &mut impl Store) {
+    let row = |n: u8, kind, signer: &str| TrustRow {
+        id: first_id_at(u64::from(n) * 1000 + 1),
+        workspace: workspace("w"),
+        kind,
+        at: u64::from(n) * 1000,
+        artifact: format!("sha256:{}", n % 2),
+        artifact_type: if n < 3 { "sbom" } else { "release" }.into(),
+        subject: (n == 1).then(|| "app:1".into()),
+        chain: (n > 1).then(|| "scan-7".into()),
+        signer: signer.into(),
+        valid: (kind == Verification).then_some(n == 4),
+        body: format!("{{\"n\":{n}}}"),
+    };
+    use TrustKind::{Signature, Verification};
+    let rows = [row(1, Signature, "a"), row(2, Signature, "b"), row(3, Signature, "a"), row(4, Verification, "a")];
+    for row in &rows {
+        apply(store, &[StateOp::TrustRecord { row: Box::new(row.clone()) }]).unwrap();
+    }
+    let other = TrustRow { id: id(9), workspace: workspace("v"), ..rows[0].clone() };
+    apply(store, &[StateOp::TrustRecord { row: Box::new(other.clone()) }]).unwrap();
+    let reader = store.reader();
+    assert_eq!(reader.trust_row(other.id).unwrap(), Some(other), "read back as written");
+    assert_eq!(reader.trust_row(id(1)).unwrap(), None);
+    let all = TrustQuery::of(workspace("w"));
+    let found = |query: &TrustQuery| -> Vec<u64> {
+        reader.trust_rows(query).unwrap().rows.iter().map(|row| row.at / 1000).collect()
+    };
+    assert_eq!(found(&all), [4, 3, 2, 1], "newest first, and nobody else's");
+    let text = |text: &str| Some(text.to_owned());
+    for (query, expected) in [
+        (TrustQuery { kind: Some(Signature), ..all.clone() }, vec![3, 2, 1]),
+        (TrustQuery { artifact: text("sha256:1"), ..all.clone() }, vec![3, 1]),
+        (TrustQuery { artifact_type: text("sbom"), ..all.clone() }, vec![2, 1]),
+        (TrustQuery { signer: text("a"), kind: Some(Signature), ..all.clone() }, vec![3, 1]),
+        (TrustQuery { about: text("scan-7"), ..all.clone() }, vec![4, 3, 2]),
+        (TrustQuery { about: text("app:1"), ..all.clone() }, vec![1]),
+        (TrustQuery { about: text("sha256:0"), signer: text("b"), ..all.clone() }, vec![2]),
+        (TrustQuery { since: Some(2000), until: Some(4000), ..all.clone() }, vec![3, 2]),
+        (TrustQuery { since: Some(u64::MAX), ..all.clone() }, vec![]),
+        (TrustQuery { before: Some(rows[2].id), ..all.clone() }, vec![2, 1]),
+    ] {
+        assert_eq!(found(&query), expected, "{query:?}");
+    }
+    let page = reader.trust_rows(&TrustQuery { limit: 3, ..all.clone() }).unwrap();
+    assert!(page.more && page.rows.len() == 3);
+    assert!(!reader.trust_rows(&TrustQuery { limit: 4, ..all }).unwrap().more);
+    let counts = reader.trust_counts(&workspace("w")).unwrap();
+    assert_eq!(counts.iter().map(|count| count.count).sum::<u64>(), 4);
+    let verified: Vec<_> = counts.iter().filter(|count| count.kind == Verification).collect();
+    assert_eq!((verified.len(), verified[0].valid, verified[0].signer.as_str()), (1, Some(true), "a"));
 }
 
 fn connections_change_one_at_a_time(store: &mut impl Store) {

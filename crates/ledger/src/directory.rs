@@ -1,4 +1,5 @@
-//! Who is known to the node: workspaces, roles granted beyond what tokens say, API keys. Small, and read whole.
+//! Who is known to the node: workspaces, roles granted beyond what tokens say, API keys, its own authorities. Small, and read
+//! whole.
 //!
 //! Rows change by [`StateOp::DirectoryAdd`](crate::state::StateOp::DirectoryAdd) and its siblings, in the transaction of the
 //! event that explains the change; each change raises a number by which every node notices it.
@@ -17,6 +18,8 @@ pub enum DirectoryKind {
     Role,
     /// An API key; its name is the key's id.
     ApiKey,
+    /// An authority that issues certificates for signatures; its name is the digest of its root certificate.
+    Authority,
 }
 
 /// A row of the directory; kind, workspace and name tell it from others.
@@ -28,7 +31,7 @@ pub struct DirectoryRow {
     pub workspace: WorkspaceName,
     /// Its name within kind and workspace.
     pub name: String,
-    /// What is known of it: a JSON object that the gate reads and writes. It holds no secret.
+    /// What is known of it: a JSON object that whoever uses the row reads and writes. A secret in it is sealed.
     pub body: String,
     /// When it was last changed.
     pub at: Millis,

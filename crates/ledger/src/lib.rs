@@ -8,6 +8,7 @@
 //! - [`state`]: the facts that change together with events (requests, answers, idempotency, intents, freezes, pins).
 //! - [`directory`]: workspaces, granted roles and API keys, which change likewise.
 //! - [`connections`]: accounts that people connected, sealed.
+//! - [`trust`]: what was signed and verified, to be found again.
 //! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
 //! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
 //! - `outside`: the thread that writes the head outside the database, and then answers.
@@ -36,6 +37,7 @@ mod receipts;
 mod sequencer;
 pub mod state;
 pub mod tree;
+pub mod trust;
 
 pub use contract::{Head, Reader, Store, StoreError};
 pub use fsck::{FsckOptions, FsckReport, fsck};

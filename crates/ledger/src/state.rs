@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::connections::{ConnectionKey, ConnectionRow};
 use crate::directory::{DirectoryKind, DirectoryRow};
+use crate::trust::TrustRow;
 
 /// A workspace HMAC over something that must be compared but not revealed.
 pub type Fingerprint = [u8; 32];
@@ -502,6 +503,11 @@ pub enum StateOp {
         key: ConnectionKey,
         /// The version that was read.
         version: Fingerprint,
+    },
+    /// Records a signature or verification, to be found again. The id is new.
+    TrustRecord {
+        /// The row.
+        row: Box<TrustRow>,
     },
     /// Adds to a per-minute aggregate of refusals before authentication. Not an event; kept 30 days at most.
     CountRefusals {

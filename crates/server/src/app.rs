@@ -20,6 +20,7 @@ use crate::mcp::session::Sessions;
 use crate::mcp::tasks::Executions;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
+use crate::trust::Custody;
 
 /// The product's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -35,6 +36,8 @@ pub(crate) struct App {
     pub upstreams: BTreeSet<UpstreamName>,
     /// The key that the node vouches for callers with, towards authorization servers.
     pub assertion: Arc<AssertionKey>,
+    /// The authorities behind the node's signatures, if it signs.
+    pub custody: Option<Arc<Custody>>,
     pub listings: Listings,
     pub sessions: Sessions,
     pub parking: Parking,

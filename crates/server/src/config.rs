@@ -207,6 +207,8 @@ pub struct Config {
     pub quarantine_at: Option<Severity>,
     /// How long what calls were decided upon is kept for replays; zero keeps none.
     pub decisions_kept: Duration,
+    /// Whether the built-in upstream `trust` signs and verifies.
+    pub trust: bool,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
     pub approval_wait: Duration,
     /// The log.
@@ -410,6 +412,7 @@ fn build(
         log_domain: log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?,
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
         limits: limits::settings(file.limits.unwrap_or_default(), source, env)?,
+        trust: file.trust.is_some_and(|section| section.enabled),
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
         quarantine_at: quarantine_at(over.quarantine_at, file.scan.as_ref(), source)?,
         decisions_kept: operations::decisions_kept(over.replay_days, file.policy.unwrap_or_default(), source)?,

@@ -24,6 +24,7 @@ mod rawjson;
 mod telemetry;
 mod time;
 mod tls;
+mod trust;
 
 pub use app::VERSION;
 pub use config::{Config, ConfigError, Overrides};

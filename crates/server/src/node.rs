@@ -52,6 +52,7 @@ use crate::mcp::changes::Seats;
 use crate::mcp::parked::Parking;
 use crate::mcp::session::Sessions;
 use crate::tls::Tls;
+use crate::trust::{Custody, Trust};
 
 pub(crate) use storage::{backup, export, fsck};
 
@@ -179,11 +180,7 @@ impl Node {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start_with(
-        config: Config,
-        listener: TcpListener,
-        built_in: Vec<(Manifest, Arc<dyn Upstream>)>,
-    ) -> Result<Self, StartError> {
+    pub async fn start_with(config: Config, listener: TcpListener, built_in: Vec<BuiltIn>) -> Result<Self, StartError> {
         let lock = take_lock(&config.data_dir)?;
         Self::assemble(config, lock, listener, built_in).await
     }
@@ -192,7 +189,7 @@ impl Node {
         mut config: Config,
         lock: File,
         listener: TcpListener,
-        built_in: Vec<(Manifest, Arc<dyn Upstream>)>,
+        mut built_in: Vec<BuiltIn>,
     ) -> Result<Self, StartError> {
         let listening = |error| StartError::Listen { address: config.listen, error };
         config.listen = listener.local_addr().map_err(listening)?;
@@ -208,10 +205,14 @@ impl Node {
         notes.extend(storage::note_on(&opened));
         let egress = Egress::new(EgressConfig::default());
         let manifests = manifests(&config.manifests)?;
-        let here = built_in.iter().map(|(manifest, _)| manifest);
-        let names: Vec<UpstreamName> = manifests.iter().chain(here).map(|manifest| manifest.upstream.clone()).collect();
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         let keyring = Arc::new(keyring);
+        let capability = config.trust.then(|| capability(&config, &ledger, &keyring)).transpose()?;
+        let (custody, trust) = capability.unzip();
+        let trust_name = trust.as_ref().map(|(manifest, _)| manifest.upstream.clone());
+        built_in.extend(trust);
+        let here = built_in.iter().map(|(manifest, _)| manifest);
+        let names: Vec<UpstreamName> = manifests.iter().chain(here).map(|manifest| manifest.upstream.clone()).collect();
         let connections = Connections::new(ledger.clone(), Arc::clone(&keyring), &config.url(), clock());
         let broker = tokens::parts(&config, &egress, &connections)?;
         let registry = registry(manifests, built_in, &egress, &broker, &ledger, config.quarantine_at).await?;
@@ -224,6 +225,10 @@ impl Node {
         let gate =
             Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config, connections)?);
         let gate = gate.await.map_err(StartError::Gate)?;
+        if let Some(trust) = &trust_name {
+            // Its definitions are here: nobody has to find the tools missing while they are listed.
+            gate.registry().refresh(trust).await.map_err(|error| StartError::Setup(error.to_string()))?;
+        }
 
         let (stop, stopping) = tokio::sync::watch::channel(false);
         let url = reachable_url(&config);
@@ -236,6 +241,7 @@ impl Node {
             config,
             upstreams: names.into_iter().collect(),
             assertion: broker.assertion,
+            custody,
             listings: Listings::default(),
             sessions: Sessions::default(),
             parking: Parking::default(),
@@ -316,6 +322,16 @@ impl Node {
         drop(self.lock);
         tracing::info!("the node has stopped");
     }
+}
+
+type BuiltIn = (Manifest, Arc<dyn Upstream>);
+
+/// Signing and verifying, and the authorities behind it.
+fn capability(config: &Config, ledger: &Ledger, keyring: &Arc<Keyring>) -> Result<(Arc<Custody>, BuiltIn), StartError> {
+    let (domain, public) = (&config.log_domain, config.public_url.as_deref());
+    let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
+    let trust = Trust::capability(ledger.clone(), Arc::clone(keyring), Arc::clone(&custody), config.url(), clock());
+    Ok((custody, trust.map_err(StartError::Setup)?))
 }
 
 /// Held for the life of the node; the system lets go of it when the process ends, however it ends.

@@ -40,6 +40,9 @@ pub enum Transport {
     Http(HttpTransport),
     /// A REST API; each tool says which request it is.
     Rest(RestTransport),
+    /// Nothing to be reached: a capability of this node's own. No manifest file can say so.
+    #[schemars(skip)]
+    BuiltIn,
 }
 
 /// A child process.

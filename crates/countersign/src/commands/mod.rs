@@ -22,5 +22,6 @@ pub mod scan;
 pub mod shell;
 pub mod token;
 pub mod tools;
+pub mod trust;
 pub mod up;
 pub mod verify;

@@ -12,8 +12,14 @@ use serde_json::Value;
 use crate::support::render;
 
 /// The jobs, so that a folder that is lost is missed.
-const JOBS: &[&str] =
-    &["clinical-break-glass", "finance-two-approvals", "on-call-hours", "read-only-assistant", "vendor-agent"];
+const JOBS: &[&str] = &[
+    "artifact-signing",
+    "clinical-break-glass",
+    "finance-two-approvals",
+    "on-call-hours",
+    "read-only-assistant",
+    "vendor-agent",
+];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -42,6 +42,13 @@ pub(super) struct File {
     pub drain: Option<FileDrain>,
     pub scan: Option<FileScan>,
     pub policy: Option<FilePolicy>,
+    pub trust: Option<FileTrust>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileTrust {
+    pub enabled: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,6 +2,7 @@
 
 mod connections;
 mod members;
+mod trust;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -28,6 +29,7 @@ pub(super) fn describe() -> Value {
         policies(),
         members::members(),
         connections::connections(),
+        trust::trust(),
         node(),
     ] {
         paths.extend(group);
@@ -49,6 +51,7 @@ pub(super) fn describe() -> Value {
             { "name": "log", "description": "The transparency log (C2SP tlog-tiles). Public." },
             { "name": "mcp", "description": "Model Context Protocol over streamable HTTP." },
             { "name": "connections", "description": "Accounts that people connect, and agents use for them." },
+            { "name": "trust", "description": "Signing and verifying in Sigstore's shapes." },
             { "name": "administration", "description": "For the roles operator and auditor." },
             { "name": "node", "description": "The node itself. Public." },
         ],
@@ -718,6 +721,7 @@ mod tests {
             include_str!("admin.rs"),
             include_str!("members.rs"),
             include_str!("connections.rs"),
+            include_str!("trust.rs"),
             include_str!("replay.rs"),
         ]
         .concat()

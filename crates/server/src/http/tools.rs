@@ -72,7 +72,7 @@ pub(super) async fn invoke(
         client: Arc::new(Mute),
         timeout,
     };
-    outcome(app.gate.call(request).await?)
+    invoked(app.gate.call(request).await?)
 }
 
 pub(super) async fn confirm(
@@ -96,11 +96,11 @@ pub(super) async fn confirm(
     };
     let what = Redeem::Token { tool, token, arguments };
     let client = Arc::new(Mute);
-    outcome(app.gate.redeem_within(&caller.principal, what, &caller.correlation, client, timeout).await?)
+    invoked(app.gate.redeem_within(&caller.principal, what, &caller.correlation, client, timeout).await?)
 }
 
 /// The refusal of an authenticated caller's request that could not be read; it is an event like any other.
-async fn unread(app: &App, caller: &Caller, tool: &ToolRef, refusal: Refusal) -> Refused {
+pub(super) async fn unread(app: &App, caller: &Caller, tool: &ToolRef, refusal: Refusal) -> Refused {
     app.gate.refuse_unread(&caller.principal, Some(tool), &caller.correlation, refusal).await.into()
 }
 
@@ -164,7 +164,8 @@ impl<'a> From<&'a Obligations> for Owed<'a> {
     }
 }
 
-fn outcome(outcome: CallOutcome) -> Answered {
+/// A call's answer, or what is owed before there is one.
+pub(super) fn invoked(outcome: CallOutcome) -> Answered {
     match outcome {
         CallOutcome::Pending(pending) => pending_response(&pending),
         CallOutcome::Done(answer) => {

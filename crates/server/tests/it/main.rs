@@ -13,3 +13,4 @@ mod replay;
 mod support;
 mod tasks;
 mod tls;
+mod trust;

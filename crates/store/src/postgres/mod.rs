@@ -15,6 +15,7 @@ mod schema;
 mod sent;
 mod session;
 mod tls;
+mod trust;
 mod upkeep;
 
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use countersign_ledger::state::{
     AnswerRow, BudgetKey, CLOCK_SLACK, Conflict, FreezeRow, IdempotencyRow, IdempotencyState, IntentRow, PinRow,
     RequestRow, RequestStatus, StateOp, first_id_at,
 };
+use countersign_ledger::trust::TrustRow;
 use futures_util::future::{join_all, try_join, try_join_all};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -99,6 +100,8 @@ statements! {
         version = excluded.version, body = excluded.body, sealed = excluded.sealed, expires = excluded.expires, \
         at = excluded.at, event = excluded.event";
     CONNECTION_DROP = "DELETE FROM connection WHERE workspace = $1 AND upstream = $2 AND person = $3 AND stage = $4";
+    TRUST = "INSERT INTO trust (id, workspace, kind, at, artifact, artifact_type, subject, chain, signer, valid, body) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     REFUSAL = "INSERT INTO refusal (minute, name, count) \
         SELECT $1, name, sum(n)::bigint FROM unnest($2::text[], $3::bigint[]) t (name, n) GROUP BY name \
         ON CONFLICT (minute, name) DO UPDATE SET count = refusal.count + excluded.count";
@@ -262,6 +265,7 @@ impl<'a> Applier<'a> {
             | StateOp::KeepDecision { .. }
             | StateOp::ForgetDecisions { .. }
             | StateOp::WorkspaceKey { .. }
+            | StateOp::TrustRecord { .. }
             | StateOp::CountRefusals { .. } => Ok(Ok(())),
         }
     }
@@ -423,11 +427,19 @@ impl<'a> Applier<'a> {
                 let (workspace, upstream, stage) = connection_key(key)?;
                 self.run(CONNECTION_DROP, &[&workspace, &upstream, &key.person, &stage]).await
             }
+            StateOp::TrustRecord { row } => self.record_trust(row).await,
             StateOp::CountRefusals { minute, counts } => {
                 let (names, counts): (Vec<_>, Vec<_>) = counts.iter().map(|(name, n)| (name, big(*n))).unzip();
                 self.run(REFUSAL, &[&big(*minute), &names, &counts]).await
             }
         }
+    }
+
+    async fn record_trust(&self, row: &TrustRow) -> Result<()> {
+        let (workspace, kind, at) = (row.workspace.as_str(), to_word(&row.kind)?, time(row.at));
+        let place: [&(dyn ToSql + Sync); 4] = [&row.id, &workspace, &kind, &at];
+        let what: [&(dyn ToSql + Sync); 4] = [&row.artifact, &row.artifact_type, &row.subject, &row.chain];
+        self.run(TRUST, &[&place[..], &what, &[&row.signer, &row.valid, &row.body]].concat()).await
     }
 
     async fn open_request(&self, row: &RequestRow) -> Result<()> {
@@ -603,6 +615,7 @@ fn wave(appends: &[&[StateOp]]) -> usize {
                 | StateOp::DirectoryUsed { .. }
                 | StateOp::ConnectionPut { .. }
                 | StateOp::ConnectionTake { .. }
+                | StateOp::TrustRecord { .. }
                 | StateOp::CountRefusals { .. } => return n,
             };
             if touched.contains(&key) || checked && own.contains(&key) {

@@ -15,6 +15,7 @@ use countersign_ledger::state::{
     BudgetKey, BudgetRow, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, PinRow, RequestRow,
     RequestStatus, first_id_at,
 };
+use countersign_ledger::trust::{TrustCount, TrustPage, TrustQuery, TrustRow};
 use countersign_proof::merkle::Hash;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -26,6 +27,7 @@ use super::rows::{
     self, Result, SHARD_BITS, big, connection_sql, get, now_sql, position, request_sql, shard_number, to_word,
 };
 use super::session::{Io, Session, error};
+use super::trust;
 
 /// How long a read waits for a connection of the pool.
 const WAIT: Duration = Duration::from_secs(10);
@@ -376,6 +378,24 @@ impl Reader for ReadPool {
     fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>> {
         let sql = connection_sql!("WHERE workspace = $1 AND person = $2 ORDER BY upstream, stage LIMIT 1000");
         self.all(sql, &[&workspace.as_str(), &person], rows::connection)
+    }
+
+    fn trust_row(&self, id: Uuid) -> Result<Option<TrustRow>> {
+        self.first(trust::ONE, &[&id], trust::row)
+    }
+
+    fn trust_rows(&self, query: &TrustQuery) -> Result<TrustPage> {
+        let limit = query.limit.clamp(1, 1000);
+        let (sql, values) = trust::sql(query, limit)?;
+        let params: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| &**v as &(dyn ToSql + Sync)).collect();
+        let mut rows = self.all(&sql, &params, trust::row)?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        Ok(TrustPage { rows, more })
+    }
+
+    fn trust_counts(&self, workspace: &WorkspaceName) -> Result<Vec<TrustCount>> {
+        self.all(trust::COUNTS, &[&workspace.as_str()], trust::count)
     }
 
     fn connections_in(

@@ -112,7 +112,7 @@ fn json<T: DeserializeOwned>(row: &Row, column: usize) -> Result<T> {
 }
 
 /// A closed set's value by its `serde` name.
-fn word<T: DeserializeOwned>(row: &Row, column: usize) -> Result<T> {
+pub(super) fn word<T: DeserializeOwned>(row: &Row, column: usize) -> Result<T> {
     serde_json::from_value(serde_json::Value::String(get(row, column)?)).map_err(corrupt)
 }
 

@@ -12,6 +12,7 @@ mod ops;
 mod reader;
 mod rows;
 mod schema;
+mod trust;
 mod upkeep;
 
 use std::fs::OpenOptions;

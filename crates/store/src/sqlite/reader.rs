@@ -13,13 +13,14 @@ use countersign_ledger::state::{
     BudgetKey, BudgetRow, DecisionRow, Fingerprint, FreezeRow, IdempotencyRow, IntentRow, IntentState, PinRow,
     RequestRow, RequestStatus, first_id_at,
 };
+use countersign_ledger::trust::{TrustCount, TrustPage, TrustQuery, TrustRow};
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use uuid::Uuid;
 
-use super::{BUSY, STATEMENTS, connections, directory, error, ops, rows};
+use super::{BUSY, STATEMENTS, connections, directory, error, ops, rows, trust};
 
 pub(super) struct ReadPool {
     idle: Mutex<Vec<Connection>>,
@@ -320,6 +321,22 @@ impl Reader for ReadPool {
 
     fn connections(&self, workspace: &WorkspaceName, person: &str) -> Result<Vec<ConnectionRow>, StoreError> {
         self.with(|c| connections::of_person(c, workspace, person))
+    }
+
+    fn trust_row(&self, id: Uuid) -> Result<Option<TrustRow>, StoreError> {
+        self.with(|c| trust::one(c, id))
+    }
+
+    fn trust_rows(&self, query: &TrustQuery) -> Result<TrustPage, StoreError> {
+        let limit = query.limit.clamp(1, 1000);
+        let mut rows = self.with(|c| trust::find(c, query, limit))?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        Ok(TrustPage { rows, more })
+    }
+
+    fn trust_counts(&self, workspace: &WorkspaceName) -> Result<Vec<TrustCount>, StoreError> {
+        self.with(|c| trust::counts(c, workspace))
     }
 
     fn connections_in(

@@ -1,3 +1,5 @@
+//! Envelopes, types and signatures of artifacts: what is accepted, and what is refused by which name.
+
 use super::types::{ArtifactType, BodyError, TypeProblem, Types};
 use super::*;
 use serde_json::json;

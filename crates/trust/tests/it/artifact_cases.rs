@@ -206,7 +206,8 @@ pub fn all() -> Vec<Case> {
     let keys = Keys::new();
     let mut cases = good(&keys);
     cases.extend(changed(&keys));
-    cases.extend(malformed(&keys));
+    cases.extend(other_headers(&keys));
+    cases.extend(other_spellings(&keys));
     cases.extend(foreign(&keys));
     cases.extend(contradictory(&keys));
     cases
@@ -295,35 +296,22 @@ fn changed(keys: &Keys) -> Vec<Case> {
     out
 }
 
-/// What other readers may understand differently.
-fn malformed(keys: &Keys) -> Vec<Case> {
+/// Headers that ask for something else, or that other readers may understand differently.
+fn other_headers(keys: &Keys) -> Vec<Case> {
     let original = signed(keys);
-    let parts = parts(&original);
-    let [protected, payload, signature] = &parts;
-    let der = url(&signature_to_der(original.jws().signature()).unwrap());
-    let header = original.jws().header().clone();
-    let with_header = |name: &str, value: Value| {
-        let mut header = header.clone();
+    let [_, payload, signature] = &parts(&original);
+    let header = |name: &str, value: Value| {
+        let mut header = original.jws().header().clone();
         header.insert(name.to_owned(), value);
-        resigned(&keys.new, &json_bytes(&header), original.jws().payload())
+        json_bytes(&header)
     };
-    let none = {
-        let mut header = header.clone();
-        header.insert("alg".to_owned(), json!("none"));
-        format!("{}.{payload}.", url(&json_bytes(&header)))
-    };
-    let hs256 = {
-        let mut header = header.clone();
-        header.insert("alg".to_owned(), json!("HS256"));
-        format!("{}.{payload}.{signature}", url(&json_bytes(&header)))
-    };
-    let twice = {
-        let text = String::from_utf8(json_bytes(&header)).unwrap();
-        let text = text.replacen('{', "{\"alg\":\"none\",", 1);
-        resigned(&keys.new, text.as_bytes(), original.jws().payload())
-    };
+    let resigned = |header: &[u8]| resigned(&keys.new, header, original.jws().payload()).join(".");
+    let none = format!("{}.{payload}.", url(&header("alg", json!("none"))));
+    let hs256 = format!("{}.{payload}.{signature}", url(&header("alg", json!("HS256"))));
+    let twice = String::from_utf8(json_bytes(original.jws().header())).unwrap();
+    let twice = twice.replacen('{', "{\"alg\":\"none\",", 1);
     let unencoded = {
-        let mut header = header.clone();
+        let mut header = original.jws().header().clone();
         header.insert("b64".to_owned(), json!(false));
         header.insert("crit".to_owned(), json!(["b64"]));
         let protected = url(&json_bytes(&header));
@@ -331,45 +319,43 @@ fn malformed(keys: &Keys) -> Vec<Case> {
         let signature = keys.new.sign_raw(format!("{protected}.{text}").as_bytes());
         json!({ "protected": protected, "payload": text, "signature": url(&signature) }).to_string()
     };
-    let member = |name: &str, value: Value| {
-        let mut value_of: Value = serde_json::from_slice(&original.to_flattened()).unwrap();
-        value_of[name] = value;
-        value_of.to_string()
+    let unprotected = |header: Value| {
+        let mut flattened: Value = serde_json::from_slice(&original.to_flattened()).unwrap();
+        flattened["header"] = header;
+        flattened.to_string()
     };
+    let (same, more) = (json!({ "alg": "ES256" }), json!({ "reviewed_by": "Dr. Who" }));
+    vec![
+        case(keys, "alg-none-compact", none, &["algorithm"]),
+        case(keys, "alg-hs256-compact", hs256, &["algorithm"]),
+        case(keys, "crit-compact", resigned(&header("crit", json!(["exp"]))), &["header_critical"]),
+        case(keys, "b64-false-flattened", unencoded, &["header_critical"]),
+        case(keys, "duplicate-alg-compact", resigned(twice.as_bytes()), &["header_malformed"]),
+        case(keys, "unprotected-alg-flattened", unprotected(same), &["header_unprotected"]),
+        case(keys, "unprotected-other-flattened", unprotected(more), &["header_unprotected"]),
+    ]
+}
+
+/// The same signature in other spellings, and none of its shape.
+fn other_spellings(keys: &Keys) -> Vec<Case> {
+    let original = signed(keys);
+    let [protected, payload, signature] = &parts(&original);
+    let der = url(&signature_to_der(original.jws().signature()).unwrap());
+    let der_flattened = flattened(&[protected.clone(), payload.clone(), der.clone()]);
     let general = json!({ "payload": payload, "signatures": [{ "protected": protected, "signature": signature }] });
     let mut loose = signature.clone();
     // 64 bytes leave four bits of the last character unused.
     let last = loose.pop().unwrap();
     loose.push(char::from(last as u8 + 1));
+    let standard = standard(original.jws().signature());
+    let with = |signature: &str| format!("{protected}.{payload}.{signature}");
     vec![
-        case(
-            keys,
-            "der-signature-flattened",
-            flattened(&[protected.clone(), payload.clone(), der.clone()]),
-            &["signature_length"],
-        ),
-        case(keys, "der-signature-compact", format!("{protected}.{payload}.{der}"), &["signature_length"]),
-        case(keys, "alg-none-compact", none, &["algorithm"]),
-        case(keys, "alg-hs256-compact", hs256, &["algorithm"]),
-        case(keys, "crit-compact", with_header("crit", json!(["exp"])).join("."), &["header_critical"]),
-        case(keys, "b64-false-flattened", unencoded, &["header_critical"]),
-        case(keys, "duplicate-alg-compact", twice.join("."), &["header_malformed"]),
-        case(keys, "unprotected-alg-flattened", member("header", json!({ "alg": "ES256" })), &["header_unprotected"]),
-        case(
-            keys,
-            "unprotected-other-flattened",
-            member("header", json!({ "reviewed_by": "Dr. Who" })),
-            &["header_unprotected"],
-        ),
+        case(keys, "der-signature-flattened", der_flattened, &["signature_length"]),
+        case(keys, "der-signature-compact", with(&der), &["signature_length"]),
         case(keys, "general-flattened", general.to_string(), &["shape"]),
-        case(keys, "padded-compact", format!("{protected}.{payload}.{signature}=="), &["base64url"]),
-        case(keys, "loose-bits-compact", format!("{protected}.{payload}.{loose}"), &["base64url"]),
-        case(
-            keys,
-            "standard-alphabet-compact",
-            format!("{protected}.{payload}.{}", standard(original.jws().signature())),
-            &["base64url"],
-        ),
+        case(keys, "padded-compact", with(&format!("{signature}==")), &["base64url"]),
+        case(keys, "loose-bits-compact", with(&loose), &["base64url"]),
+        case(keys, "standard-alphabet-compact", with(&standard), &["base64url"]),
     ]
 }
 

@@ -36,6 +36,7 @@ fn environment(manifests: &[Manifest]) -> Finding {
             Transport::Stdio(stdio) => &stdio.env,
             Transport::Http(http) => &http.headers,
             Transport::Rest(rest) => &rest.headers,
+            Transport::BuiltIn => continue,
         };
         let unset = |name: &&str| std::env::var_os(name).is_none();
         let names = texts.values().flat_map(|text| text.variables()).filter(unset);
@@ -94,7 +95,7 @@ fn check_token(token: &str, config: &Config) -> Finding {
 /// An upstream on this machine that listens where others reach it can be used without the gate.
 fn way_around(manifest: &Manifest) -> Option<Finding> {
     let url = match &manifest.transport {
-        Transport::Stdio(_) => return None,
+        Transport::Stdio(_) | Transport::BuiltIn => return None,
         Transport::Http(http) => &http.url,
         Transport::Rest(rest) => &rest.url,
     };

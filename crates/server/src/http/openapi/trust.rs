@@ -1,0 +1,70 @@
+//! Signing and verifying, described.
+
+use serde_json::{Value, json};
+
+use super::{Operation, any_object, item};
+
+pub(super) fn trust() -> Vec<(String, Value)> {
+    let operation = |id: &str, summary: &str| Operation::new("trust", id, summary);
+    let text = || json!({ "type": "string" });
+    let pending = "People have to agree first; the same answer as for any tool.";
+    let sign = operation("sign", "Sign an artifact by its digest, and record the signature in the log (trust:sign)")
+        .body(json!({
+            "type": "object", "required": ["artifact", "artifact_type"], "additionalProperties": false,
+            "properties": {
+                "artifact": { "type": "string", "description": "sha256: and 64 hexadecimal digits." },
+                "artifact_type": text(), "subject": text(), "metadata": { "type": "object" },
+                "statement": { "type": "object", "description": "An in-toto statement to sign: predicate_type, predicate." },
+            },
+        }))
+        .answers("200", "The signature with its Sigstore bundle.", any_object())
+        .answers("202", pending, any_object());
+    let verify = operation("verify", "Verify signatures of an artifact (trust:verify)")
+        .body(json!({
+            "type": "object", "required": ["artifact"], "additionalProperties": false,
+            "properties": {
+                "artifact": text(), "signature": text(), "bundle": { "type": "object" },
+                "trusted_root": { "type": "object" }, "identity": text(), "issuer": text(),
+            },
+        }))
+        .answers("200", "What was found; `valid` is the answer.", any_object());
+    let provenance = operation("getProvenance", "Everything signed about a scan or artifact (trust:get_provenance)")
+        .path("scan_id", "The scan_id or subject that signatures name, or an artifact's digest.")
+        .answers("200", "The chain, each signature verified again.", any_object());
+    let transparency = ["signer", "artifact_type", "artifact", "start_date", "end_date", "cursor"]
+        .into_iter()
+        .fold(
+            operation("queryTransparency", "Find signatures, newest first (trust:query_transparency)"),
+            |operation, name| operation.query(name, "string", "As the tool takes it."),
+        )
+        .query("limit", "integer", "Most entries, 1 to 1000; 10 by default.")
+        .answers(
+            "200",
+            "A page; `Link: <…>; rel=\"next\"` leads to the next.",
+            json!({ "type": "array", "items": { "type": "object" } }),
+        );
+    let signature = operation("getSignature", "One signature with its bundle (trust:get_signature)")
+        .path("entry_id", "The entry's id.")
+        .answers("200", "The signature.", any_object());
+    let stats = operation("getStats", "How much was signed and verified (trust:get_stats)").answers(
+        "200",
+        "The figures.",
+        any_object(),
+    );
+    let root = operation("trustedRoot", "Whom to trust for this node's signatures: a Sigstore trusted root")
+        .public()
+        .answers("200", "trusted_root.json", any_object());
+    let config = operation("trustConfig", "The same with the node's services: a Sigstore client trust config")
+        .public()
+        .answers("200", "trustconfig.json", any_object());
+    vec![
+        item("/v1/sign", vec![("post", sign)]),
+        item("/v1/verify", vec![("post", verify)]),
+        item("/v1/provenance/{scan_id}", vec![("get", provenance)]),
+        item("/v1/transparency", vec![("get", transparency)]),
+        item("/v1/signatures/{entry_id}", vec![("get", signature)]),
+        item("/v1/stats", vec![("get", stats)]),
+        item("/trust/trusted_root.json", vec![("get", root)]),
+        item("/trust/trustconfig.json", vec![("get", config)]),
+    ]
+}

@@ -1,0 +1,186 @@
+//! The built-in upstream `trust`: signing and verifying in Sigstore's shapes, as tools behind the gate.
+//!
+//! - [`tools`]: what the tools are called, take and give.
+//! - [`custody`]: the node's authorities, sealed in the directory; whom others may trust.
+//! - [`sign`], [`verify`], [`find`]: the tools. Pure cryptography is in `countersign_trust`.
+//!
+//! A signature is a public entry of the node's own log and a row beside it, in one append. Its bundle is made whenever it is asked
+//! for, with the newest checkpoint.
+
+mod custody;
+mod find;
+mod sign;
+mod tools;
+mod verify;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use countersign_catalog::Manifest;
+use countersign_domain::{Millis, Principal, UpstreamName};
+use countersign_gate::keyring::{Keyring, WorkspaceKeys};
+use countersign_gate::permit::Permit;
+use countersign_gate::upstream::{
+    DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
+};
+use countersign_ledger::{AppendError, Ledger, Reader, StoreError};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+pub(crate) use custody::{Custody, CustodyError, Published};
+pub(crate) use tools::NAME;
+
+/// The node's signing and verifying.
+pub(crate) struct Trust {
+    name: UpstreamName,
+    ledger: Ledger,
+    keyring: Arc<Keyring>,
+    custody: Arc<Custody>,
+    /// The node's URL, which vouches for its callers.
+    base_url: String,
+    clock: fn() -> Millis,
+    tools: Vec<Box<RawValue>>,
+    changes: watch::Sender<u64>,
+}
+
+/// Why a tool gave no answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// What the caller can mend. A result, marked as an error.
+    #[error("{0}")]
+    Input(String),
+    /// Nothing was done.
+    #[error("{0}")]
+    Undone(String),
+    /// It may have been done.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Undone(format!("the ledger cannot be read: {error}"))
+    }
+}
+
+impl From<AppendError> for Failure {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Undecided => Self::Unknown(error.to_string()),
+            AppendError::Conflict(_) | AppendError::Overloaded | AppendError::Unavailable(_) | AppendError::Closed => {
+                Self::Undone(error.to_string())
+            }
+        }
+    }
+}
+
+impl Trust {
+    /// The capability and its manifest.
+    ///
+    /// # Errors
+    /// If a definition of ours cannot be pinned, in words.
+    pub fn capability(
+        ledger: Ledger,
+        keyring: Arc<Keyring>,
+        custody: Arc<Custody>,
+        base_url: String,
+        clock: fn() -> Millis,
+    ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
+        let (manifest, tools) = tools::described()?;
+        let name = manifest.upstream.clone();
+        let trust = Self { name, ledger, keyring, custody, base_url, clock, tools, changes: watch::Sender::new(0) };
+        Ok((manifest, Arc::new(trust)))
+    }
+
+    async fn call(&self, tool: &str, principal: &Principal, arguments: &str) -> Result<Value, Failure> {
+        match tool {
+            tools::SIGN => self.sign(principal, tools::read(arguments)?).await,
+            tools::VERIFY => self.verify(principal, tools::read(arguments)?).await,
+            tools::PROVENANCE => self.provenance(principal, tools::read(arguments)?).await,
+            tools::QUERY => self.query(principal, tools::read(arguments)?).await,
+            tools::SIGNATURE => self.signature(principal, tools::read(arguments)?).await,
+            tools::STATS => self.stats(principal, tools::read(arguments)?).await,
+            other => Err(Failure::Input(format!("there is no tool {other:?} here"))),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        Ok(self.ledger.read(read).await?)
+    }
+
+    /// By whom signatures of this principal say that they were made: a URI that only this node can turn back into a name, unless
+    /// somebody tells.
+    async fn identity(&self, principal: &Principal) -> Result<String, Failure> {
+        let keys = self.keys(principal).await?;
+        let pseudonym = keys.fingerprint("signer", &[principal.caller_key().as_bytes()]);
+        let hexadecimal: String = pseudonym[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("{}{hexadecimal}", self.identities(principal)))
+    }
+
+    /// What the identities of the principal's workspace begin with.
+    fn identities(&self, principal: &Principal) -> String {
+        format!("{}/workspaces/{}/signers/", self.base_url, principal.workspace)
+    }
+
+    async fn keys(&self, principal: &Principal) -> Result<Arc<WorkspaceKeys>, Failure> {
+        let keys = self.keyring.workspace(&principal.workspace).await;
+        keys.map_err(|error| Failure::Undone(format!("the workspace's key: {error}")))
+    }
+}
+
+#[async_trait]
+impl Upstream for Trust {
+    fn name(&self) -> &UpstreamName {
+        &self.name
+    }
+
+    async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
+        // A signature that was begun is finished; what only looks can be left.
+        let name = permit.tool().tool.clone();
+        let called = self.call(&name, permit.principal(), permit.arguments().get());
+        let answered = tokio::select! {
+            biased;
+            answered = tokio::time::timeout_at(permit.deadline().into(), called) => answered,
+            () = exchange.cancelled(), if name != tools::SIGN => return Err(DispatchError::Cancelled),
+        };
+        match answered {
+            Ok(Ok(value)) => result(&value, false),
+            Ok(Err(Failure::Input(why))) => result(&json!({ "error": why }), true),
+            Ok(Err(Failure::Undone(why))) => Err(DispatchError::NotSent(why)),
+            Ok(Err(Failure::Unknown(why))) => Err(DispatchError::Lost(why)),
+            Err(_) => Err(DispatchError::Timeout),
+        }
+    }
+
+    async fn discover(&self) -> Result<Discovered, DiscoverError> {
+        Ok(Discovered { tools: self.tools.clone(), ..Discovered::default() })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn status(&self) -> UpstreamStatus {
+        UpstreamStatus { state: "ready".into(), protocol: None, error: None }
+    }
+
+    async fn shutdown(&self) {}
+}
+
+/// A `CallToolResult` with structured content and the same as text, as older clients read it.
+fn result(value: &Value, is_error: bool) -> Result<ToolResult, DispatchError> {
+    let text = match (is_error, value.get("error").and_then(Value::as_str)) {
+        (true, Some(why)) => why.to_owned(),
+        (_, _) => value.to_string(),
+    };
+    let mut whole = json!({ "content": [{ "type": "text", "text": text }], "isError": is_error });
+    if !is_error {
+        whole["structuredContent"] = value.clone();
+    }
+    let raw = serde_json::value::to_raw_value(&whole).map_err(|e| DispatchError::Protocol(e.to_string()))?;
+    Ok(ToolResult { raw, is_error })
+}

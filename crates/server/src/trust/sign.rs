@@ -1,0 +1,190 @@
+//! `sign`, and what a signature looks like from then on.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_domain::Principal;
+use countersign_ledger::state::StateOp;
+use countersign_ledger::trust::{TrustKind, TrustRow};
+use countersign_ledger::{Append, Inclusion, PublicEntry};
+use countersign_proof::note::VerifierKey;
+use countersign_trust::bundle::{Bundle, Content, Material};
+use countersign_trust::certificate::Identity;
+use countersign_trust::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE, Statement};
+use countersign_trust::hashedrekord::{HashedRekord, Verifier};
+use countersign_trust::keys::HashAlgorithm;
+use countersign_trust::sign::{Logged, Payload, Signatory, log_entry, prepare};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::custody::{CustodyError, entropy};
+use super::{Failure, Trust, tools};
+use crate::time::rfc3339;
+
+/// The most bytes of a statement.
+const MAX_STATEMENT: usize = 64 << 10;
+
+/// What is kept of a signature beside its public entry.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// The signature, base64: what lists show without a look into the log.
+    pub signature: String,
+    /// DER of the timestamp's answer, base64.
+    timestamp: String,
+    /// The statement's bytes, base64, if it is one about the artifact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    statement: Option<String>,
+    /// What the signer said of it.
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+impl From<CustodyError> for Failure {
+    fn from(error: CustodyError) -> Self {
+        match error {
+            CustodyError::Append(error) => error.into(),
+            CustodyError::Store(error) => error.into(),
+            CustodyError::Unusable(why) => Self::Undone(why),
+        }
+    }
+}
+
+impl Trust {
+    pub(super) async fn sign(&self, principal: &Principal, wanted: tools::Sign) -> Result<Value, Failure> {
+        let digest = tools::digest(&wanted.artifact)?;
+        let metadata = wanted.metadata.unwrap_or_default();
+        if serde_json::to_vec(&metadata).map_or(usize::MAX, |text| text.len()) > tools::MAX_METADATA {
+            return Err(Failure::Input(format!("metadata is more than {} bytes long", tools::MAX_METADATA)));
+        }
+        let statement = wanted.statement.map(|claim| {
+            let name = wanted.subject.as_deref().unwrap_or_default();
+            Statement::about(name, &digest, &claim.predicate_type, claim.predicate).to_payload()
+        });
+        let statement = statement.transpose().map_err(|e| Failure::Input(format!("statement: {e}")))?;
+        if statement.as_ref().is_some_and(|bytes| bytes.len() > MAX_STATEMENT) {
+            return Err(Failure::Input(format!("a statement has at most {MAX_STATEMENT} bytes")));
+        }
+        let authority = self.custody.authorities().await?;
+        let signer = self.identity(principal).await?;
+        let identity = Identity::uri(&signer).map_err(|e| Failure::Undone(format!("the signer's identity: {e}")))?;
+        let who = Signatory { identity: &identity, issuer: self.custody.issuer() };
+        let payload = statement.as_deref().map_or(Payload::Artifact(digest), Payload::Statement);
+        let now = (self.clock)();
+        let seed = entropy()?;
+        let unlogged = prepare(&authority.current, who, &payload, &seed, now);
+        let unlogged = unlogged.map_err(|e| Failure::Undone(format!("nothing was signed: {e}")))?;
+        let id = Uuid::now_v7();
+        let chain = metadata.get("scan_id").and_then(Value::as_str).map(str::to_owned);
+        let kept = Kept {
+            signature: STANDARD.encode(unlogged.signature()),
+            timestamp: STANDARD.encode(&unlogged.timestamps()[0]),
+            statement: statement.map(|bytes| STANDARD.encode(bytes)),
+            metadata,
+        };
+        let row = TrustRow {
+            id,
+            workspace: principal.workspace.clone(),
+            kind: TrustKind::Signature,
+            at: now,
+            artifact: digest.to_string(),
+            artifact_type: wanted.artifact_type,
+            subject: wanted.subject,
+            chain,
+            signer,
+            valid: None,
+            body: serde_json::to_string(&kept).map_err(|e| Failure::Undone(e.to_string()))?,
+        };
+        let entry = PublicEntry::new(id, principal.workspace.clone(), unlogged.leaf().to_vec());
+        let entries = vec![entry.map_err(|e| Failure::Undone(e.to_string()))?];
+        let ops = vec![StateOp::TrustRecord { row: Box::new(row.clone()) }];
+        self.ledger.append(Append { entries, ops, ..Append::default() }).await?;
+        self.shown(&row).await.map_err(|failure| match failure {
+            // It is signed and logged; only showing it failed.
+            Failure::Undone(why) | Failure::Input(why) | Failure::Unknown(why) => Failure::Unknown(why),
+        })
+    }
+
+    /// A signature as callers see it.
+    pub(super) async fn shown(&self, row: &TrustRow) -> Result<Value, Failure> {
+        let whole = self.whole(row).await?;
+        Ok(json!({
+            "entry_id": row.id.to_string(),
+            "artifact": row.artifact,
+            "artifact_type": row.artifact_type,
+            "subject": row.subject,
+            "timestamp": rfc3339(row.at),
+            "signature": whole.kept.signature,
+            "certificate": whole.certificate.as_deref().map(pem),
+            "signer": row.signer,
+            "issuer": self.custody.issuer(),
+            "transparency_entry": {
+                "uuid": row.id.to_string(), "index": whole.inclusion.index, "log": whole.inclusion.origin,
+                "timestamp": rfc3339(row.at),
+            },
+            "rekor_url": self.url_of(row.id),
+            "metadata": whole.kept.metadata,
+            "bundle": serde_json::from_slice::<Value>(&whole.bundle.to_json()).unwrap_or_default(),
+        }))
+    }
+
+    /// Where a signature is found.
+    pub(super) fn url_of(&self, id: Uuid) -> String {
+        format!("{}/v1/signatures/{id}", self.base_url)
+    }
+
+    /// A recorded signature put together again, proved against the log's newest checkpoint.
+    pub(super) async fn whole(&self, row: &TrustRow) -> Result<Whole, Failure> {
+        let id = row.id;
+        let broken = |why: &str| Failure::Undone(format!("signature {id}: {why}"));
+        let entry =
+            self.read(move |r| r.public_entry(id)).await?.ok_or_else(|| broken("it has no entry in the log"))?;
+        let inclusion = self.ledger.inclusion(entry.shard, entry.index).await?;
+        let inclusion = inclusion.ok_or_else(|| broken("its entry is not yet under a checkpoint"))?;
+        let kept: Kept = serde_json::from_str(&row.body).map_err(|e| broken(&e.to_string()))?;
+        assemble(&entry.body, kept, inclusion).map_err(|why| broken(&why))
+    }
+}
+
+/// A signature with everything that a verifier wants.
+pub(super) struct Whole {
+    pub bundle: Bundle,
+    /// DER.
+    pub certificate: Option<Vec<u8>>,
+    pub inclusion: Inclusion,
+    pub kept: Kept,
+}
+
+fn assemble(leaf: &[u8], kept: Kept, inclusion: Inclusion) -> Result<Whole, String> {
+    let words = |e: &dyn std::fmt::Display| e.to_string();
+    let record = HashedRekord::parse_body(leaf).map_err(|e| words(&e))?;
+    let log: VerifierKey = inclusion.vkey.parse().map_err(|e| words(&e))?;
+    let proof = inclusion.hashes.clone();
+    let logged = Logged { index: inclusion.index, proof, checkpoint: &inclusion.checkpoint, log: &log };
+    let entries = vec![log_entry(leaf, &logged).map_err(|e| words(&e))?];
+    let (material, certificate) = match record.verifier {
+        Verifier::Certificate(der) => (Material::Certificate(der.clone()), Some(der)),
+        Verifier::PublicKey(_) => return Err("it is by a bare key".to_owned()),
+    };
+    let content = match &kept.statement {
+        None => Content::MessageSignature {
+            digest: Some((HashAlgorithm::Sha256, record.digest)),
+            signature: record.signature,
+        },
+        Some(statement) => Content::Dsse(Envelope {
+            payload: STANDARD.decode(statement).map_err(|e| words(&e))?,
+            payload_type: IN_TOTO_PAYLOAD_TYPE.to_owned(),
+            signature: record.signature,
+            key_id: String::new(),
+        }),
+    };
+    let timestamps = vec![STANDARD.decode(&kept.timestamp).map_err(|e| words(&e))?];
+    Ok(Whole { bundle: Bundle { material, entries, timestamps, content }, certificate, inclusion, kept })
+}
+
+/// RFC 7468.
+pub(super) fn pem(der: &[u8]) -> String {
+    let encoded = STANDARD.encode(der);
+    let lines: Vec<&str> =
+        encoded.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}

@@ -1,0 +1,159 @@
+//! `verify`: a bundle that the caller brings, or what this node recorded of an artifact.
+
+use countersign_domain::Principal;
+use countersign_ledger::Append;
+use countersign_ledger::state::StateOp;
+use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
+use countersign_trust::report::Report;
+use countersign_trust::root::TrustedRoot;
+use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::sign::pem;
+use super::{Failure, Trust, tools};
+use crate::time::rfc3339;
+
+/// How many recorded signatures of one artifact are looked at, newest first.
+const TRIED: u32 = 50;
+
+/// What was verified.
+struct Verified {
+    report: Report,
+    /// The recorded signature that it was about.
+    recorded: Option<TrustRow>,
+    /// DER, leaf first.
+    chain: Vec<Vec<u8>>,
+}
+
+impl Trust {
+    pub(super) async fn verify(&self, principal: &Principal, wanted: tools::Verify) -> Result<Value, Failure> {
+        let digest = tools::digest(&wanted.artifact)?;
+        let artifact = Artifact::Sha256(digest);
+        let policy = self.expected(principal, &wanted)?;
+        let published = self.custody.published().await?;
+        let verified = match &wanted.bundle {
+            Some(bundle) => {
+                let root = match &wanted.trusted_root {
+                    Some(root) => TrustedRoot::parse(root.to_string().as_bytes())
+                        .map_err(|e| Failure::Input(format!("trusted_root: {e}")))?,
+                    None => published.trusted_root,
+                };
+                let report = verify(bundle.to_string().as_bytes(), &artifact, &root, &policy);
+                Some(Verified { report, recorded: None, chain: Vec::new() })
+            }
+            None => {
+                let given = (&artifact, &published.trusted_root, &policy);
+                self.recorded(principal, &digest.to_string(), wanted.signature.as_deref(), given).await?
+            }
+        };
+        let now = (self.clock)();
+        let recorded = verified.as_ref().and_then(|verified| verified.recorded.as_ref());
+        let row = TrustRow {
+            id: Uuid::now_v7(),
+            workspace: principal.workspace.clone(),
+            kind: TrustKind::Verification,
+            at: now,
+            artifact: digest.to_string(),
+            artifact_type: String::new(),
+            subject: recorded.and_then(|row| row.subject.clone()),
+            chain: recorded.and_then(|row| row.chain.clone()),
+            signer: verified.as_ref().and_then(|v| v.report.signer.clone()).unwrap_or_default(),
+            valid: Some(verified.as_ref().is_some_and(|v| v.report.is_valid())),
+            body: json!({ "by": self.identity(principal).await? }).to_string(),
+        };
+        let ops = vec![StateOp::TrustRecord { row: Box::new(row) }];
+        self.ledger.append(Append { ops, ..Append::default() }).await?;
+        Ok(match verified {
+            Some(verified) => self.told(&verified, now),
+            None => json!({
+                "valid": false,
+                "verified_at": rfc3339(now),
+                "signer": null,
+                "transparency_index": null,
+                "rekor_entry_url": null,
+                "certificate_chain": null,
+                "checks": [],
+                "reason": "this node has recorded no such signature of the artifact; give its bundle to verify another's",
+            }),
+        })
+    }
+
+    /// Whom the caller expects. Who says nothing expects anybody of its own workspace at this node.
+    fn expected(&self, principal: &Principal, wanted: &tools::Verify) -> Result<Policy, Failure> {
+        let pattern = |text: &str| match text.contains('*') {
+            true => Pattern::Glob(text.to_owned()),
+            false => Pattern::Exact(text.to_owned()),
+        };
+        if wanted.identity.is_none() && (wanted.issuer.is_some() || wanted.trusted_root.is_some()) {
+            return Err(Failure::Input("say with `identity` who is expected to have signed".to_owned()));
+        }
+        let identity = match &wanted.identity {
+            Some(identity) => pattern(identity),
+            None => Pattern::Glob(format!("{}*", self.identities(principal))),
+        };
+        let issuer = wanted.issuer.as_deref().unwrap_or(self.custody.issuer());
+        let expected = Expected::Certificate { identity, issuer: pattern(issuer) };
+        Ok(Policy { expected, ..Policy::default() })
+    }
+
+    /// The newest recorded signature that is valid, or else the newest. One that the caller names is the only one.
+    async fn recorded(
+        &self,
+        principal: &Principal,
+        artifact: &str,
+        signature: Option<&str>,
+        (given, root, policy): (&Artifact<'_>, &TrustedRoot, &Policy),
+    ) -> Result<Option<Verified>, Failure> {
+        let query = TrustQuery {
+            kind: Some(TrustKind::Signature),
+            artifact: Some(artifact.to_owned()),
+            limit: TRIED,
+            ..TrustQuery::of(principal.workspace.clone())
+        };
+        let page = self.read(move |r| r.trust_rows(&query)).await?;
+        let mut first = None;
+        for row in page.rows {
+            let whole = self.whole(&row).await?;
+            if signature.is_some_and(|wanted| wanted != whole.kept.signature) {
+                continue;
+            }
+            let report = verify(&whole.bundle.to_json(), given, root, policy);
+            let valid = report.is_valid();
+            let chain = whole.certificate.into_iter().collect();
+            let verified = Verified { report, recorded: Some(row), chain };
+            if valid || signature.is_some() {
+                return Ok(Some(verified));
+            }
+            first = first.or(Some(verified));
+        }
+        Ok(first)
+    }
+
+    fn told(&self, verified: &Verified, now: u64) -> Value {
+        let report = &verified.report;
+        let chain: Vec<String> = verified.chain.iter().map(|der| pem(der)).collect();
+        let url = verified.recorded.as_ref().map(|row| self.url_of(row.id));
+        let mut told = json!({
+            "valid": report.is_valid(),
+            "verified_at": rfc3339(now),
+            "signer": report.signer,
+            "issuer": report.issuer,
+            "transparency_index": report.logs.first().map(|place| place.index),
+            "rekor_entry_url": url,
+            "certificate_chain": if chain.is_empty() { Value::Null } else { json!(chain) },
+            "signed_at": report.times.iter().map(|time| rfc3339(time.seconds * 1000)).collect::<Vec<_>>(),
+            "logs": report.logs,
+            "checks": report.checks,
+            "not_checked": report.not_checked,
+        });
+        let reasons: Vec<_> = report.failures().map(|code| code.name()).collect();
+        if !reasons.is_empty() {
+            told["reason"] = json!(reasons.join(", "));
+        }
+        if let Some(predicate) = &report.predicate_type {
+            told["predicate_type"] = json!(predicate);
+        }
+        told
+    }
+}

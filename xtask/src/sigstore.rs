@@ -1,0 +1,266 @@
+//! `cargo xtask sigstore`: bundles that a running node signs are accepted by other people's verifiers, unmodified, and refused by
+//! each of them after one thing was changed. The verifiers are sigstore-python, `@sigstore/verify` and, offline, our own command
+//! line; each reads the node's published trust config and nothing else of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_proof::digest::Digest;
+use countersign_testkit::node::Launch;
+use countersign_testkit::{Home, Node, mcp};
+use serde_json::{Value, json};
+
+use crate::{paths, setup};
+
+/// Verifiers that don't look at something that was changed, and why that is theirs to decide.
+const LENIENT: &[(&str, &str)] = &[
+    // It takes authorities by their certificates' own validity and leaves the root's windows aside.
+    ("python", "an authority that ended before"),
+    // It computes the root out of leaf and path and compares that with the checkpoint's; the copy beside the path is not read.
+    ("javascript", "the root"),
+];
+
+/// A bundle with whom to trust for it, and what should come of it.
+struct Case {
+    name: String,
+    bundle: Value,
+    trust_config: Value,
+    artifact: Vec<u8>,
+    identity: String,
+    issuer: String,
+    accepted: bool,
+}
+
+/// Signs, changes, and has everybody verify.
+///
+/// # Errors
+/// If the test itself cannot be run.
+pub fn run(binary: &Path) -> Result<bool> {
+    setup::verifiers()?;
+    let directory = paths::run_directory("sigstore")?;
+    let home = Home::create(&directory.join("home"), "[trust]\nenabled = true\n")?;
+    home.access("all", "permit (principal, action, resource);\n")?;
+    let node = Launch::new(binary).start(&home)?;
+    let cases = cases(&node)?;
+    node.stop()?;
+
+    let files = write(&directory, &cases)?;
+    let verifiers = setup::verifiers_directory();
+    let script = |name: &str| paths::root().join("xtask/verifiers").join(name);
+    let mut python = Command::new(verifiers.join("venv/bin/python"));
+    python.arg(script("sigstore_verify.py"));
+    let mut javascript = Command::new(setup::node_path());
+    javascript.arg(script("sigstore_verify.mjs")).current_dir(&verifiers);
+    let verdicts = [
+        ("python", verdicts(python, &files)?),
+        ("javascript", verdicts(javascript, &files)?),
+        ("countersign", own(binary, &directory, &files)?),
+    ];
+    Ok(count(&cases, &verdicts))
+}
+
+fn count(cases: &[Case], verdicts: &[(&str, BTreeMap<String, bool>)]) -> bool {
+    let (mut accepted, mut good, mut refused, mut changed) = (0, 0, 0, 0);
+    for (verifier, verdicts) in verdicts {
+        for case in cases {
+            let what = case.name.split_once(": ").map_or("", |(_, what)| what);
+            let verdict = verdicts.get(&case.name).copied();
+            match (case.accepted, LENIENT.contains(&(*verifier, what))) {
+                (true, _) => {
+                    good += 1;
+                    accepted += usize::from(verdict == Some(true));
+                }
+                (false, true) => {
+                    println!("{verifier} does not look at this: {} ({verdict:?})", case.name);
+                    continue;
+                }
+                (false, false) => {
+                    changed += 1;
+                    refused += usize::from(verdict == Some(false));
+                }
+            }
+            if verdict != Some(case.accepted) {
+                println!("{verifier}, {}: {verdict:?} instead of {}", case.name, case.accepted);
+            }
+        }
+    }
+    println!("sigstore: accepted {accepted}/{good}, mutations refused {refused}/{changed}");
+    accepted == good && refused == changed && good > 0 && changed > 0
+}
+
+/// An artifact over MCP and a statement over HTTP, and each of them changed.
+fn cases(node: &Node) -> Result<Vec<Case>> {
+    let agent = node.home().agent("release-bot", &["tester"]);
+    let mut client = node.client(&agent);
+    let artifact = b"hello receipt\n".to_vec();
+    let digest = Digest::of(&artifact).to_string();
+    let arguments = json!({ "artifact": digest, "artifact_type": "release", "subject": "hello:1" });
+    let signed = mcp::call_tool(&mut client, "/mcp", "trust_sign", &arguments)?;
+    let statement = json!({
+        "artifact": digest, "artifact_type": "provenance", "subject": "hello:1",
+        "statement": { "predicate_type": "https://slsa.dev/provenance/v1", "predicate": { "buildDefinition": {} } },
+    });
+    let stated = client.post("/v1/sign", &statement)?.expect(200)?;
+    // The first signature's proof is now under a checkpoint of a larger tree.
+    let first = &signed["structuredContent"];
+    let id = first["entry_id"].as_str().with_context(|| format!("nothing was signed: {signed}"))?;
+    let again = client.get(&format!("/v1/signatures/{id}"))?.expect(200)?;
+    let trust_config = node.anonymous().get("/trust/trustconfig.json")?.expect(200)?;
+    let mut cases = Vec::new();
+    for (name, signed) in [("artifact", first), ("artifact later", &again), ("statement", &stated)] {
+        let text = |member: &str| signed[member].as_str().map(str::to_owned).context("a signer and an issuer");
+        let good = Case {
+            name: name.to_owned(),
+            bundle: signed["bundle"].clone(),
+            trust_config: trust_config.clone(),
+            artifact: artifact.clone(),
+            identity: text("signer")?,
+            issuer: text("issuer")?,
+            accepted: true,
+        };
+        cases.extend(changed(&good)?);
+        cases.push(good);
+    }
+    Ok(cases)
+}
+
+/// The same with one thing changed, well-formed as far as a changed byte can be.
+fn changed(good: &Case) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    let mut add = |what: &str, change: &dyn Fn(&mut Case) -> Result<()>| -> Result<()> {
+        let mut case = Case {
+            name: format!("{}: {what}", good.name),
+            bundle: good.bundle.clone(),
+            trust_config: good.trust_config.clone(),
+            artifact: good.artifact.clone(),
+            identity: good.identity.clone(),
+            issuer: good.issuer.clone(),
+            accepted: false,
+        };
+        change(&mut case)?;
+        ensure!(case.bundle != good.bundle || what.starts_with("an"), "{what}: nothing was changed");
+        cases.push(case);
+        Ok(())
+    };
+    let signature = match good.bundle.pointer("/messageSignature/signature") {
+        Some(_) => "/messageSignature/signature",
+        None => "/dsseEnvelope/signatures/0/sig",
+    };
+    let entry = "/verificationMaterial/tlogEntries/0";
+    add("another artifact", &|case| {
+        case.artifact[0] ^= 1;
+        Ok(())
+    })?;
+    add("the signature", &|case| flip(&mut case.bundle, signature))?;
+    add("the certificate", &|case| flip(&mut case.bundle, "/verificationMaterial/certificate/rawBytes"))?;
+    let stamp = "/verificationMaterial/timestampVerificationData/rfc3161Timestamps/0/signedTimestamp";
+    add("the timestamp", &|case| flip(&mut case.bundle, stamp))?;
+    add("the inclusion proof", &|case| flip(&mut case.bundle, &format!("{entry}/inclusionProof/hashes/0")))?;
+    add("the root", &|case| flip(&mut case.bundle, &format!("{entry}/inclusionProof/rootHash")))?;
+    add("the checkpoint's signature", &|case| {
+        let note = at(&mut case.bundle, &format!("{entry}/inclusionProof/checkpoint/envelope"))?;
+        let text = note.as_str().context("a checkpoint")?.to_owned();
+        let (rest, last) = text.trim_end().rsplit_once(' ').context("a signature line")?;
+        let mut bytes = STANDARD.decode(last)?;
+        *bytes.last_mut().context("a signature")? ^= 1;
+        *note = json!(format!("{rest} {}\n", STANDARD.encode(bytes)));
+        Ok(())
+    })?;
+    add("an identity of somebody else", &|case| {
+        case.identity.push('0');
+        Ok(())
+    })?;
+    add("an issuer of somebody else", &|case| {
+        case.issuer = "https://issuer.example".to_owned();
+        Ok(())
+    })?;
+    add("an authority that ended before", &|case| {
+        let window = at(&mut case.trust_config, "/trustedRoot/certificateAuthorities/0/validFor")?;
+        let start = window["start"].clone();
+        window["end"] = start;
+        Ok(())
+    })?;
+    Ok(cases)
+}
+
+fn at<'a>(value: &'a mut Value, pointer: &str) -> Result<&'a mut Value> {
+    value.pointer_mut(pointer).with_context(|| format!("no {pointer}"))
+}
+
+/// Changes the last byte of what stands there in base64.
+fn flip(value: &mut Value, pointer: &str) -> Result<()> {
+    let member = at(value, pointer)?;
+    let mut bytes = STANDARD.decode(member.as_str().context("no text")?)?;
+    *bytes.last_mut().context("nothing there")? ^= 1;
+    *member = json!(STANDARD.encode(bytes));
+    Ok(())
+}
+
+/// The cases as files, and the list that the verifiers read.
+fn write(directory: &Path, cases: &[Case]) -> Result<Value> {
+    let mut list = Vec::new();
+    for (number, case) in cases.iter().enumerate() {
+        let file = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
+            let path = directory.join(format!("{number}-{name}"));
+            fs::write(&path, bytes)?;
+            Ok(path)
+        };
+        list.push(json!({
+            "name": case.name,
+            "bundle": file("bundle.sigstore.json", case.bundle.to_string().as_bytes())?,
+            "trust_config": file("trustconfig.json", case.trust_config.to_string().as_bytes())?,
+            "artifact": file("artifact", &case.artifact)?,
+            "identity": case.identity,
+            "issuer": case.issuer,
+        }));
+    }
+    Ok(Value::Array(list))
+}
+
+/// What another's program says of each case.
+fn verdicts(mut command: Command, cases: &Value) -> Result<BTreeMap<String, bool>> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("running a verifier")?;
+    child.stdin.take().context("no pipe")?.write_all(cases.to_string().as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "a verifier ended with {}", output.status);
+    let mut verdicts = BTreeMap::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let verdict: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+        let (Some(name), Some(ok)) = (verdict["name"].as_str(), verdict["ok"].as_bool()) else {
+            bail!("not a verdict: {line}");
+        };
+        verdicts.insert(name.to_owned(), ok);
+    }
+    Ok(verdicts)
+}
+
+/// What our own command line says, offline and without a home.
+fn own(binary: &Path, directory: &Path, cases: &Value) -> Result<BTreeMap<String, bool>> {
+    let mut verdicts = BTreeMap::new();
+    for case in cases.as_array().into_iter().flatten() {
+        let text = |member: &str| case[member].as_str().context("a text");
+        let config: Value = serde_json::from_slice(&fs::read(text("trust_config")?)?)?;
+        let root = directory.join("trusted_root.json");
+        fs::write(&root, config["trustedRoot"].to_string())?;
+        let status = Command::new(binary)
+            .args(["trust", "verify", text("artifact")?, "--bundle", text("bundle")?])
+            .args(["--identity", text("identity")?, "--issuer", text("issuer")?, "--trusted-root"])
+            .arg(&root)
+            .env_clear()
+            .stdout(Stdio::null())
+            .status()?;
+        let verdict = match status.code() {
+            Some(0) => true,
+            Some(3) => false,
+            code => bail!("{}: exit code {code:?}", text("name")?),
+        };
+        verdicts.insert(text("name")?.to_owned(), verdict);
+    }
+    Ok(verdicts)
+}
