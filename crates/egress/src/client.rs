@@ -114,6 +114,9 @@ impl PurposeClient {
             let connection = used.insert(connection);
             match connection.send(request).await {
                 Ok(response) => {
+                    // No path and no query: they may hold what nobody else is to know.
+                    let (purpose, status) = (self.purpose.as_str(), response.status().as_u16());
+                    tracing::trace!(purpose, %origin, status, fresh, "answered");
                     let (head, body) = response.into_parts();
                     let connection = used.take();
                     let mut response = Response { head, body, connection, origin, pool: Arc::clone(&self.pool) };

@@ -225,7 +225,8 @@ impl Node {
         let gate =
             Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config, connections)?);
         let gate = gate.await.map_err(StartError::Gate)?;
-        if let Some(trust) = &trust_name {
+        if let (Some(trust), Some(custody)) = (&trust_name, &custody) {
+            custody.open().await.map_err(|error| StartError::Setup(error.to_string()))?;
             // Its definitions are here: nobody has to find the tools missing while they are listed.
             gate.registry().refresh(trust).await.map_err(|error| StartError::Setup(error.to_string()))?;
         }

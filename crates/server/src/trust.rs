@@ -26,7 +26,7 @@ use countersign_gate::upstream::{
 use countersign_ledger::{AppendError, Ledger, Reader, StoreError};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub(crate) use custody::{Custody, CustodyError, Published};
 pub(crate) use tools::NAME;
@@ -42,6 +42,8 @@ pub(crate) struct Trust {
     clock: fn() -> Millis,
     tools: Vec<Box<RawValue>>,
     changes: watch::Sender<u64>,
+    /// As many computations at a time as there are cores; the others wait, within their calls' deadlines.
+    computing: Semaphore,
 }
 
 /// Why a tool gave no answer.
@@ -89,7 +91,9 @@ impl Trust {
     ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
         let (manifest, tools) = tools::described()?;
         let name = manifest.upstream.clone();
-        let trust = Self { name, ledger, keyring, custody, base_url, clock, tools, changes: watch::Sender::new(0) };
+        let computing = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
+        let changes = watch::Sender::new(0);
+        let trust = Self { name, ledger, keyring, custody, base_url, clock, tools, changes, computing };
         Ok((manifest, Arc::new(trust)))
     }
 
@@ -103,6 +107,13 @@ impl Trust {
             tools::STATS => self.stats(principal, tools::read(arguments)?).await,
             other => Err(Failure::Input(format!("there is no tool {other:?} here"))),
         }
+    }
+
+    /// Runs what takes milliseconds of computing apart from the threads that serve requests.
+    async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let undone = |why: String| Failure::Undone(format!("it could not be computed: {why}"));
+        let _turn = self.computing.acquire().await.map_err(|e| undone(e.to_string()))?;
+        tokio::task::spawn_blocking(work).await.map_err(|e| undone(e.to_string()))
     }
 
     async fn read<T: Send + 'static>(

@@ -1,4 +1,4 @@
-//! The node's certificate, SCT and timestamp authorities: made on first use, sealed in the directory under the node's own key, and
+//! The node's certificate, SCT and timestamp authorities: made by the first node that starts to sign, sealed in the directory under the node's own key, and
 //! the same for all nodes of a database. What verifiers need of them, and of the log, is published.
 
 use std::sync::Arc;
@@ -100,7 +100,18 @@ impl Custody {
         &self.issuer
     }
 
-    /// The authorities as they are now; the first is made if there is none.
+    /// Makes the first authority if there is none yet. Called at the start, so that no request makes one.
+    ///
+    /// # Errors
+    /// [`CustodyError`].
+    pub async fn open(&self) -> Result<(), CustodyError> {
+        if self.load().await?.is_none() {
+            self.make().await?;
+        }
+        Ok(())
+    }
+
+    /// The authorities as they are now.
     ///
     /// # Errors
     /// [`CustodyError`].
@@ -110,13 +121,7 @@ impl Custody {
         if let Some(known) = loaded.as_ref().filter(|known| known.version == version) {
             return Ok(Arc::clone(known));
         }
-        let read = match self.load().await? {
-            Some(read) => read,
-            None => {
-                self.make().await?;
-                self.load().await?.ok_or_else(|| unusable("the new authority was not stored"))?
-            }
-        };
+        let read = self.load().await?.ok_or_else(|| unusable("there is no authority that signs"))?;
         Ok(Arc::clone(loaded.insert(Arc::new(read))))
     }
 

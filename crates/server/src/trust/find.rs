@@ -1,11 +1,14 @@
 //! `query_transparency`, `get_signature`, `get_provenance`, `get_stats`: what was signed and verified in the caller's workspace.
 
+use std::sync::Arc;
+
 use countersign_domain::{Millis, Principal};
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
-use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
+use countersign_trust::verify::Policy;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::verify::Standard;
 use super::{Failure, Trust, tools};
 use crate::time::{parse_rfc3339, rfc3339};
 
@@ -96,16 +99,14 @@ impl Trust {
         let page = self.read(move |r| r.trust_rows(&query)).await?;
         let (signatures, verifications): (Vec<_>, Vec<_>) =
             page.rows.into_iter().partition(|row| row.kind == TrustKind::Signature);
-        let root = self.custody.published().await?.trusted_root;
-        let identity = Pattern::Glob(format!("{}*", self.identities(principal)));
-        let issuer = Pattern::Exact(self.custody.issuer().to_owned());
-        let policy = Policy { expected: Expected::Certificate { identity, issuer }, ..Policy::default() };
+        let root = Arc::new(self.custody.published().await?.trusted_root);
+        let policy = Policy { expected: self.colleagues(principal), ..Policy::default() };
+        let standard = Standard { root, policy };
         let (mut scans, mut manifest, mut broken) = (Vec::new(), Value::Null, Vec::new());
         // Oldest first, as the chain grew.
         for row in signatures.iter().rev() {
             let whole = self.whole(row).await?;
-            let artifact = Artifact::Sha256(tools::digest(&row.artifact)?);
-            let report = verify(&whole.bundle.to_json(), &artifact, &root, &policy);
+            let report = self.report(whole.bundle.to_json(), tools::digest(&row.artifact)?, &standard).await?;
             let mut shown = self.listed(row);
             shown["valid"] = json!(report.is_valid());
             shown["transparency_index"] = json!(whole.inclusion.index);

@@ -67,11 +67,14 @@ impl Trust {
         let authority = self.custody.authorities().await?;
         let signer = self.identity(principal).await?;
         let identity = Identity::uri(&signer).map_err(|e| Failure::Undone(format!("the signer's identity: {e}")))?;
-        let who = Signatory { identity: &identity, issuer: self.custody.issuer() };
-        let payload = statement.as_deref().map_or(Payload::Artifact(digest), Payload::Statement);
-        let now = (self.clock)();
-        let seed = entropy()?;
-        let unlogged = prepare(&authority.current, who, &payload, &seed, now);
+        let (now, seed, issuer) = ((self.clock)(), entropy()?, self.custody.issuer().to_owned());
+        let (unlogged, statement) = self
+            .compute(move || {
+                let who = Signatory { identity: &identity, issuer: &issuer };
+                let payload = statement.as_deref().map_or(Payload::Artifact(digest), Payload::Statement);
+                (prepare(&authority.current, who, &payload, &seed, now), statement)
+            })
+            .await?;
         let unlogged = unlogged.map_err(|e| Failure::Undone(format!("nothing was signed: {e}")))?;
         let id = Uuid::now_v7();
         let chain = metadata.get("scan_id").and_then(Value::as_str).map(str::to_owned);

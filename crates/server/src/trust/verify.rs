@@ -1,9 +1,12 @@
 //! `verify`: a bundle that the caller brings, or what this node recorded of an artifact.
 
+use std::sync::Arc;
+
 use countersign_domain::Principal;
 use countersign_ledger::Append;
 use countersign_ledger::state::StateOp;
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
+use countersign_proof::digest::Digest;
 use countersign_trust::report::Report;
 use countersign_trust::root::TrustedRoot;
 use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
@@ -17,6 +20,12 @@ use crate::time::rfc3339;
 /// How many recorded signatures of one artifact are looked at, newest first.
 const TRIED: u32 = 50;
 
+/// What is held against: whom to trust, and who is expected.
+pub(super) struct Standard {
+    pub root: Arc<TrustedRoot>,
+    pub policy: Policy,
+}
+
 /// What was verified.
 struct Verified {
     report: Report,
@@ -29,23 +38,23 @@ struct Verified {
 impl Trust {
     pub(super) async fn verify(&self, principal: &Principal, wanted: tools::Verify) -> Result<Value, Failure> {
         let digest = tools::digest(&wanted.artifact)?;
-        let artifact = Artifact::Sha256(digest);
         let policy = self.expected(principal, &wanted)?;
-        let published = self.custody.published().await?;
+        let published = self.custody.published().await?.trusted_root;
+        let root = match &wanted.trusted_root {
+            Some(root) => {
+                let text = root.to_string();
+                let parsed = self.compute(move || TrustedRoot::parse(text.as_bytes())).await?;
+                parsed.map_err(|e| Failure::Input(format!("trusted_root: {e}")))?
+            }
+            None => published,
+        };
+        let standard = Standard { root: Arc::new(root), policy };
         let verified = match &wanted.bundle {
             Some(bundle) => {
-                let root = match &wanted.trusted_root {
-                    Some(root) => TrustedRoot::parse(root.to_string().as_bytes())
-                        .map_err(|e| Failure::Input(format!("trusted_root: {e}")))?,
-                    None => published.trusted_root,
-                };
-                let report = verify(bundle.to_string().as_bytes(), &artifact, &root, &policy);
+                let report = self.report(bundle.to_string().into_bytes(), digest, &standard).await?;
                 Some(Verified { report, recorded: None, chain: Vec::new() })
             }
-            None => {
-                let given = (&artifact, &published.trusted_root, &policy);
-                self.recorded(principal, &digest.to_string(), wanted.signature.as_deref(), given).await?
-            }
+            None => self.recorded(principal, digest, wanted.signature.as_deref(), &standard).await?,
         };
         let now = (self.clock)();
         let recorded = verified.as_ref().and_then(|verified| verified.recorded.as_ref());
@@ -88,26 +97,42 @@ impl Trust {
         if wanted.identity.is_none() && (wanted.issuer.is_some() || wanted.trusted_root.is_some()) {
             return Err(Failure::Input("say with `identity` who is expected to have signed".to_owned()));
         }
-        let identity = match &wanted.identity {
-            Some(identity) => pattern(identity),
-            None => Pattern::Glob(format!("{}*", self.identities(principal))),
-        };
         let issuer = wanted.issuer.as_deref().unwrap_or(self.custody.issuer());
-        let expected = Expected::Certificate { identity, issuer: pattern(issuer) };
+        let expected = match &wanted.identity {
+            Some(identity) => Expected::Certificate { identity: pattern(identity), issuer: pattern(issuer) },
+            None => self.colleagues(principal),
+        };
         Ok(Policy { expected, ..Policy::default() })
+    }
+
+    /// What a bundle comes to.
+    pub(super) async fn report(
+        &self,
+        bundle: Vec<u8>,
+        artifact: Digest,
+        standard: &Standard,
+    ) -> Result<Report, Failure> {
+        let (root, policy) = (Arc::clone(&standard.root), standard.policy.clone());
+        self.compute(move || verify(&bundle, &Artifact::Sha256(artifact), &root, &policy)).await
+    }
+
+    /// Anybody of the principal's workspace, at this node.
+    pub(super) fn colleagues(&self, principal: &Principal) -> Expected {
+        let identity = Pattern::Glob(format!("{}*", self.identities(principal)));
+        Expected::Certificate { identity, issuer: Pattern::Exact(self.custody.issuer().to_owned()) }
     }
 
     /// The newest recorded signature that is valid, or else the newest. One that the caller names is the only one.
     async fn recorded(
         &self,
         principal: &Principal,
-        artifact: &str,
+        artifact: Digest,
         signature: Option<&str>,
-        (given, root, policy): (&Artifact<'_>, &TrustedRoot, &Policy),
+        standard: &Standard,
     ) -> Result<Option<Verified>, Failure> {
         let query = TrustQuery {
             kind: Some(TrustKind::Signature),
-            artifact: Some(artifact.to_owned()),
+            artifact: Some(artifact.to_string()),
             limit: TRIED,
             ..TrustQuery::of(principal.workspace.clone())
         };
@@ -118,7 +143,7 @@ impl Trust {
             if signature.is_some_and(|wanted| wanted != whole.kept.signature) {
                 continue;
             }
-            let report = verify(&whole.bundle.to_json(), given, root, policy);
+            let report = self.report(whole.bundle.to_json(), artifact, standard).await?;
             let valid = report.is_valid();
             let chain = whole.certificate.into_iter().collect();
             let verified = Verified { report, recorded: Some(row), chain };
