@@ -11,7 +11,6 @@ pub mod verify;
 
 mod id;
 mod members;
-pub(crate) mod time;
 
 use countersign_proof::canonical::{CanonicalError, JsonError, Limits, parse_strict, to_canonical};
 use countersign_proof::digest::Digest;

@@ -20,6 +20,7 @@
 //! | [`bundle`] | the bundle file | Sigstore bundle 0.3 |
 //! | [`root`] | whom a verifier trusts, and for which time | Sigstore trusted root 0.1, client trust config 0.1 |
 //! | [`sign`] | an artifact or statement in, a bundle out | |
+//! | [`time`] | times as text | RFC 3339 |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ pub mod keys;
 pub mod report;
 pub mod root;
 pub mod sign;
+pub mod time;
 pub mod timestamp;
 pub mod verify;
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use countersign_domain::{Millis, Principal};
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
+use countersign_trust::time::parse_rfc3339;
 use countersign_trust::verify::Policy;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::verify::Standard;
 use super::{Failure, Trust, tools};
-use crate::time::{parse_rfc3339, rfc3339};
+use crate::time::rfc3339;
 
 const DEFAULT_PAGE: u32 = 10;
 /// The most signatures and verifications that a provenance looks at.
@@ -171,12 +172,13 @@ fn entry_id(text: &str) -> Result<Uuid, Failure> {
 /// A moment; a mere date is its beginning, or the beginning of the next day where an end is meant.
 fn moment(text: &str, name: &str, is_end: bool) -> Result<Millis, Failure> {
     let wrong = || Failure::Input(format!("{name}: {:?} is neither an RFC 3339 time nor a date", tools::clipped(text)));
+    let parse = |text: &str| parse_rfc3339(text).and_then(|millis| Millis::try_from(millis).ok());
     match text.len() {
         10 => {
-            let start = parse_rfc3339(&format!("{text}T00:00:00Z")).ok_or_else(wrong)?;
+            let start = parse(&format!("{text}T00:00:00Z")).ok_or_else(wrong)?;
             Ok(if is_end { start + DAY } else { start })
         }
         // `until` is exclusive, and a moment that was named belongs to the range.
-        _ => parse_rfc3339(text).map(|at| if is_end { at + 1 } else { at }).ok_or_else(wrong),
+        _ => parse(text).map(|at| if is_end { at + 1 } else { at }).ok_or_else(wrong),
     }
 }

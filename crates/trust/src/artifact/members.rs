@@ -4,10 +4,10 @@ use countersign_proof::canonical::MAX_SAFE_INTEGER;
 use countersign_proof::digest::Digest;
 use serde_json::{Map, Value};
 
-use super::time::parse_rfc3339;
 use super::{
     ArtifactError, ArtifactId, Draft, Evidence, MAX_COMPLIANCE, MAX_DERIVED_FROM, MAX_EVIDENCE, MAX_SOURCE_CHARS,
 };
+use crate::time::parse_rfc3339;
 
 /// The envelope's members.
 pub(super) const ENVELOPE: [&str; 9] =

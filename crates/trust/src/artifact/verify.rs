@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::report::{Check, CheckName, Code, KeyState, Report, Status, Summary, Verdict};
 use super::sign::TYP;
-use super::time::to_rfc3339;
 use super::types::{BodyError, Types};
 use super::{Artifact, ArtifactError};
+use crate::time::to_rfc3339;
 
 /// By how much the signer's clock may be ahead, in seconds.
 pub const CLOCK_SKEW: u64 = 300;

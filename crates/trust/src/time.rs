@@ -2,7 +2,7 @@
 
 /// Milliseconds since 1970 of a text such as `2026-01-31T12:00:00.123Z` or `2026-01-31T13:00:00+01:00`. Upper case only,
 /// an offset is required, at most 9 digits of a second's fraction, no leap seconds (clocks that sign have none).
-pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     // `get` refuses what is not at a character's boundary.
     let (whole, rest) = (text.get(..19)?, text.get(19..)?);
