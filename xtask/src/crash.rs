@@ -4,6 +4,7 @@
 //! clients' (what they were told), and the log (receipts, verified offline). The writers behave as good clients: a call
 //! whose answer was lost is repeated with the same Idempotency-Key, and one whose outcome is unknown is left to a person.
 
+pub mod artifacts;
 pub mod nodes;
 mod writers;
 

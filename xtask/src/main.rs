@@ -9,6 +9,7 @@ mod crash;
 mod evidence;
 mod fuzz;
 mod hostile;
+mod jose;
 mod observe;
 mod oidc;
 mod options;
@@ -48,6 +49,8 @@ cargo xtask COMMAND
                            writers, kill -9, and what is true afterwards
   crash --db postgres [--nodes N] [--writes N] [--kills K] [--seed S]
                            the same on several nodes that share a log, with cut networks and an old database
+  crash --artifacts [--writes N] [--kills K] [--seed S]
+                           the same while artifacts are signed and kept, with an object store that goes away
   power-cut [--writes N] [--kills K] [--seed S]
                            the same on a layer that forgets what was not synced
   fuzz [--minutes M] [--only TARGET,TARGET] [--jobs J]
@@ -58,6 +61,7 @@ cargo xtask COMMAND
   twins [--set tuning|held-out]
                            what the scan of definitions catches, and what it lets pass
   sigstore                 a node's signatures before other people's verifiers, and each of them changed
+  jose                     signed artifacts before other people's JOSE libraries, and each of them changed
   observe                  metrics and spans of a real node, read by other people's parsers
   soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
                            a share of the peak load, for long; samples and a graph
@@ -94,6 +98,10 @@ fn run(arguments: &[String]) -> Result<bool> {
         "setup" => setup::everything().map(|()| true),
         "peers" => peers::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "crash" => {
+            if rest.first().is_some_and(|word| word == "--artifacts") {
+                let (plan, binary) = crash_plan(&rest[1..], "crash-artifacts", 2_000, 10)?;
+                return crash::artifacts::run(&binary, &plan);
+            }
             let options = Options::parse(rest, &["db", "nodes", "writes", "kills", "seed", "binary"])?;
             match options.text("db").unwrap_or("sqlite") {
                 "postgres" => crash::nodes::run(&binary(&options)?, &nodes_plan(&options)?),

@@ -224,7 +224,7 @@ fn write(directory: &Path, cases: &[Case]) -> Result<Value> {
 }
 
 /// What another's program says of each case.
-fn verdicts(mut command: Command, cases: &Value) -> Result<BTreeMap<String, bool>> {
+pub(crate) fn verdicts(mut command: Command, cases: &Value) -> Result<BTreeMap<String, bool>> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("running a verifier")?;
     child.stdin.take().context("no pipe")?.write_all(cases.to_string().as_bytes())?;
     let output = child.wait_with_output()?;

@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
 use crate::{
-    conformance, crash, evidence, fuzz, hostile, observe, oidc, paths, peers, power, setup, sigstore, strace, tidy,
-    twins, walkthrough,
+    conformance, crash, evidence, fuzz, hostile, jose, observe, oidc, paths, peers, power, setup, sigstore, strace,
+    tidy, twins, walkthrough,
 };
 
 /// The demo promises less than a minute after the build.
@@ -46,9 +46,11 @@ const STAGES: &[Stage] = &[
     ("peers", |binary| one(peers::run(binary))),
     ("oidc", |binary| one(oidc::run(binary))),
     ("sigstore", |binary| one(sigstore::run(binary))),
+    ("jose", |binary| one(jose::run(binary))),
     ("conformance", |binary| one(conformance::run(binary, &conformance::Plan { only: None, update: false }))),
     ("hostile", |binary| one(hostile::run(binary, &hostile::Plan::default()))),
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),
+    ("crash, artifacts", |binary| one(crash::artifacts::run(binary, &plan("crash-artifacts", 600, 5)))),
     ("crash, two nodes", |binary| {
         let (writes, kills, seed) = (1_000, 4, Random::seed_from_clock());
         one(crash::nodes::run(binary, &crash::nodes::Plan { writes, kills, nodes: 2, seed, name: "crash-postgres" }))

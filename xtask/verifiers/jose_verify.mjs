@@ -1,8 +1,8 @@
 // Verifies signed artifacts with jose, unmodified, from the key set alone.
 //
-// Reads a JSON list of cases from standard input: {"name", "jws", "jwks"} and perhaps "payload"; all but the name are paths.
+// Reads a JSON list of cases from standard input: {"name", "jws", "jwks"} and perhaps "payload" and "sent"; all but the name are paths.
 // Prints one JSON verdict per line: {"name", "ok", "error"}. A payload is what must have been signed, byte for byte, and must
-// be what RFC 8785 makes of itself, written as that RFC describes it: by this language's own JSON.
+// be what RFC 8785 makes of itself, and of the text that was sent, written as that RFC describes it: by this language's own JSON.
 //
 //     node jose_verify.mjs < cases.json    # needs: npm install jose
 
@@ -34,6 +34,9 @@ async function verify(entry) {
     const expected = readFileSync(entry.payload);
     if (!expected.equals(Buffer.from(payload))) throw new Error('another payload');
     if (canonical(JSON.parse(expected.toString('utf8'))) !== expected.toString('utf8')) throw new Error('not canonical');
+    if (entry.sent && canonical(JSON.parse(readFileSync(entry.sent, 'utf8'))) !== expected.toString('utf8')) {
+      throw new Error('not what was sent');
+    }
   }
 }
 

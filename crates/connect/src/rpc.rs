@@ -277,9 +277,11 @@ pub(crate) fn outcome(answer: Answer) -> Result<Outcome, DispatchError> {
         .map_err(|e| DispatchError::Protocol(format!("its result cannot be read: {e}")))?;
     match head.result_type.as_deref() {
         // Absent in the handshake era: complete (2026-07-28, ResultType). A task is for the caller to follow, or for `tasks`.
-        None | Some("complete" | "task") => {
-            Ok(Outcome::Done(ToolResult { is_error: head.is_error.unwrap_or(false), raw }))
-        }
+        None | Some("complete" | "task") => Ok(Outcome::Done(ToolResult {
+            is_error: head.is_error.unwrap_or(false),
+            raw,
+            remarks: serde_json::Map::new(),
+        })),
         Some("input_required") => Ok(Outcome::Input(raw)),
         Some(other) => Err(DispatchError::Protocol(format!("unknown result type {:?}", shorten(other, 40)))),
     }

@@ -292,5 +292,5 @@ pub(crate) async fn shown(
         members.insert("inputRequests".into(), shown.into());
     }
     let raw = serde_json::value::to_raw_value(&members).map_err(|e| DispatchError::Protocol(e.to_string()))?;
-    Ok(ToolResult { raw, is_error: false })
+    Ok(ToolResult { raw, is_error: false, remarks: serde_json::Map::new() })
 }

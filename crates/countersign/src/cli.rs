@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    administer, approvals, audit, backup, call, config, connections, doctor, health, limits, log, mcp, members, policy,
-    receipt, sample, shell, token, tools, trust, up, verify,
+    administer, approvals, artifacts, audit, backup, call, config, connections, doctor, health, limits, log, mcp,
+    members, policy, receipt, sample, shell, token, tools, trust, up, verify,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -112,6 +112,12 @@ enum Command {
     /// Sign and verify artifacts in Sigstore's shapes
     #[command(subcommand)]
     Trust(trust::Command),
+    /// Sign documents, keep them and find them again
+    #[command(subcommand)]
+    Artifacts(artifacts::Command),
+    /// The keys that sign artifacts
+    #[command(subcommand)]
+    Keys(artifacts::KeysCommand),
     /// Stop a principal, tool, upstream or workspace at once
     Freeze(administer::FreezeArgs),
     /// Let it go on
@@ -173,6 +179,8 @@ impl Cli {
             Command::ApiKey(command) => members::api_key(global, command).await,
             Command::Connections(command) => connections::run(global, command).await,
             Command::Trust(command) => trust::run(global, command).await,
+            Command::Artifacts(command) => artifacts::run(global, command).await,
+            Command::Keys(command) => artifacts::keys(global, command).await,
             Command::Freeze(args) => administer::freeze(global, args).await,
             Command::Unfreeze(args) => administer::unfreeze(global, args).await,
             Command::Freezes => administer::freezes(global).await,

@@ -99,6 +99,14 @@ event_types! {
     ConnectionRemoved = "connection.removed";
     /// An authority was made that issues certificates for signatures.
     AuthorityCreated = "authority.created";
+    /// A key was made that signs a workspace's artifacts.
+    KeyCreated = "key.created";
+    /// A signing key was retired: it signs no more, and what it signed stays good.
+    KeyRetired = "key.retired";
+    /// A signing key was revoked: somebody else may have it.
+    KeyRevoked = "key.revoked";
+    /// The stored artifacts were held against what is known of them.
+    ArtifactsScrubbed = "artifact.scrubbed";
     /// An administrative action that has no type of its own.
     Administered = "node.administered";
 }

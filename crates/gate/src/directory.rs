@@ -135,7 +135,7 @@ impl Known {
                 self.keys.insert(row.name.clone(), ApiKey { workspace: row.workspace.clone(), facts });
             }
             // Whoever signs reads it for itself.
-            DirectoryKind::Authority => {}
+            DirectoryKind::Authority | DirectoryKind::SigningKey => {}
         }
         Ok(())
     }

@@ -29,10 +29,10 @@ use crate::limits::{Bucket, Rate};
 use crate::load::Place;
 use crate::meter::Stage;
 use crate::permit::Permit;
-use crate::record::{Facts, reason};
+use crate::record::{Facts, reason, remarked};
 use crate::stages::{self, Authorised, Claim, Cleared, Denied, Limited, Redeemed};
 use crate::trace;
-use crate::upstream::{Client, DispatchError, ToolResult};
+use crate::upstream::{Client, DispatchError, Remarks, ToolResult};
 
 /// How long a second redeemer waits for the first one's answer.
 const REPLAY_WAIT: Duration = Duration::from_secs(30);
@@ -707,7 +707,12 @@ impl Gate {
         let facts = &limited.resolved().facts;
         let judged = judge(ended, facts.call);
         let parent = judged.intent;
+        // What the capability knows now stands for what it could tell before.
         let mut draft = facts.draft(judged.kind, self.now(), parent);
+        for name in judged.remarks.keys().filter(|name| facts.remarks.members.contains_key(*name)) {
+            draft.members.remove(name);
+        }
+        draft = remarked(draft, &judged.remarks);
         let event = draft.id;
         let mut outcome = judged.outcome;
         let status = outcome.get("status").and_then(Value::as_str).unwrap_or_default();
@@ -848,6 +853,7 @@ impl Gate {
                 canonical_input: None,
                 keep: false,
                 decided: None,
+                remarks: Remarks::default(),
             };
             let outcome = json!({"status": "crashed", "duration_ms": 0});
             let draft = facts.draft(EventType::CallUnknown, self.now(), Some(intent.event)).with("outcome", outcome);
@@ -903,6 +909,8 @@ struct Judged {
     body: RecordedBody,
     memory: Memory,
     intent: Option<Uuid>,
+    /// What a capability of the node adds.
+    remarks: Map<String, Value>,
     /// Certainly nothing reached the upstream.
     untouched: bool,
 }
@@ -953,6 +961,7 @@ fn health(dispatched: &Result<ToolResult, DispatchError>, hurried: bool) -> Opti
 fn judge(ended: Ended, call: Uuid) -> Judged {
     let Ended { dispatched, duration_ms, intent } = ended;
     let untouched = matches!(dispatched, Err(DispatchError::NotSent(_) | DispatchError::Busy(_)));
+    let remarks = dispatched.as_ref().map(|result| result.remarks.clone()).unwrap_or_default();
     let refusal = |kind, detail: String| RecordedBody::Refusal { kind, detail, extra: Map::new() };
     let (status, error, body, known) = match dispatched {
         Ok(result) => {
@@ -1027,7 +1036,7 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
         },
         other => other,
     };
-    Judged { kind, outcome, body, memory, intent, untouched }
+    Judged { kind, outcome, body, memory, intent, remarks, untouched }
 }
 
 /// Whether the upstream answered that it works on it: the call has an answer, and its end is still to come.

@@ -183,6 +183,14 @@ fn short(text: &str) -> String {
 }
 
 impl Gate {
+    /// Whether this principal administers a workspace: an operator, or its own workspace's administrator.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Forbidden`].
+    pub fn require_administrator(&self, principal: &Principal, workspace: &WorkspaceName) -> Result<(), Refusal> {
+        administers(principal, workspace)
+    }
+
     /// Registers a workspace.
     ///
     /// # Errors

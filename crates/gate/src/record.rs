@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::entropy;
+use crate::upstream::Remarks;
 
 /// What every event of a call says of it. Filled in as the stages learn it.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub(crate) struct Facts {
     pub keep: bool,
     /// What it was decided upon, if that is to be kept.
     pub decided: Option<Decided>,
+    /// What the capability that is called says of the call.
+    pub remarks: Remarks,
 }
 
 /// Who was decided upon, and when. The rest of a decision's facts is in its event, or beside it here.
@@ -54,6 +57,7 @@ impl Facts {
             canonical_input: None,
             keep: false,
             decided: None,
+            remarks: Remarks::default(),
         }
     }
 
@@ -68,13 +72,14 @@ impl Facts {
         if let Some(effect) = self.effect {
             tool.insert("effect".into(), effect.as_str().into());
         }
-        EventDraft::new(event_id(), self.workspace.clone(), kind, now)
+        let draft = EventDraft::new(event_id(), self.workspace.clone(), kind, now)
             .by_record(&self.principal)
             .parent(parent)
             .with("call", self.call.to_string())
             .with("correlation_id", Some(self.correlation.as_str()).filter(|c| !c.is_empty()))
             .with("tool", tool)
-            .with("policy", self.policy.clone().unwrap_or(Value::Null))
+            .with("policy", self.policy.clone().unwrap_or(Value::Null));
+        remarked(draft, &self.remarks.members)
     }
 
     /// Gives the draft its salts and digests. The argument digest is salted apart from the event, so that a receipt alone
@@ -95,8 +100,19 @@ impl Facts {
         }
         let mut entry = entry(draft, Some(self.call), Some(self.principal.id.clone()), Some(self.tool.to_string()))?;
         entry.detail_salt = Some(detail_salt);
+        entry.subject.clone_from(&self.remarks.subject);
         Ok(entry)
     }
+}
+
+/// Adds what a capability says. What the gate says itself stands.
+pub(crate) fn remarked(draft: EventDraft, members: &Map<String, Value>) -> EventDraft {
+    members.iter().fold(
+        draft,
+        |draft, (name, value)| {
+            if draft.members.contains_key(name) { draft } else { draft.with(name, value.clone()) }
+        },
+    )
 }
 
 /// Bounds within which a result is canonicalised.
@@ -123,7 +139,7 @@ pub(crate) fn entry(
         tracing::error!(error = %e, "an event has no canonical form");
         Refusal::new(RefusalKind::Internal, "the event could not be recorded")
     })?;
-    Ok(Entry { event, salt: entropy::<32>(), detail_salt: None, call, principal, tool })
+    Ok(Entry { event, salt: entropy::<32>(), detail_salt: None, call, principal, tool, subject: None })
 }
 
 /// A new event id: time-ordered, so that index pages stay warm.

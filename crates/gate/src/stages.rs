@@ -105,7 +105,12 @@ pub(crate) fn resolve(
 ///
 /// Where the arguments name a prompt or resource, its definition is the one that counts: it has to be reviewed, too.
 pub(crate) fn validate(mut resolved: Resolved, limits: &Limits, view: &View) -> Result<Validated, Denied> {
-    let checked = checked_input(&resolved, limits).and_then(|(input, canonical)| {
+    let read = read_arguments(&resolved.raw, limits);
+    if let Ok((input, _)) = &read {
+        resolved.facts.remarks = resolved.tool.upstream.remarks(&resolved.tool.tool.tool, input);
+    }
+    let checked = read.and_then(|(input, canonical)| {
+        check_schema(&resolved, &input)?;
         let pin = view.pin_of_call(&resolved.tool, &input, &resolved.principal)?;
         Ok((input, canonical, pin))
     });
@@ -120,15 +125,14 @@ pub(crate) fn validate(mut resolved: Resolved, limits: &Limits, view: &View) -> 
     }
 }
 
-fn checked_input(resolved: &Resolved, limits: &Limits) -> Result<(Value, Vec<u8>), Refusal> {
-    let (input, canonical) = read_arguments(&resolved.raw, limits)?;
+fn check_schema(resolved: &Resolved, input: &Value) -> Result<(), Refusal> {
     if let ToolState::Accepted(accepted) = &resolved.tool.state
-        && let Some(problems) = accepted.schema_problems(&input)
+        && let Some(problems) = accepted.schema_problems(input)
     {
         let detail = format!("the arguments do not fit the schema of {}: {}", resolved.tool.tool, problems.join("; "));
         return Err(Refusal::new(RefusalKind::InvalidArguments, detail).with("errors", json!(problems)));
     }
-    Ok((input, canonical))
+    Ok(())
 }
 
 /// Arguments as a value and in canonical form.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use countersign_domain::{Principal, Refusal, UpstreamName};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::permit::Permit;
 
@@ -15,6 +16,18 @@ pub struct ToolResult {
     pub raw: Box<RawValue>,
     /// Whether the tool reported an error (`isError`).
     pub is_error: bool,
+    /// What a capability of the node adds to the event of the outcome; nothing, for upstreams elsewhere.
+    pub remarks: Map<String, Value>,
+}
+
+/// What a capability of the node says of a call before it is decided: members of all its events. Never from upstreams elsewhere, whose
+/// words are not the node's.
+#[derive(Debug, Clone, Default)]
+pub struct Remarks {
+    /// What the call is about, by which its events are found.
+    pub subject: Option<String>,
+    /// Members, under names of the capability's own.
+    pub members: Map<String, Value>,
 }
 
 /// What an upstream offers right now (every page of every list), each the object that the upstream sent.
@@ -272,6 +285,11 @@ fn unsupported(asks: &[Ask]) -> Answers {
 pub trait Upstream: Send + Sync {
     /// Its name in manifests and tool references.
     fn name(&self) -> &UpstreamName;
+
+    /// What a capability of the node says of a call with these arguments, which are JSON but not yet held against the schema.
+    fn remarks(&self, _tool: &str, _input: &Value) -> Remarks {
+        Remarks::default()
+    }
 
     /// Makes sure that a call of this principal could be authenticated to the upstream. Asked before a call's intent is
     /// recorded.

@@ -15,6 +15,7 @@ use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use uuid::Uuid;
 
+use crate::artifacts::{ArtifactPage, ArtifactQuery, ArtifactRow};
 use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::directory::Directory;
 use crate::leaf::{EntryRow, LogEntry};
@@ -119,6 +120,8 @@ pub struct EventRow {
     pub principal: Option<String>,
     /// For filters: `upstream:tool`.
     pub tool: Option<String>,
+    /// For filters: what the event is about, such as an artifact's id.
+    pub subject: Option<String>,
 }
 
 /// What opens a commitment. Erased as one.
@@ -161,6 +164,8 @@ pub struct EventQuery {
     pub principal: Option<String>,
     /// Only this `upstream:tool`.
     pub tool: Option<String>,
+    /// Only about this.
+    pub subject: Option<String>,
     /// Only this call.
     pub call: Option<Uuid>,
     /// `time >= since`.
@@ -418,6 +423,17 @@ pub trait Reader: Send + Sync {
     fn trust_rows(&self, query: &TrustQuery) -> Result<TrustPage, StoreError>;
     /// How many there are in a workspace that are alike, at most 10,000 kinds.
     fn trust_counts(&self, workspace: &WorkspaceName) -> Result<Vec<TrustCount>, StoreError>;
+    /// A version of an artifact, the newest if none is named.
+    fn artifact(
+        &self,
+        workspace: &WorkspaceName,
+        id: Uuid,
+        version: Option<u64>,
+    ) -> Result<Option<ArtifactRow>, StoreError>;
+    /// A page of artifacts.
+    fn artifacts(&self, query: &ArtifactQuery) -> Result<ArtifactPage, StoreError>;
+    /// Artifacts of all workspaces, oldest first, behind an entry; at most `limit` (1 to 1000).
+    fn artifacts_behind(&self, entry: Option<Uuid>, limit: u32) -> Result<Vec<ArtifactRow>, StoreError>;
     /// Everybody's connections in a workspace, of all stages, by person, upstream and stage, from behind all those of a person at
     /// an upstream on, at most `limit` and
     /// [`MAX_CONNECTIONS`](crate::connections::MAX_CONNECTIONS).

@@ -14,10 +14,12 @@ use countersign_domain::{Effect, Millis, Obligations, Principal, ToolRef, Worksp
 use countersign_proof::digest::Digest;
 use uuid::Uuid;
 
+use crate::artifacts::{ArtifactQuery, ArtifactRow};
 use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::contract::{CommitError, EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
 use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::leaf::{EntryRow, LogEntry, MAX_BODY, MAX_PUBLIC};
+use crate::objects::ObjectRef;
 use crate::state::{
     AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, DecisionRow, FreezeRow, FreezeTarget, IdempotencyRow,
     IdempotencyState, IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp, first_id_at,
@@ -48,6 +50,7 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     the_directory_changes_by_checked_operations(&mut fresh());
     connections_change_one_at_a_time(&mut fresh());
     signatures_and_verifications_are_found(&mut fresh());
+    versions_of_artifacts_follow_one_another(&mut fresh());
     connections_of_all_are_read_in_pages(&mut fresh());
     small_state_is_kept(&mut fresh());
 }
@@ -83,6 +86,7 @@ fn event(index: u64, seq: u64, kind: &str) -> EventRow {
         call: Some(id(200 + n / 2)),
         principal: Some(format!("agent-{}", index % 3)),
         tool: (index > 2).then(|| tool().to_string()),
+        subject: (index == 3).then(|| "artifact-3".into()),
     }
 }
 
@@ -290,6 +294,7 @@ fn events_are_found_by_what_is_asked(store: &mut impl Store) {
     check(EventQuery { principal: Some("agent-1".into()), descending: true, ..all.clone() }, &[7, 4, 1]);
     check(EventQuery { tool: Some(tool().to_string()), until: Some(1005), ..all.clone() }, &[3, 4]);
     check(EventQuery { call: Some(id(201)), ..all.clone() }, &[2, 3]);
+    check(EventQuery { subject: Some("artifact-3".into()), ..all.clone() }, &[3]);
     check(EventQuery { since: Some(1008), ..all.clone() }, &[8, 9]);
     let calls = reader.events_of_call(id(203)).unwrap();
     assert_eq!(calls.iter().map(|row| row.index).collect::<Vec<_>>(), [6, 7]);
@@ -780,6 +785,73 @@ fn signatures_and_verifications_are_found(store: &mut impl Store) {
     assert_eq!(counts.iter().map(|count| count.count).sum::<u64>(), 4);
     let verified: Vec<_> = counts.iter().filter(|count| count.kind == Verification).collect();
     assert_eq!((verified.len(), verified[0].valid, verified[0].signer.as_str()), (1, Some(true), "a"));
+}
+
+fn versions_of_artifacts_follow_one_another(store: &mut impl Store) {
+    let row = |n: u8, artifact: u8, version: u64| ArtifactRow {
+        entry: first_id_at(u64::from(n) * 1000 + 1),
+        workspace: workspace("w"),
+        id: id(artifact),
+        version,
+        artifact_type: if artifact == 1 { "audit_package" } else { "trial_match" }.into(),
+        created: format!("2026-01-0{n}T00:00:00Z"),
+        at: u64::from(n) * 1000,
+        digest: Digest::of(&[n]),
+        kid: "key".into(),
+        object: ObjectRef {
+            key: format!("artifacts/{n}"),
+            version: (n == 2).then(|| "v".into()),
+            size: u64::from(n),
+            digest: Digest::of(&[n, n]),
+        },
+        compliance: if n == 3 { vec!["HIPAA".into(), "FedRAMP-High".into()] } else { vec!["HIPAA".into()] },
+        sources: if n > 2 { vec![id(1), id(200)] } else { vec![] },
+    };
+    let add = |row: &ArtifactRow| StateOp::ArtifactAdd { row: Box::new(row.clone()) };
+    let rows = [row(1, 1, 1), row(2, 1, 2), row(3, 2, 1), row(4, 3, 1)];
+    apply(store, &[add(&rows[0])]).unwrap();
+    // Two that write the same version: one does.
+    let both = write(store, |group| {
+        (
+            group.apply(&[add(&rows[1])]).unwrap(),
+            group.apply(&[add(&ArtifactRow { entry: id(77), ..rows[1].clone() })]).unwrap(),
+        )
+    });
+    assert_eq!(both, (Ok(()), Err(Conflict::Exists)));
+    for version in [1, 2, 4] {
+        assert_eq!(apply(store, &[add(&row(9, 1, version))]), Err(Conflict::Exists), "version {version}");
+    }
+    assert_eq!(apply(store, &[add(&row(9, 4, 2))]), Err(Conflict::Exists), "a first version is 1");
+    apply(store, &[add(&rows[2]), add(&rows[3])]).unwrap();
+    // Another workspace's artifacts have names of their own.
+    let other = ArtifactRow { workspace: workspace("v"), entry: first_id_at(5001), ..rows[0].clone() };
+    apply(store, &[add(&other)]).unwrap();
+    let reader = store.reader();
+    let one = |name: &str, artifact, version| reader.artifact(&workspace(name), id(artifact), version).unwrap();
+    assert_eq!(one("w", 1, None), Some(rows[1].clone()), "the newest, read back as written");
+    assert_eq!(one("w", 1, Some(1)), Some(rows[0].clone()));
+    assert_eq!((one("w", 1, Some(3)), one("v", 2, None)), (None, None));
+    assert_eq!(one("v", 1, None), Some(other));
+    let all = ArtifactQuery::of(workspace("w"));
+    let found = |query: &ArtifactQuery| -> Vec<u64> {
+        reader.artifacts(query).unwrap().rows.iter().map(|row| row.at / 1000).collect()
+    };
+    for (query, expected) in [
+        (all.clone(), vec![4, 3, 2, 1]),
+        (ArtifactQuery { id: Some(id(1)), ..all.clone() }, vec![2, 1]),
+        (ArtifactQuery { artifact_type: Some("trial_match".into()), ..all.clone() }, vec![4, 3]),
+        (ArtifactQuery { compliance: vec!["HIPAA".into(), "FedRAMP-High".into()], ..all.clone() }, vec![3]),
+        (ArtifactQuery { source: Some(id(200)), ..all.clone() }, vec![4, 3]),
+        (ArtifactQuery { since: Some(2000), until: Some(4000), ..all.clone() }, vec![3, 2]),
+        (ArtifactQuery { before: Some(rows[2].entry), ..all.clone() }, vec![2, 1]),
+    ] {
+        assert_eq!(found(&query), expected, "{query:?}");
+    }
+    let page = reader.artifacts(&ArtifactQuery { limit: 3, ..all.clone() }).unwrap();
+    assert!(page.more && page.rows.len() == 3);
+    assert!(!reader.artifacts(&ArtifactQuery { limit: 4, ..all }).unwrap().more);
+    let behind = |entry, limit| reader.artifacts_behind(entry, limit).unwrap().into_iter().map(|r| r.at / 1000);
+    assert!(behind(None, 3).eq([1, 2, 3]) && behind(Some(rows[2].entry), 9).eq([4, 1]), "of all workspaces, in order");
 }
 
 fn connections_change_one_at_a_time(store: &mut impl Store) {

@@ -20,6 +20,8 @@ pub enum DirectoryKind {
     ApiKey,
     /// An authority that issues certificates for signatures; its name is the digest of its root certificate.
     Authority,
+    /// A key with which a workspace's artifacts are signed; its name is the key's thumbprint (RFC 7638).
+    SigningKey,
 }
 
 /// A row of the directory; kind, workspace and name tell it from others.

@@ -113,12 +113,14 @@ pub struct Entry {
     pub principal: Option<String>,
     /// For filters: `upstream:tool`.
     pub tool: Option<String>,
+    /// For filters: what the event is about.
+    pub subject: Option<String>,
 }
 
 impl Entry {
     /// An event with a fresh salt and nothing to look it up by.
     pub fn new(event: PreparedEvent) -> Self {
-        Self { event, salt: rand::random(), detail_salt: None, call: None, principal: None, tool: None }
+        Self { event, salt: rand::random(), detail_salt: None, call: None, principal: None, tool: None, subject: None }
     }
 }
 

@@ -9,6 +9,7 @@
 //! - [`directory`]: workspaces, granted roles and API keys, which change likewise.
 //! - [`connections`]: accounts that people connected, sealed.
 //! - [`trust`]: what was signed and verified, to be found again.
+//! - [`artifacts`], [`objects`]: signed artifacts, and the contract of the store that keeps their bytes.
 //! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
 //! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
 //! - `outside`: the thread that writes the head outside the database, and then answers.
@@ -19,6 +20,7 @@
 //! - [`fsck`]: rebuilds everything from the leaves and says what does not fit.
 //! - [`export`]: the chained JSONL files, and their verification.
 
+pub mod artifacts;
 pub mod connections;
 pub mod contract;
 #[cfg(feature = "contract-tests")]
@@ -31,6 +33,7 @@ pub mod fsck;
 pub mod handle;
 pub mod head_file;
 pub mod leaf;
+pub mod objects;
 mod opening;
 mod outside;
 mod receipts;

@@ -533,6 +533,7 @@ impl<'a> Draft<'a> {
             call: entry.call,
             principal: entry.principal.clone(),
             tool: entry.tool.clone(),
+            subject: entry.subject.clone(),
         };
         group.insert(&row)?;
         self.tree.append(leaf_hash(&event_entry(&commitment)), &mut self.full);

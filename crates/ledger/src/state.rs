@@ -11,6 +11,7 @@ use countersign_proof::digest::Digest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::artifacts::ArtifactRow;
 use crate::connections::{ConnectionKey, ConnectionRow};
 use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::trust::TrustRow;
@@ -508,6 +509,11 @@ pub enum StateOp {
     TrustRecord {
         /// The row.
         row: Box<TrustRow>,
+    },
+    /// Adds a version of an artifact. Conflict: [`Conflict::Exists`] unless its version is the one after the newest.
+    ArtifactAdd {
+        /// The row.
+        row: Box<ArtifactRow>,
     },
     /// Adds to a per-minute aggregate of refusals before authentication. Not an event; kept 30 days at most.
     CountRefusals {

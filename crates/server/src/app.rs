@@ -10,6 +10,7 @@ use countersign_gate::broker::assertion::AssertionKey;
 use countersign_ledger::Ledger;
 use serde_json::{Value, json};
 
+use crate::artifacts::Artifacts;
 use crate::config::Config;
 use crate::http::guard::HostGuard;
 use crate::http::resource::Resource;
@@ -38,6 +39,8 @@ pub(crate) struct App {
     pub assertion: Arc<AssertionKey>,
     /// The authorities behind the node's signatures, if it signs.
     pub custody: Option<Arc<Custody>>,
+    /// The node's artifacts and the keys that sign them, if it keeps any.
+    pub artifacts: Option<Arc<Artifacts>>,
     pub listings: Listings,
     pub sessions: Sessions,
     pub parking: Parking,

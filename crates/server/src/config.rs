@@ -158,6 +158,17 @@ pub struct LimitSettings {
     pub body_timeout: Duration,
 }
 
+/// How the node signs and keeps artifacts.
+#[derive(Debug, Clone)]
+pub struct TrustSettings {
+    /// Directory of further types of artifacts (`*.yaml`, `*.json`); the built-in ones alone without.
+    pub artifact_types: Option<PathBuf>,
+    /// Directory in which artifacts are kept.
+    pub objects: PathBuf,
+    /// For how long a workspace's key signs.
+    pub key_rotation: Duration,
+}
+
 /// Everything that a node needs to know before it starts.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -207,8 +218,8 @@ pub struct Config {
     pub quarantine_at: Option<Severity>,
     /// How long what calls were decided upon is kept for replays; zero keeps none.
     pub decisions_kept: Duration,
-    /// Whether the built-in upstream `trust` signs and verifies.
-    pub trust: bool,
+    /// The built-in upstreams `trust` and `artifacts`; off without.
+    pub trust: Option<TrustSettings>,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
     pub approval_wait: Duration,
     /// The log.
@@ -404,6 +415,9 @@ fn build(
     let below = |path: Option<PathBuf>, name: &str| places.base.join(path.unwrap_or_else(|| PathBuf::from(name)));
     let data_dir = over.data_dir.or_else(|| file.data_dir.map(|p| places.base.join(p))).unwrap_or(places.data_dir);
     let keys_dir = over.keys_dir.or_else(|| file.keys_dir.map(|p| places.base.join(p)));
+    let trust = trust(file.trust, source, &places.base, &data_dir)?;
+    // An artifact has up to 1 MiB in its canonical form, and more in others.
+    let body_bytes = if trust.is_some() { 2 << 20 } else { 1 << 20 };
     Ok(Config {
         database: database::url(over.database_url, file.database_url.as_ref(), source)?,
         keys_dir: keys_dir.unwrap_or_else(|| data_dir.join("keys")),
@@ -411,8 +425,8 @@ fn build(
         data_dir,
         log_domain: log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?,
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
-        limits: limits::settings(file.limits.unwrap_or_default(), source, env)?,
-        trust: file.trust.is_some_and(|section| section.enabled),
+        limits: limits::settings(file.limits.unwrap_or_default(), body_bytes, source, env)?,
+        trust,
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
         quarantine_at: quarantine_at(over.quarantine_at, file.scan.as_ref(), source)?,
         decisions_kept: operations::decisions_kept(over.replay_days, file.policy.unwrap_or_default(), source)?,
@@ -434,6 +448,30 @@ fn build(
         development_issuer,
         issuers,
     })
+}
+
+fn trust(
+    file: Option<file::FileTrust>,
+    source: &Source,
+    base: &Path,
+    data_dir: &Path,
+) -> Result<Option<TrustSettings>, ConfigError> {
+    let Some(section) = file.filter(|section| section.enabled) else { return Ok(None) };
+    let key_rotation = match &section.key_rotation {
+        None => Duration::from_secs(180 * 24 * 3600),
+        Some(text) => {
+            let duration = parse_duration(text.get_ref()).map_err(|m| source.complain(text, m))?;
+            if duration < Duration::from_secs(24 * 3600) {
+                return Err(source.complain(text, "a key signs for at least a day; write 1d or more".to_owned()));
+            }
+            duration
+        }
+    };
+    Ok(Some(TrustSettings {
+        artifact_types: section.artifact_types.map(|path| base.join(path)),
+        objects: section.objects.map_or_else(|| data_dir.join("objects"), |path| base.join(path)),
+        key_rotation,
+    }))
 }
 
 /// `[scan] quarantine_at`: a severity, or `never`; `high` where nothing is said.

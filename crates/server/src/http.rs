@@ -5,11 +5,14 @@
 //! - [`problem`]: the one place where a refusal becomes RFC 9457 problem details.
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
 //! - [`page`]: where a person decides about one request.
-//! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`, `replay`, `connections`, `trust`: the handlers; `openapi`: their description.
+//! - `capability`: what the routes of built-in upstreams share.
+//! - `tools`, `approvals`, `artifacts`, `audit`, `log`, `admin`, `members`, `replay`, `connections`, `trust`: the handlers; `openapi`: their description.
 
 mod admin;
 mod approvals;
+mod artifacts;
 mod audit;
+mod capability;
 mod connections;
 pub(crate) mod guard;
 mod log;
@@ -58,7 +61,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/approvals", get(approvals::list))
         .route("/approvals/{id}", get(approvals::show).post(approvals::answer))
         .route("/approvals/{id}/page", get(page::show).post(page::act))
-        .route("/audit/events", get(audit::events))
+        .route("/audit/events", get(audit::events).post(artifacts::declare))
+        .route("/audit/events/stream", get(audit::stream))
         .route("/receipts/{id}", get(audit::receipt).post(audit::receipt_disclosing))
         .route("/checkpoint", get(log::checkpoint))
         .route("/tile/{*path}", get(log::tile))
@@ -75,6 +79,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(replay::routes())
         .merge(connections::routes())
         .merge(trust::routes())
+        .merge(artifacts::routes())
         .route_layer(NoteRoute)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

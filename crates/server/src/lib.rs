@@ -5,12 +5,15 @@
 //! - [`config`]: `countersign.toml`, environment and flags, checked whole before anything is opened.
 //! - [`node`]: the parts put together, on a listener that is handed in.
 //! - `http`, [`mcp`]: requests in, answers out.
+//! - `capability`: what the built-in upstreams share; `trust` signs and verifies, `artifacts` keeps signed documents.
 //! - `tls`: the listener's certificate, and whom client certificates name.
 //! - [`probe`]: an upstream for a moment, to look at what it lists.
 //! - [`keys`], [`dev_issuer`]: key files of the data directory.
 #![forbid(unsafe_code)]
 
 mod app;
+mod artifacts;
+mod capability;
 pub mod config;
 pub mod dev_issuer;
 #[cfg(fuzzing)]

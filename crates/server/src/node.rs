@@ -36,12 +36,17 @@ use countersign_gate::upstream::Upstream;
 use countersign_gate::{Gate, Settings};
 use countersign_ledger::{Ledger, OpenError, StoreError};
 use countersign_proof::canonical::Limits;
+use countersign_store::objects::Directory;
+use countersign_trust::artifact::types::{TypeFileError, Types};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use crate::app::{App, VERSION};
+use crate::artifacts::keys::SigningKeys;
+use crate::artifacts::{Artifacts, Parts as ArtifactParts};
+use crate::config::TrustSettings;
 use crate::config::{Config, RateLimit};
 use crate::http::guard::HostGuard;
 use crate::http::resource::Resource;
@@ -207,10 +212,11 @@ impl Node {
         let manifests = manifests(&config.manifests)?;
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         let keyring = Arc::new(keyring);
-        let capability = config.trust.then(|| capability(&config, &ledger, &keyring)).transpose()?;
-        let (custody, trust) = capability.unzip();
-        let trust_name = trust.as_ref().map(|(manifest, _)| manifest.upstream.clone());
-        built_in.extend(trust);
+        let capabilities = config.trust.as_ref().map(|trust| capabilities(&config, trust, &ledger, &keyring));
+        let capabilities = capabilities.transpose()?;
+        let own: Vec<BuiltIn> = capabilities.iter().flat_map(Capabilities::built_in).collect();
+        let own_names: Vec<UpstreamName> = own.iter().map(|(manifest, _)| manifest.upstream.clone()).collect();
+        built_in.extend(own);
         let here = built_in.iter().map(|(manifest, _)| manifest);
         let names: Vec<UpstreamName> = manifests.iter().chain(here).map(|manifest| manifest.upstream.clone()).collect();
         let connections = Connections::new(ledger.clone(), Arc::clone(&keyring), &config.url(), clock());
@@ -225,11 +231,14 @@ impl Node {
         let gate =
             Gate::open(ledger.clone(), registry, policies, keyring, authenticator, settings(&config, connections)?);
         let gate = gate.await.map_err(StartError::Gate)?;
-        if let (Some(trust), Some(custody)) = (&trust_name, &custody) {
-            custody.open().await.map_err(|error| StartError::Setup(error.to_string()))?;
-            // Its definitions are here: nobody has to find the tools missing while they are listed.
-            gate.registry().refresh(trust).await.map_err(|error| StartError::Setup(error.to_string()))?;
+        if let Some(capabilities) = &capabilities {
+            capabilities.custody.open().await.map_err(|error| StartError::Setup(error.to_string()))?;
         }
+        for name in &own_names {
+            // Their definitions are here: nobody has to find the tools missing while they are listed.
+            gate.registry().refresh(name).await.map_err(|error| StartError::Setup(error.to_string()))?;
+        }
+        let (custody, artifacts) = capabilities.map(|c| (c.custody, c.artifacts.1)).unzip();
 
         let (stop, stopping) = tokio::sync::watch::channel(false);
         let url = reachable_url(&config);
@@ -243,6 +252,7 @@ impl Node {
             upstreams: names.into_iter().collect(),
             assertion: broker.assertion,
             custody,
+            artifacts,
             listings: Listings::default(),
             sessions: Sessions::default(),
             parking: Parking::default(),
@@ -256,6 +266,7 @@ impl Node {
         let mut background = app.gate.run_background();
         background.extend(watch::policies(Arc::clone(&app.gate), app.config.policies.clone()));
         background.extend(reporting::metrics(&app).await?);
+        background.extend(app.artifacts.clone().map(|artifacts| tokio::spawn(artifacts.keep_scrubbing())));
         background.extend(app.tls.clone().map(|tls| tokio::spawn(tls.follow())));
         write_node_file(&app.config.data_dir, &url)?;
         let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
@@ -327,12 +338,69 @@ impl Node {
 
 type BuiltIn = (Manifest, Arc<dyn Upstream>);
 
-/// Signing and verifying, and the authorities behind it.
-fn capability(config: &Config, ledger: &Ledger, keyring: &Arc<Keyring>) -> Result<(Arc<Custody>, BuiltIn), StartError> {
+/// The capabilities of a node that signs.
+struct Capabilities {
+    custody: Arc<Custody>,
+    trust: BuiltIn,
+    artifacts: (Manifest, Arc<Artifacts>),
+}
+
+impl Capabilities {
+    fn built_in(&self) -> [BuiltIn; 2] {
+        let (manifest, artifacts) = &self.artifacts;
+        let artifacts: Arc<dyn Upstream> = Arc::<Artifacts>::clone(artifacts);
+        [(self.trust.0.clone(), Arc::clone(&self.trust.1)), (manifest.clone(), artifacts)]
+    }
+}
+
+/// Signing and verifying with the authorities behind it, and signed artifacts.
+fn capabilities(
+    config: &Config,
+    settings: &TrustSettings,
+    ledger: &Ledger,
+    keyring: &Arc<Keyring>,
+) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
     let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
     let trust = Trust::capability(ledger.clone(), Arc::clone(keyring), Arc::clone(&custody), config.url(), clock());
-    Ok((custody, trust.map_err(StartError::Setup)?))
+    let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
+    let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
+    let artifacts = Artifacts::capability(ArtifactParts {
+        ledger: ledger.clone(),
+        keys: SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, clock()),
+        objects: Arc::new(objects),
+        types: artifact_types(settings)?,
+        base_url: config.url(),
+        clock: clock(),
+    });
+    Ok(Capabilities {
+        custody,
+        trust: trust.map_err(StartError::Setup)?,
+        artifacts: artifacts.map_err(StartError::Setup)?,
+    })
+}
+
+/// The built-in types of artifacts and those of the configured directory, in the order of their names.
+fn artifact_types(settings: &TrustSettings) -> Result<Types, StartError> {
+    let wrong = |error: TypeFileError| StartError::Setup(error.to_string());
+    let mut types = Types::built_in().map_err(wrong)?;
+    let Some(directory) = &settings.artifact_types else { return Ok(types) };
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |error| StartError::Io { path, error }
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(unreadable(directory))? {
+        files.push(entry.map_err(unreadable(directory))?.path());
+    }
+    files.sort();
+    let is_type =
+        |path: &&PathBuf| path.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known));
+    for path in files.iter().filter(is_type) {
+        let text = std::fs::read_to_string(path).map_err(unreadable(path))?;
+        types.add_file(&text, &path.display().to_string()).map_err(wrong)?;
+    }
+    Ok(types)
 }
 
 /// Held for the life of the node; the system lets go of it when the process ends, however it ends.

@@ -23,12 +23,14 @@ use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
     DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
 };
-use countersign_ledger::{AppendError, Ledger, Reader, StoreError};
+use countersign_ledger::{Ledger, Reader, StoreError};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-pub(crate) use custody::{Custody, CustodyError, Published};
+use crate::capability::{Computing, Failure, Told, answer, read};
+
+pub(crate) use custody::{Custody, CustodyError, Published, entropy};
 pub(crate) use tools::NAME;
 
 /// The node's signing and verifying.
@@ -42,39 +44,7 @@ pub(crate) struct Trust {
     clock: fn() -> Millis,
     tools: Vec<Box<RawValue>>,
     changes: watch::Sender<u64>,
-    /// As many computations at a time as there are cores; the others wait, within their calls' deadlines.
-    computing: Semaphore,
-}
-
-/// Why a tool gave no answer.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    /// What the caller can mend. A result, marked as an error.
-    #[error("{0}")]
-    Input(String),
-    /// Nothing was done.
-    #[error("{0}")]
-    Undone(String),
-    /// It may have been done.
-    #[error("{0}")]
-    Unknown(String),
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Undone(format!("the ledger cannot be read: {error}"))
-    }
-}
-
-impl From<AppendError> for Failure {
-    fn from(error: AppendError) -> Self {
-        match error {
-            AppendError::Undecided => Self::Unknown(error.to_string()),
-            AppendError::Conflict(_) | AppendError::Overloaded | AppendError::Unavailable(_) | AppendError::Closed => {
-                Self::Undone(error.to_string())
-            }
-        }
-    }
+    computing: Computing,
 }
 
 impl Trust {
@@ -91,7 +61,7 @@ impl Trust {
     ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
         let (manifest, tools) = tools::described()?;
         let name = manifest.upstream.clone();
-        let computing = Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from));
+        let computing = Computing::new();
         let changes = watch::Sender::new(0);
         let trust = Self { name, ledger, keyring, custody, base_url, clock, tools, changes, computing };
         Ok((manifest, Arc::new(trust)))
@@ -99,21 +69,14 @@ impl Trust {
 
     async fn call(&self, tool: &str, principal: &Principal, arguments: &str) -> Result<Value, Failure> {
         match tool {
-            tools::SIGN => self.sign(principal, tools::read(arguments)?).await,
-            tools::VERIFY => self.verify(principal, tools::read(arguments)?).await,
-            tools::PROVENANCE => self.provenance(principal, tools::read(arguments)?).await,
-            tools::QUERY => self.query(principal, tools::read(arguments)?).await,
-            tools::SIGNATURE => self.signature(principal, tools::read(arguments)?).await,
-            tools::STATS => self.stats(principal, tools::read(arguments)?).await,
+            tools::SIGN => self.sign(principal, read(arguments)?).await,
+            tools::VERIFY => self.verify(principal, read(arguments)?).await,
+            tools::PROVENANCE => self.provenance(principal, read(arguments)?).await,
+            tools::QUERY => self.query(principal, read(arguments)?).await,
+            tools::SIGNATURE => self.signature(principal, read(arguments)?).await,
+            tools::STATS => self.stats(principal, read(arguments)?).await,
             other => Err(Failure::Input(format!("there is no tool {other:?} here"))),
         }
-    }
-
-    /// Runs what takes milliseconds of computing apart from the threads that serve requests.
-    async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let undone = |why: String| Failure::Undone(format!("it could not be computed: {why}"));
-        let _turn = self.computing.acquire().await.map_err(|e| undone(e.to_string()))?;
-        tokio::task::spawn_blocking(work).await.map_err(|e| undone(e.to_string()))
     }
 
     async fn read<T: Send + 'static>(
@@ -158,13 +121,7 @@ impl Upstream for Trust {
             answered = tokio::time::timeout_at(permit.deadline().into(), called) => answered,
             () = exchange.cancelled(), if name != tools::SIGN => return Err(DispatchError::Cancelled),
         };
-        match answered {
-            Ok(Ok(value)) => result(&value, false),
-            Ok(Err(Failure::Input(why))) => result(&json!({ "error": why }), true),
-            Ok(Err(Failure::Undone(why))) => Err(DispatchError::NotSent(why)),
-            Ok(Err(Failure::Unknown(why))) => Err(DispatchError::Lost(why)),
-            Err(_) => Err(DispatchError::Timeout),
-        }
+        answered.map_or(Err(DispatchError::Timeout), |told| answer(told.map(Told::from)))
     }
 
     async fn discover(&self) -> Result<Discovered, DiscoverError> {
@@ -180,18 +137,4 @@ impl Upstream for Trust {
     }
 
     async fn shutdown(&self) {}
-}
-
-/// A `CallToolResult` with structured content and the same as text, as older clients read it.
-fn result(value: &Value, is_error: bool) -> Result<ToolResult, DispatchError> {
-    let text = match (is_error, value.get("error").and_then(Value::as_str)) {
-        (true, Some(why)) => why.to_owned(),
-        (_, _) => value.to_string(),
-    };
-    let mut whole = json!({ "content": [{ "type": "text", "text": text }], "isError": is_error });
-    if !is_error {
-        whole["structuredContent"] = value.clone();
-    }
-    let raw = serde_json::value::to_raw_value(&whole).map_err(|e| DispatchError::Protocol(e.to_string()))?;
-    Ok(ToolResult { raw, is_error })
 }

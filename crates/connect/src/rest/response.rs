@@ -244,7 +244,7 @@ fn render(
 ) -> Result<ToolResult, DispatchError> {
     let result = to_raw_value(&CallResult { content, structured, is_error, meta });
     let raw = result.map_err(|e| DispatchError::Protocol(format!("its answer cannot be passed on: {e}")))?;
-    Ok(ToolResult { raw, is_error })
+    Ok(ToolResult { raw, is_error, remarks: Map::new() })
 }
 
 fn text(body: &[u8]) -> Result<&str, DispatchError> {

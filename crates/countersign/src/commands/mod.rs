@@ -2,6 +2,7 @@
 
 pub mod administer;
 pub mod approvals;
+pub mod artifacts;
 pub mod audit;
 pub mod backup;
 pub mod call;

@@ -57,7 +57,9 @@ impl Redactor {
     /// What was given, redacted; or that no JSON is left, where a secret was part of its structure.
     pub fn outcome(&self, outcome: Result<ToolResult, DispatchError>) -> Result<ToolResult, DispatchError> {
         match outcome {
-            Ok(result) => Ok(ToolResult { raw: self.raw(result.raw)?, is_error: result.is_error }),
+            Ok(result) => {
+                Ok(ToolResult { raw: self.raw(result.raw)?, is_error: result.is_error, remarks: result.remarks })
+            }
             Err(DispatchError::Rpc { code, message, raw }) => {
                 Err(DispatchError::Rpc { code, message: self.text(&message), raw: self.raw(raw)? })
             }
@@ -128,7 +130,11 @@ mod tests {
     const SECRET: &str = "s3/cr\"et+\\7";
 
     fn raw(text: &str) -> Result<String, String> {
-        let result = ToolResult { raw: RawValue::from_string(text.to_owned()).expect("JSON"), is_error: false };
+        let result = ToolResult {
+            raw: RawValue::from_string(text.to_owned()).expect("JSON"),
+            is_error: false,
+            remarks: serde_json::Map::new(),
+        };
         Redactor::new([SECRET, "123456"]).outcome(Ok(result)).map(|r| r.raw.get().to_owned()).map_err(|e| e.to_string())
     }
 
@@ -148,8 +154,11 @@ mod tests {
             let clean = raw(echo).expect("JSON");
             assert!(clean.contains(REDACTED) && !clean.contains("cr"), "{clean}");
         }
-        let result =
-            ToolResult { raw: RawValue::from_string(r#"["x \"quoted\""]"#.to_owned()).expect("JSON"), is_error: false };
+        let result = ToolResult {
+            raw: RawValue::from_string(r#"["x \"quoted\""]"#.to_owned()).expect("JSON"),
+            is_error: false,
+            remarks: serde_json::Map::new(),
+        };
         let clean = Redactor::new(["\"quoted\""]).outcome(Ok(result)).map(|r| r.raw.get().to_owned());
         assert!(clean.is_ok_and(|text| text == r#"["x [redacted]"]"#), "a secret with quotation marks at its ends");
         assert!(raw(r#"{"a":12345678}"#).is_err_and(|why| !why.contains("123456")));

@@ -137,7 +137,11 @@ impl Upstream for Bank {
         self.executed.lock().expect("lock").push((tool, permit.arguments().get().to_owned()));
         let result = |text: &str| {
             let raw = format!(r#"{{"content":[{{"type":"text","text":"{text}"}}],"x-kept":1.50}}"#);
-            Ok(ToolResult { raw: RawValue::from_string(raw).expect("JSON"), is_error: false })
+            Ok(ToolResult {
+                raw: RawValue::from_string(raw).expect("JSON"),
+                is_error: false,
+                remarks: serde_json::Map::new(),
+            })
         };
         match act {
             Act::Answer(text) => result(text),

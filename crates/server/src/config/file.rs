@@ -49,6 +49,9 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct FileTrust {
     pub enabled: bool,
+    pub artifact_types: Option<PathBuf>,
+    pub objects: Option<PathBuf>,
+    pub key_rotation: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

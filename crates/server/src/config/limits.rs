@@ -24,6 +24,7 @@ const MAX_AMOUNT: u64 = (1 << 53) - 1;
 /// [`ConfigError::File`] with the line.
 pub(super) fn settings(
     file: FileLimits,
+    body_bytes: usize,
     source: &Source,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<LimitSettings, ConfigError> {
@@ -52,7 +53,7 @@ pub(super) fn settings(
         breakers: breakers(file.breakers, source)?,
         budgets: budgets(file.budgets, source)?,
         open_requests: u32::try_from(within(file.open_requests, "open_requests", 20, 1, 10_000)?).unwrap_or(u32::MAX),
-        body_bytes: within(file.body_bytes, "body_bytes", 1 << 20, 1024, 64 << 20)?,
+        body_bytes: within(file.body_bytes, "body_bytes", body_bytes, 1024, 64 << 20)?,
         depth: within(file.depth, "depth", 64, 4, 120)?,
         connections: within(file.connections, "connections", 4096, 1, 1_000_000)?,
         header_timeout: time(file.header_timeout, 15_000, source)?,

@@ -1,11 +1,14 @@
 //! Events and receipts.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use countersign_domain::{Refusal, RefusalKind};
+use bytes::Bytes;
+use countersign_domain::{Principal, Refusal, RefusalKind};
 use countersign_ledger::contract::{EventQuery, EventRow};
 use countersign_proof::canonical::{Limits, parse_strict};
 use countersign_proof::receipt::Label;
@@ -14,16 +17,38 @@ use http::{HeaderMap, HeaderValue, Uri};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::request::{Caller, parsed, parsed_value, query, value};
 use super::{Answered, json, json_bytes};
 use crate::app::App;
+use crate::mcp::talk::event_stream;
 use crate::rawjson::{self, ObjectWriter};
 
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
-const FILTERS: &[&str] =
-    &["type", "principal", "tool", "call", "workspace", "since", "until", "limit", "cursor", "order"];
+const FILTERS: &[&str] = &[
+    "type",
+    "principal",
+    "tool",
+    "call",
+    "workspace",
+    "workspace_id",
+    "artifact_id",
+    "since",
+    "until",
+    "limit",
+    "cursor",
+    "order",
+];
+/// How often a stream looks for events where nobody says that there are some.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a stream says nothing.
+const QUIET: Duration = Duration::from_secs(15);
+/// How long a stream lasts: who goes on presents its credential again.
+const LASTS: Duration = Duration::from_secs(300);
+/// The most streams at a time.
+static STREAMS: Semaphore = Semaphore::const_new(128);
 
 pub(super) async fn events(State(app): State<Arc<App>>, caller: Caller, uri: Uri) -> Answered {
     let pairs = query(&uri, FILTERS)?;
@@ -42,6 +67,93 @@ pub(super) async fn events(State(app): State<Arc<App>>, caller: Caller, uri: Uri
         response.headers_mut().extend(next_page(&pairs, *position).map(|link| (LINK, link)));
     }
     Ok(response)
+}
+
+/// The same events as they come (`text/event-stream`), from now on or behind the `Last-Event-ID`.
+pub(super) async fn stream(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, uri: Uri) -> Answered {
+    let pairs = query(&uri, FILTERS)?;
+    let mut wanted = event_query(&pairs)?;
+    let (false, None) = (wanted.descending, wanted.until) else {
+        return Err(Refusal::new(RefusalKind::MalformedRequest, "a stream goes on: no order, and no until").into());
+    };
+    if let Some(last) = headers.get("last-event-id") {
+        let last = last.to_str().ok().and_then(|text| text.parse().ok());
+        let wrong =
+            || Refusal::new(RefusalKind::MalformedRequest, "Last-Event-ID: expected the id of an event of this stream");
+        wanted.cursor = Some(last.ok_or_else(wrong)?);
+    }
+    let Ok(place) = STREAMS.try_acquire() else {
+        return Err(Refusal::new(RefusalKind::Overloaded, "too many streams are open; try again later").into());
+    };
+    if wanted.cursor.is_none() && wanted.since.is_none() {
+        let newest = EventQuery { descending: true, limit: 1, ..EventQuery::default() };
+        let page = app.ledger.read(move |reader| reader.events(&newest)).await.map_err(super::log::away)?;
+        wanted.cursor = page.rows.first().map(|(position, _)| *position);
+    }
+    // Who may not read is told so, instead of being given a stream that says nothing.
+    app.gate.events(&caller.principal, EventQuery { limit: 1, ..wanted.clone() }).await?;
+    let ends = Instant::now() + LASTS;
+    let following =
+        Following { app, principal: caller.principal, wanted, ends, quiet: Instant::now(), seen: None, _place: place };
+    Ok(event_stream(futures_util::stream::unfold(following, Following::next)))
+}
+
+/// A stream that is being read.
+struct Following {
+    app: Arc<App>,
+    principal: Arc<Principal>,
+    wanted: EventQuery,
+    ends: Instant,
+    /// When it last said something.
+    quiet: Instant,
+    /// The head at which there was nothing more.
+    seen: Option<(u32, u64)>,
+    _place: SemaphorePermit<'static>,
+}
+
+impl Following {
+    /// What is said next: a page of events, or a sign of life. Nothing more once the time is over or the node stops.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        while Instant::now() < self.ends && !self.app.is_stopping() {
+            let said = self.look().await?;
+            if !said.is_empty() {
+                self.quiet = Instant::now();
+                return Some((Ok(said.into()), self));
+            }
+            if self.quiet.elapsed() >= QUIET {
+                self.quiet = Instant::now();
+                return Some((Ok(Bytes::from_static(b": nothing new\n\n")), self));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        None
+    }
+
+    /// The events that came since, none if nothing was written. The stream ends where its reader may not read any more.
+    async fn look(&mut self) -> Option<Vec<u8>> {
+        let head = self.app.ledger.head();
+        let head = (head.shard, head.size);
+        // Of what other nodes wrote this one hears later than it can be read.
+        if self.seen == Some(head) && !self.app.ledger.is_shared() {
+            return Some(Vec::new());
+        }
+        let page = match self.app.gate.events(&self.principal, self.wanted.clone()).await {
+            Ok(page) => page,
+            Err(refusal) if refusal.kind == RefusalKind::Forbidden => return None,
+            Err(_) => return Some(Vec::new()),
+        };
+        self.seen = (!page.more).then_some(head);
+        let origins = origins(&self.app).await.unwrap_or_default();
+        let mut out = Vec::new();
+        for (position, row) in &page.rows {
+            out.extend_from_slice(format!("id: {position}\nevent: {}\ndata: ", row.kind).as_bytes());
+            // An event's members are canonical JSON, which has no line breaks.
+            out = write_event(out, row, origins.get(&row.shard).map_or("", String::as_str));
+            out.extend_from_slice(b"\n\n");
+            self.wanted.cursor = Some(*position);
+        }
+        Some(out)
+    }
 }
 
 pub(super) async fn receipt(State(app): State<Arc<App>>, caller: Caller, Path(id): Path<String>, uri: Uri) -> Answered {
@@ -90,6 +202,8 @@ async fn receipt_with(app: &App, caller: &Caller, id: &str, disclose: Vec<(Label
 
 fn event_query(pairs: &[(String, String)]) -> Result<EventQuery, Refusal> {
     let text = |name: &str| value(pairs, name).map(str::to_owned);
+    // The name that FedMCP's server has for it.
+    let workspace = if value(pairs, "workspace").is_some() { "workspace" } else { "workspace_id" };
     let descending = match value(pairs, "order") {
         None | Some("asc") => false,
         Some("desc") => true,
@@ -97,10 +211,11 @@ fn event_query(pairs: &[(String, String)]) -> Result<EventQuery, Refusal> {
     };
     let limit: u32 = parsed_value(pairs, "limit", "a number from 1 to 1000")?.unwrap_or(DEFAULT_LIMIT);
     Ok(EventQuery {
-        workspace: parsed_value(pairs, "workspace", "a workspace's name")?,
+        workspace: parsed_value(pairs, workspace, "a workspace's name")?,
         kind: text("type"),
         principal: text("principal"),
         tool: text("tool"),
+        subject: text("artifact_id"),
         call: parsed_value(pairs, "call", "a UUID")?,
         since: parsed_value(pairs, "since", "milliseconds since the epoch")?,
         until: parsed_value(pairs, "until", "milliseconds since the epoch")?,

@@ -1,5 +1,6 @@
 //! The HTTP surface described as OpenAPI 3.1, at `/openapi.json`. Written by hand; a test compares it with the routes.
 
+mod artifacts;
 mod connections;
 mod members;
 mod trust;
@@ -30,6 +31,7 @@ pub(super) fn describe() -> Value {
         members::members(),
         connections::connections(),
         trust::trust(),
+        artifacts::artifacts(),
         node(),
     ] {
         paths.extend(group);
@@ -52,6 +54,7 @@ pub(super) fn describe() -> Value {
             { "name": "mcp", "description": "Model Context Protocol over streamable HTTP." },
             { "name": "connections", "description": "Accounts that people connect, and agents use for them." },
             { "name": "trust", "description": "Signing and verifying in Sigstore's shapes." },
+            { "name": "artifacts", "description": "Signed documents, kept and found." },
             { "name": "administration", "description": "For the roles operator and auditor." },
             { "name": "node", "description": "The node itself. Public." },
         ],
@@ -244,12 +247,31 @@ fn audit() -> Vec<(String, Value)> {
         .query("tool", "string", "`upstream:tool`")
         .query("call", "string", "A call's id")
         .query("workspace", "string", "The caller's own, or `_node` for operators and auditors")
+        .query("artifact_id", "string", "What the event is about: an artifact's id")
+        .query("workspace_id", "string", "The same as `workspace`")
         .query("since", "integer", "Milliseconds since the epoch, inclusive")
         .query("until", "integer", "Milliseconds since the epoch, exclusive")
         .query("order", "string", "asc (default) or desc")
         .query("limit", "integer", "1 to 1000, default 100")
         .query("cursor", "string", "From a `Link` header")
         .answers("200", "A page; `Link: <…>; rel=\"next\"` leads to the next.", array_of("Event"));
+    let declare = Operation::new(TAG, "declareEvent", "Record what a client says that it did (artifacts:declare)")
+        .body(json!({
+            "type": "object", "required": ["action"], "additionalProperties": false,
+            "properties": {
+                "action": { "type": "string" }, "artifactId": { "type": "string" }, "actor": { "type": "string" },
+                "compliance_flags": { "type": "array", "items": { "type": "string" } }, "details": { "type": "object" },
+            },
+        }))
+        .answers("200", "Recorded; marked as declared.", any_object());
+    let stream = Operation::new(TAG, "streamEvents", "Events as they come; the same filters, but `order` and `until`")
+        .header("Last-Event-ID", "The id of the last event that was seen: goes on behind it.")
+        .answers_as(
+            "200",
+            "Server-sent events; ends after five minutes.",
+            "text/event-stream",
+            json!({ "type": "string" }),
+        );
     let id = "The event's id.";
     let receipt = Operation::new(TAG, "getReceipt", "The receipt of an event: a file that verifies offline")
         .path("id", id)
@@ -263,7 +285,8 @@ fn audit() -> Vec<(String, Value)> {
         }))
         .answers("200", "The receipt file (docs/receipt.md).", any_object());
     vec![
-        item("/audit/events", vec![("get", events)]),
+        item("/audit/events", vec![("get", events), ("post", declare)]),
+        item("/audit/events/stream", vec![("get", stream)]),
         item("/receipts/{id}", vec![("get", receipt), ("post", disclosing)]),
     ]
 }

@@ -216,7 +216,7 @@ fn purpose(name: &str) -> Vec<u8> {
 }
 
 /// 32 bytes from the cryptographic source.
-pub(super) fn entropy() -> Result<zeroize::Zeroizing<[u8; 32]>, CustodyError> {
+pub(crate) fn entropy() -> Result<zeroize::Zeroizing<[u8; 32]>, CustodyError> {
     let mut seed = zeroize::Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut seed[..]).map_err(|_| unusable("no randomness is to be had"))?;
     Ok(seed)

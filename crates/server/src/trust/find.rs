@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use countersign_domain::{Millis, Principal};
+use countersign_domain::Principal;
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
-use countersign_trust::time::parse_rfc3339;
 use countersign_trust::verify::Policy;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::verify::Standard;
-use super::{Failure, Trust, tools};
+use super::{Trust, tools};
+use crate::capability::{Failure, clipped, moment};
 use crate::time::rfc3339;
 
 const DEFAULT_PAGE: u32 = 10;
@@ -18,7 +18,6 @@ const DEFAULT_PAGE: u32 = 10;
 const MAX_CHAIN: u32 = 200;
 /// The most signers that are named.
 const MAX_SIGNERS: usize = 100;
-const DAY: Millis = 24 * 3600 * 1000;
 
 impl Trust {
     pub(super) async fn query(&self, principal: &Principal, wanted: tools::Query) -> Result<Value, Failure> {
@@ -59,7 +58,7 @@ impl Trust {
         let row = self.read(move |r| r.trust_row(id)).await?;
         // What another workspace signed is as unknown as what nobody did.
         let own = |row: &TrustRow| row.workspace == principal.workspace && row.kind == TrustKind::Signature;
-        let row = row.filter(own).ok_or_else(|| Failure::Input(format!("there is no signature {id}")))?;
+        let row = row.filter(own).ok_or_else(|| Failure::NotFound(format!("there is no signature {id}")))?;
         self.shown(&row).await
     }
 
@@ -166,19 +165,5 @@ fn judged(
 }
 
 fn entry_id(text: &str) -> Result<Uuid, Failure> {
-    text.parse().map_err(|_| Failure::Input(format!("{:?} is not the id of an entry", tools::clipped(text))))
-}
-
-/// A moment; a mere date is its beginning, or the beginning of the next day where an end is meant.
-fn moment(text: &str, name: &str, is_end: bool) -> Result<Millis, Failure> {
-    let wrong = || Failure::Input(format!("{name}: {:?} is neither an RFC 3339 time nor a date", tools::clipped(text)));
-    let parse = |text: &str| parse_rfc3339(text).and_then(|millis| Millis::try_from(millis).ok());
-    match text.len() {
-        10 => {
-            let start = parse(&format!("{text}T00:00:00Z")).ok_or_else(wrong)?;
-            Ok(if is_end { start + DAY } else { start })
-        }
-        // `until` is exclusive, and a moment that was named belongs to the range.
-        _ => parse(text).map(|at| if is_end { at + 1 } else { at }).ok_or_else(wrong),
-    }
+    text.parse().map_err(|_| Failure::Input(format!("{:?} is not the id of an entry", clipped(text))))
 }

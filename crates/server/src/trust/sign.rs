@@ -18,7 +18,8 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::custody::{CustodyError, entropy};
-use super::{Failure, Trust, tools};
+use super::{Trust, tools};
+use crate::capability::Failure;
 use crate::time::rfc3339;
 
 /// The most bytes of a statement.
@@ -69,7 +70,8 @@ impl Trust {
         let identity = Identity::uri(&signer).map_err(|e| Failure::Undone(format!("the signer's identity: {e}")))?;
         let (now, seed, issuer) = ((self.clock)(), entropy()?, self.custody.issuer().to_owned());
         let (unlogged, statement) = self
-            .compute(move || {
+            .computing
+            .run(move || {
                 let who = Signatory { identity: &identity, issuer: &issuer };
                 let payload = statement.as_deref().map_or(Payload::Artifact(digest), Payload::Statement);
                 (prepare(&authority.current, who, &payload, &seed, now), statement)
@@ -101,10 +103,8 @@ impl Trust {
         let entries = vec![entry.map_err(|e| Failure::Undone(e.to_string()))?];
         let ops = vec![StateOp::TrustRecord { row: Box::new(row.clone()) }];
         self.ledger.append(Append { entries, ops, ..Append::default() }).await?;
-        self.shown(&row).await.map_err(|failure| match failure {
-            // It is signed and logged; only showing it failed.
-            Failure::Undone(why) | Failure::Input(why) | Failure::Unknown(why) => Failure::Unknown(why),
-        })
+        // It is signed and logged.
+        self.shown(&row).await.map_err(Failure::after_the_fact)
     }
 
     /// A signature as callers see it.

@@ -7,11 +7,10 @@ use countersign_catalog::{Definition, Kind, Manifest};
 use countersign_domain::Effect;
 use countersign_proof::digest::Digest;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
+use crate::capability::{Failure, clipped, tool};
 
 /// The upstream's name.
 pub(crate) const NAME: &str = "trust";
@@ -99,19 +98,10 @@ pub(super) struct OfEntry {
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
-/// Reads a tool's arguments. The gate has checked them against the schema already; this is the same once more, as types.
-pub(super) fn read<T: DeserializeOwned>(arguments: &str) -> Result<T, Failure> {
-    serde_json::from_str(arguments).map_err(|error| Failure::Input(format!("the arguments: {error}")))
-}
-
 /// `sha256:` and 64 hexadecimal digits.
 pub(super) fn digest(text: &str) -> Result<Digest, Failure> {
     let wrong = || Failure::Input(format!("{:?} is not a digest: sha256: and 64 hexadecimal digits", clipped(text)));
     text.to_ascii_lowercase().parse().map_err(|_| wrong())
-}
-
-pub(super) fn clipped(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 /// The manifest, with the pin of each definition, and the definitions.
@@ -242,18 +232,6 @@ fn query_tool(artifact: &Value, kind: &Value, word: &dyn Fn(&str) -> Value) -> V
         &[],
         &["entries", "next"],
     )
-}
-
-/// A definition. Of the results, the members that are always there are named; more may come.
-fn tool(name: &str, description: &str, properties: &Value, required: &[&str], gives: &[&str]) -> Value {
-    json!({
-        "name": name,
-        "description": description,
-        "inputSchema": {
-            "type": "object", "properties": properties, "required": required, "additionalProperties": false
-        },
-        "outputSchema": { "type": "object", "required": gives },
-    })
 }
 
 #[cfg(test)]

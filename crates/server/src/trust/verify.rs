@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::sign::pem;
-use super::{Failure, Trust, tools};
+use super::{Trust, tools};
+use crate::capability::Failure;
 use crate::time::rfc3339;
 
 /// How many recorded signatures of one artifact are looked at, newest first.
@@ -43,7 +44,7 @@ impl Trust {
         let root = match &wanted.trusted_root {
             Some(root) => {
                 let text = root.to_string();
-                let parsed = self.compute(move || TrustedRoot::parse(text.as_bytes())).await?;
+                let parsed = self.computing.run(move || TrustedRoot::parse(text.as_bytes())).await?;
                 parsed.map_err(|e| Failure::Input(format!("trusted_root: {e}")))?
             }
             None => published,
@@ -113,7 +114,7 @@ impl Trust {
         standard: &Standard,
     ) -> Result<Report, Failure> {
         let (root, policy) = (Arc::clone(&standard.root), standard.policy.clone());
-        self.compute(move || verify(&bundle, &Artifact::Sha256(artifact), &root, &policy)).await
+        self.computing.run(move || verify(&bundle, &Artifact::Sha256(artifact), &root, &policy)).await
     }
 
     /// Anybody of the principal's workspace, at this node.

@@ -114,7 +114,7 @@ impl Upstream for Talker {
             "completion/complete" => json!({"completion": {"values": [permit.arguments().get()], "hasMore": false}}),
             _ => json!({}),
         };
-        Ok(ToolResult { raw: raw(&result), is_error: false })
+        Ok(ToolResult { raw: raw(&result), is_error: false, remarks: serde_json::Map::new() })
     }
     async fn discover(&self) -> Result<Discovered, DiscoverError> {
         let tool = |name: &str| raw(&json!({"name": name, "inputSchema": {"type": "object"}}));

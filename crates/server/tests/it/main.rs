@@ -1,5 +1,6 @@
 //! A real node on a loopback socket, with the sample upstream as a child process, driven over raw HTTP.
 
+mod artifacts;
 mod exchange;
 mod http;
 mod identity;

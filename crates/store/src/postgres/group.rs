@@ -34,8 +34,8 @@ const PUBLIC_NEWS: &str =
 const TAILS: &str = "SELECT w.name, t.seq, t.commitment FROM unnest($1::text[]) w (name), LATERAL \
     (SELECT seq, commitment FROM event WHERE workspace = w.name ORDER BY position DESC LIMIT 1) t";
 const INSERT: &str = "INSERT INTO event (position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, \
-    detail_salt, body) SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], \
-    $7::bytea[], $8::uuid[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[])";
+    detail_salt, body, subject) SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], \
+    $7::bytea[], $8::uuid[], $9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::text[])";
 const INSERT_ENTRIES: &str = "INSERT INTO public_entry (position, id, workspace, body) \
     SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bytea[])";
 /// A second one for a call is ignored.
@@ -188,7 +188,8 @@ async fn insert(session: &Session, events: Vec<EventRow>) -> Result<()> {
     let salts: Vec<Option<&[u8]>> = openings().map(|o| o.map(|o| o.salt.as_slice())).collect();
     let details: Vec<Option<&[u8]>> = openings().map(|o| o?.detail_salt.as_ref().map(|s| s.as_slice())).collect();
     let bodies: Vec<Option<&[u8]>> = openings().map(|o| o.map(|o| o.event.as_slice())).collect();
-    let columns: [&(dyn ToSql + Sync); 13] = [
+    let subjects: Vec<Option<&str>> = events.iter().map(|e| e.subject.as_deref()).collect();
+    let columns: [&(dyn ToSql + Sync); 14] = [
         &positions,
         &ids,
         &workspaces,
@@ -202,6 +203,7 @@ async fn insert(session: &Session, events: Vec<EventRow>) -> Result<()> {
         &salts,
         &details,
         &bodies,
+        &subjects,
     ];
     session.client().execute(&statement, &columns).await.map(drop).map_err(error)
 }

@@ -6,6 +6,7 @@
 //! Connections are made anew when they are lost, with a bounded backoff; nothing that writes is ever repeated by itself.
 
 mod address;
+mod artifacts;
 mod fence;
 mod group;
 mod ops;

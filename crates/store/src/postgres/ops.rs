@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use countersign_domain::obligation::ObligationKind;
 use countersign_domain::{Millis, WorkspaceName};
+use countersign_ledger::artifacts::ArtifactRow;
 use countersign_ledger::connections::{ConnectionKey, ConnectionRow};
 use countersign_ledger::contract::StoreError;
 use countersign_ledger::directory::{DirectoryKind, DirectoryRow};
@@ -102,6 +103,9 @@ statements! {
     CONNECTION_DROP = "DELETE FROM connection WHERE workspace = $1 AND upstream = $2 AND person = $3 AND stage = $4";
     TRUST = "INSERT INTO trust (id, workspace, kind, at, artifact, artifact_type, subject, chain, signer, valid, body) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    ARTIFACT_NEWEST = "SELECT coalesce(max(version), 0) FROM artifact WHERE workspace = $1 AND id = $2";
+    ARTIFACT = "INSERT INTO artifact (entry, workspace, id, version, artifact_type, created, at, digest, kid, object, \
+        compliance, sources) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     REFUSAL = "INSERT INTO refusal (minute, name, count) \
         SELECT $1, name, sum(n)::bigint FROM unnest($2::text[], $3::bigint[]) t (name, n) GROUP BY name \
         ON CONFLICT (minute, name) DO UPDATE SET count = refusal.count + excluded.count";
@@ -252,6 +256,11 @@ impl<'a> Applier<'a> {
                 let live = [&workspace as &(dyn ToSql + Sync), &upstream, &key.person, &stage];
                 let version = version.as_slice();
                 self.exists(CONNECTION_LIVE, &[&live[..], &[&version, &time(now)]].concat()).await
+            }
+            StateOp::ArtifactAdd { row } => {
+                let newest = self.rows(ARTIFACT_NEWEST, &[&row.workspace.as_str(), &row.id]).await?;
+                let newest = newest.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
+                Ok(if row.version == newest + 1 { Ok(()) } else { Err(Conflict::Exists) })
             }
             StateOp::ConnectionPut { from: None, .. }
             | StateOp::DirectoryUsed { .. }
@@ -428,6 +437,7 @@ impl<'a> Applier<'a> {
                 self.run(CONNECTION_DROP, &[&workspace, &upstream, &key.person, &stage]).await
             }
             StateOp::TrustRecord { row } => self.record_trust(row).await,
+            StateOp::ArtifactAdd { row } => self.add_artifact(row).await,
             StateOp::CountRefusals { minute, counts } => {
                 let (names, counts): (Vec<_>, Vec<_>) = counts.iter().map(|(name, n)| (name, big(*n))).unzip();
                 self.run(REFUSAL, &[&big(*minute), &names, &counts]).await
@@ -440,6 +450,15 @@ impl<'a> Applier<'a> {
         let place: [&(dyn ToSql + Sync); 4] = [&row.id, &workspace, &kind, &at];
         let what: [&(dyn ToSql + Sync); 4] = [&row.artifact, &row.artifact_type, &row.subject, &row.chain];
         self.run(TRUST, &[&place[..], &what, &[&row.signer, &row.valid, &row.body]].concat()).await
+    }
+
+    async fn add_artifact(&self, row: &ArtifactRow) -> Result<()> {
+        let (workspace, version, at) = (row.workspace.as_str(), big(row.version), time(row.at));
+        let (digest, object) = (row.digest.0.as_slice(), to_json(&row.object)?);
+        let place: [&(dyn ToSql + Sync); 4] = [&row.entry, &workspace, &row.id, &version];
+        let what: [&(dyn ToSql + Sync); 4] = [&row.artifact_type, &row.created, &at, &digest];
+        let rest: [&(dyn ToSql + Sync); 4] = [&row.kid, &object, &row.compliance, &row.sources];
+        self.run(ARTIFACT, &[place, what, rest].concat()).await
     }
 
     async fn open_request(&self, row: &RequestRow) -> Result<()> {
@@ -616,6 +635,7 @@ fn wave(appends: &[&[StateOp]]) -> usize {
                 | StateOp::ConnectionPut { .. }
                 | StateOp::ConnectionTake { .. }
                 | StateOp::TrustRecord { .. }
+                | StateOp::ArtifactAdd { .. }
                 | StateOp::CountRefusals { .. } => return n,
             };
             if touched.contains(&key) || checked && own.contains(&key) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use countersign_domain::{Millis, UpstreamName, WorkspaceName};
+use countersign_ledger::artifacts::{ArtifactPage, ArtifactQuery, ArtifactRow};
 use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage, MAX_CONNECTIONS};
 use countersign_ledger::contract::{
     Changes, EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail,
@@ -27,7 +28,7 @@ use super::rows::{
     self, Result, SHARD_BITS, big, connection_sql, get, now_sql, position, request_sql, shard_number, to_word,
 };
 use super::session::{Io, Session, error};
-use super::trust;
+use super::{artifacts, trust};
 
 /// How long a read waits for a connection of the pool.
 const WAIT: Duration = Duration::from_secs(10);
@@ -398,6 +399,25 @@ impl Reader for ReadPool {
         self.all(trust::COUNTS, &[&workspace.as_str()], trust::count)
     }
 
+    fn artifact(&self, workspace: &WorkspaceName, id: Uuid, version: Option<u64>) -> Result<Option<ArtifactRow>> {
+        self.first(artifacts::ONE, &[&workspace.as_str(), &id, &version.map(big)], artifacts::row)
+    }
+
+    fn artifacts(&self, query: &ArtifactQuery) -> Result<ArtifactPage> {
+        let limit = query.limit.clamp(1, 1000);
+        let (sql, values) = artifacts::sql(query, limit);
+        let params: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| &**v as &(dyn ToSql + Sync)).collect();
+        let mut rows = self.all(&sql, &params, artifacts::row)?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        Ok(ArtifactPage { rows, more })
+    }
+
+    fn artifacts_behind(&self, entry: Option<Uuid>, limit: u32) -> Result<Vec<ArtifactRow>> {
+        let limit = i64::from(limit.clamp(1, 1000));
+        self.all(artifacts::BEHIND, &[&entry.unwrap_or_default(), &limit], artifacts::row)
+    }
+
     fn connections_in(
         &self,
         workspace: &WorkspaceName,
@@ -468,7 +488,7 @@ fn events_sql(query: &EventQuery, limit: u32) -> (String, Vec<Box<dyn ToSql + Sy
         Some(kind) => and("kind =", Box::new(kind.clone())),
         None => {}
     }
-    for (column, value) in [("principal =", &query.principal), ("tool =", &query.tool)] {
+    for (column, value) in [("principal =", &query.principal), ("tool =", &query.tool), ("subject =", &query.subject)] {
         if let Some(value) = value {
             and(column, Box::new(value.clone()));
         }

@@ -47,7 +47,7 @@ macro_rules! request_sql {
 pub(super) use request_sql;
 
 pub(super) const EVENT: &str =
-    "position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, detail_salt, body";
+    "position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, detail_salt, body, subject";
 
 pub(super) const PUBLIC_ENTRY: &str = "position, id, workspace, body";
 
@@ -95,7 +95,7 @@ pub(super) fn unsigned(row: &Row, column: usize) -> Result<u64> {
     get::<i64>(row, column)?.try_into().map_err(corrupt)
 }
 
-fn fixed<const N: usize>(row: &Row, column: usize) -> Result<[u8; N]> {
+pub(super) fn fixed<const N: usize>(row: &Row, column: usize) -> Result<[u8; N]> {
     get::<&[u8]>(row, column)?.try_into().map_err(corrupt)
 }
 
@@ -107,7 +107,7 @@ pub(super) fn parsed<T: FromStr<Err: Display>>(row: &Row, column: usize) -> Resu
     get::<&str>(row, column)?.parse().map_err(corrupt)
 }
 
-fn json<T: DeserializeOwned>(row: &Row, column: usize) -> Result<T> {
+pub(super) fn json<T: DeserializeOwned>(row: &Row, column: usize) -> Result<T> {
     serde_json::from_str(get(row, column)?).map_err(corrupt)
 }
 
@@ -151,6 +151,7 @@ pub(super) fn event(row: &Row) -> Result<(u64, EventRow)> {
         call: get(row, 7)?,
         principal: get(row, 8)?,
         tool: get(row, 9)?,
+        subject: get(row, 13)?,
     };
     Ok((position, event))
 }

@@ -75,7 +75,7 @@ impl Group for SqliteGroup<'_> {
         let opening = row.opening.as_ref();
         self.run(
             "INSERT INTO event (position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, \
-             detail_salt, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+             detail_salt, body, subject) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             params![
                 rows::position(row.shard, row.index),
                 row.id.as_bytes(),
@@ -90,6 +90,7 @@ impl Group for SqliteGroup<'_> {
                 opening.map(|o| o.salt),
                 opening.and_then(|o| o.detail_salt),
                 opening.map(|o| &o.event),
+                row.subject,
             ],
         )?;
         Ok(())

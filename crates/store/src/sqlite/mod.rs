@@ -4,6 +4,7 @@
 //! survives the loss of power (<https://www.sqlite.org/pragma.html#pragma_synchronous>). WAL checkpoints are never made by
 //! the writer (`wal_autocheckpoint=0`) but by the housekeeping thread. `secure_delete` overwrites what is erased.
 
+mod artifacts;
 mod backup;
 mod connections;
 mod directory;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use countersign_domain::{Millis, UpstreamName, WorkspaceName};
+use countersign_ledger::artifacts::{ArtifactPage, ArtifactQuery, ArtifactRow};
 use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use countersign_ledger::contract::{EventPage, EventQuery, EventRow, Head, Reader, ShardRow, StoreError, Tail};
 use countersign_ledger::directory::Directory;
@@ -20,7 +21,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use uuid::Uuid;
 
-use super::{BUSY, STATEMENTS, connections, directory, error, ops, rows, trust};
+use super::{BUSY, STATEMENTS, artifacts, connections, directory, error, ops, rows, trust};
 
 pub(super) struct ReadPool {
     idle: Mutex<Vec<Connection>>,
@@ -339,6 +340,27 @@ impl Reader for ReadPool {
         self.with(|c| trust::counts(c, workspace))
     }
 
+    fn artifact(
+        &self,
+        workspace: &WorkspaceName,
+        id: Uuid,
+        version: Option<u64>,
+    ) -> Result<Option<ArtifactRow>, StoreError> {
+        self.with(|c| artifacts::one(c, workspace, id, version))
+    }
+
+    fn artifacts(&self, query: &ArtifactQuery) -> Result<ArtifactPage, StoreError> {
+        let limit = query.limit.clamp(1, 1000);
+        let mut rows = self.with(|c| artifacts::find(c, query, limit))?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        Ok(ArtifactPage { rows, more })
+    }
+
+    fn artifacts_behind(&self, entry: Option<Uuid>, limit: u32) -> Result<Vec<ArtifactRow>, StoreError> {
+        self.with(|c| artifacts::behind(c, entry, limit.clamp(1, 1000)))
+    }
+
     fn connections_in(
         &self,
         workspace: &WorkspaceName,
@@ -382,7 +404,9 @@ fn events_sql(query: &EventQuery, limit: u32) -> (String, Vec<Value>) {
         Some(kind) => and("kind = ?", kind.clone().into()),
         None => {}
     }
-    for (column, value) in [("principal = ?", &query.principal), ("tool = ?", &query.tool)] {
+    for (column, value) in
+        [("principal = ?", &query.principal), ("tool = ?", &query.tool), ("subject = ?", &query.subject)]
+    {
         if let Some(value) = value {
             and(column, value.clone().into());
         }

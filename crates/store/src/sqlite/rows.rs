@@ -30,7 +30,7 @@ pub(super) fn place(position: u64) -> (u32, u64) {
 }
 
 pub(super) const EVENT: &str =
-    "position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, detail_salt, body";
+    "position, id, workspace, seq, kind, time, commitment, call, principal, tool, salt, detail_salt, body, subject";
 pub(super) const PUBLIC_ENTRY: &str = "position, id, workspace, body";
 pub(super) const REQUEST: &str = "id, workspace, requester, requester_keys, person_key, principal, tool, effect, pin, \
      fingerprint, arguments, owed, policy_version, status, created, expires, event, closed_by, execute_on_approval";
@@ -98,6 +98,7 @@ pub(super) fn event(row: &Row<'_>) -> Result<(u64, EventRow)> {
         call: maybe_uuid(row, 7)?,
         principal: row.get(8)?,
         tool: row.get(9)?,
+        subject: row.get(13)?,
     };
     Ok((position, event))
 }

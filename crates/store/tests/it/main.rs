@@ -8,6 +8,7 @@ mod faults;
 mod growth;
 mod migration;
 mod nodes;
+mod objects;
 mod power;
 mod public;
 mod redis;

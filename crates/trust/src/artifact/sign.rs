@@ -166,8 +166,16 @@ impl SignedArtifact {
     /// # Errors
     /// [`EntryError`].
     pub fn log_entry(&self) -> Result<HashedRekord, EntryError> {
-        let digest = Digest::of(&self.jws.signing_input());
-        let signature = signature_to_der(self.jws.signature()).ok_or(EntryError::Signature)?;
-        HashedRekord::new(digest.0.to_vec(), signature, Verifier::PublicKey(p256_spki(&self.key)))
+        log_entry(&self.jws, &self.key)
     }
+}
+
+/// The leaf of a signed artifact that is read back, by the key that signed it.
+///
+/// # Errors
+/// [`EntryError`].
+pub fn log_entry(jws: &Jws, key: &Jwk) -> Result<HashedRekord, EntryError> {
+    let digest = Digest::of(&jws.signing_input());
+    let signature = signature_to_der(jws.signature()).ok_or(EntryError::Signature)?;
+    HashedRekord::new(digest.0.to_vec(), signature, Verifier::PublicKey(p256_spki(key)))
 }

@@ -1,0 +1,333 @@
+//! The keys that sign a workspace's artifacts: made on first use, rotated on schedule and on demand, revoked with a reason. Public halves stay,
+//! so that what was signed can be verified.
+//!
+//! A key is a row of the directory, sealed under the workspace's own key. Of two that nodes make at once the first is the one that signs.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_domain::{EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, WorkspaceName};
+use countersign_gate::keyring::Keyring;
+use countersign_ledger::directory::{DirectoryKind, DirectoryRow};
+use countersign_ledger::state::{Conflict, StateOp};
+use countersign_ledger::{Append, AppendError, Entry, Ledger, Reader};
+use countersign_proof::jwk::Jwk;
+use countersign_trust::artifact::report::KeyState;
+use countersign_trust::keys::Signer;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::capability::Failure;
+use crate::time::rfc3339;
+use crate::trust::entropy;
+
+/// The most keys of all workspaces.
+const MAX_KEYS: u32 = 100_000;
+/// The most keys that a workspace has had, which is what a key set holds.
+const MAX_OF_WORKSPACE: usize = 100;
+/// Longest reason, in characters.
+const MAX_REASON: usize = 200;
+
+/// Keeps the keys.
+pub(crate) struct SigningKeys {
+    ledger: Ledger,
+    keyring: Arc<Keyring>,
+    /// For how long a key signs.
+    rotation: Millis,
+    clock: fn() -> Millis,
+    /// The keys as of a version of the directory.
+    known: Mutex<Option<Known>>,
+    /// One key at a time is made.
+    making: Mutex<()>,
+}
+
+struct Known {
+    version: u64,
+    keys: Arc<Vec<Key>>,
+}
+
+/// What is stored of a key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Facts {
+    created: Millis,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retired: Option<Millis>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked: Option<Revoked>,
+    /// The public key, as it is published.
+    public: Value,
+    /// The secret scalar, sealed and in base64.
+    sealed: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Revoked {
+    at: Millis,
+    reason: String,
+}
+
+/// A key of a workspace.
+#[derive(Debug, Clone)]
+pub(crate) struct Key {
+    pub workspace: WorkspaceName,
+    pub public: Jwk,
+    facts: Facts,
+    row: DirectoryRow,
+}
+
+impl Key {
+    /// What may be done with it.
+    pub fn state(&self) -> KeyState {
+        match (&self.facts.revoked, self.facts.retired) {
+            (Some(revoked), _) => KeyState::Revoked { at: revoked.at / 1000 },
+            // What was signed within the second in which it was retired is good.
+            (None, Some(at)) => KeyState::Retired { at: at / 1000 },
+            (None, None) => KeyState::Active,
+        }
+    }
+
+    fn signs(&self) -> bool {
+        self.state() == KeyState::Active
+    }
+
+    /// As administrators see it.
+    pub fn shown(&self) -> Value {
+        let mut shown = json!({
+            "kid": self.public.kid(), "workspace": self.workspace, "created": rfc3339(self.facts.created),
+            "state": self.word(), "public": self.facts.public,
+        });
+        if let Some(at) = self.facts.retired {
+            shown["retired"] = json!(rfc3339(at));
+        }
+        if let Some(revoked) = &self.facts.revoked {
+            shown["revoked"] = json!({ "at": rfc3339(revoked.at), "reason": revoked.reason });
+        }
+        shown
+    }
+
+    fn word(&self) -> &'static str {
+        match self.state() {
+            KeyState::Active => "active",
+            KeyState::Retired { .. } => "retired",
+            KeyState::Revoked { .. } => "revoked",
+        }
+    }
+
+    /// As it is published. The members of ours are ignored by whoever does not know them (RFC 7517, section 4).
+    fn published(&self) -> Value {
+        let mut key = self.public.to_value();
+        key["countersign_state"] = json!(self.word());
+        if let Some(at) = self.facts.retired {
+            key["countersign_retired_at"] = json!(at / 1000);
+        }
+        if let Some(revoked) = &self.facts.revoked {
+            key["countersign_revoked_at"] = json!(revoked.at / 1000);
+            key["countersign_revocation_reason"] = json!(revoked.reason);
+        }
+        key
+    }
+}
+
+impl SigningKeys {
+    pub fn new(ledger: Ledger, keyring: Arc<Keyring>, rotation: Millis, clock: fn() -> Millis) -> Self {
+        Self { ledger, keyring, rotation, clock, known: Mutex::default(), making: Mutex::default() }
+    }
+
+    /// All keys of a workspace, oldest first.
+    pub async fn of(&self, workspace: &WorkspaceName) -> Result<Vec<Key>, Failure> {
+        let all = self.all().await?;
+        Ok(all.iter().filter(|key| key.workspace == *workspace).cloned().collect())
+    }
+
+    /// The workspace's key set (RFC 7517). Revoked keys are left out unless they are asked for: a library that looks at nothing but the set must not
+    /// accept what they sign.
+    pub async fn key_set(&self, workspace: &WorkspaceName, with_revoked: bool) -> Result<Value, Failure> {
+        let keys = self.of(workspace).await?;
+        let wanted = keys.iter().filter(|key| with_revoked || key.facts.revoked.is_none());
+        Ok(json!({ "keys": wanted.map(Key::published).collect::<Vec<_>>() }))
+    }
+
+    /// The key that signs now; made if there is none, and followed by another if it has signed for long enough.
+    pub async fn current(&self, workspace: &WorkspaceName) -> Result<(Key, Signer), Failure> {
+        let key = match self.signing(workspace).await? {
+            Some(key) => key,
+            None => self.made(workspace).await?,
+        };
+        let signer = self.open(&key).await?;
+        Ok((key, signer))
+    }
+
+    /// A key that signs and is not too old.
+    async fn signing(&self, workspace: &WorkspaceName) -> Result<Option<Key>, Failure> {
+        let now = (self.clock)();
+        let keys = self.of(workspace).await?;
+        // Two nodes that start at once may each make one: the first is the one.
+        let current = keys.into_iter().find(Key::signs);
+        Ok(current.filter(|key| now < key.facts.created.saturating_add(self.rotation)))
+    }
+
+    async fn made(&self, workspace: &WorkspaceName) -> Result<Key, Failure> {
+        let _one = self.making.lock().await;
+        // Somebody else may have made it meanwhile.
+        if let Some(key) = self.signing(workspace).await? {
+            return Ok(key);
+        }
+        self.replace(&Principal::node(), workspace, "on schedule").await?;
+        let undone = || Failure::Undone("the signing key that was made is gone".to_owned());
+        self.signing(workspace).await?.ok_or_else(undone)
+    }
+
+    async fn open(&self, key: &Key) -> Result<Signer, Failure> {
+        let undone = |why: String| Failure::Undone(format!("the signing key {}: {why}", key.public.kid()));
+        let keys = self.keyring.workspace(&key.workspace).await.map_err(|e| undone(e.to_string()))?;
+        let sealed = STANDARD.decode(&key.facts.sealed).map_err(|e| undone(e.to_string()))?;
+        let plain = keys.open(&purpose(key.public.kid()), &sealed).map_err(|e| undone(e.to_string()))?;
+        let secret: Zeroizing<[u8; 32]> = Zeroizing::new(
+            Zeroizing::new(plain).as_slice().try_into().map_err(|_| undone("it is malformed".to_owned()))?,
+        );
+        Signer::from_bytes(&secret).map_err(|e| undone(e.to_string()))
+    }
+
+    /// Retires the keys that sign, and makes the next: one append, so that there is never none.
+    ///
+    /// # Errors
+    /// [`Failure::Exists`] if the workspace has had as many keys as a set holds.
+    pub async fn replace(&self, by: &Principal, workspace: &WorkspaceName, reason: &str) -> Result<Key, Failure> {
+        let keys = self.of(workspace).await?;
+        if keys.len() >= MAX_OF_WORKSPACE {
+            return Err(Failure::Exists(format!(
+                "{workspace} has had {MAX_OF_WORKSPACE} keys, the most that a set holds"
+            )));
+        }
+        let now = (self.clock)();
+        let (mut events, mut ops) = (Vec::new(), Vec::new());
+        for mut key in keys.into_iter().filter(Key::signs) {
+            key.facts.retired = Some(now);
+            let draft = drafted(EventType::KeyRetired, by, &key, now, reason);
+            ops.push(StateOp::DirectorySet { row: key.rewritten(&draft, now)? });
+            events.push(Entry::new(draft.prepare().map_err(|e| Failure::Undone(e.to_string()))?));
+        }
+        let key = self.generated(workspace, now).await?;
+        let draft = drafted(EventType::KeyCreated, by, &key, now, reason);
+        ops.push(StateOp::DirectoryAdd { row: key.rewritten(&draft, now)?, cap: MAX_KEYS });
+        events.push(Entry::new(draft.prepare().map_err(|e| Failure::Undone(e.to_string()))?));
+        self.ledger.append(Append { events, ops, ..Append::default() }).await?;
+        Ok(key)
+    }
+
+    async fn generated(&self, workspace: &WorkspaceName, now: Millis) -> Result<Key, Failure> {
+        let undone = |why: String| Failure::Undone(format!("no signing key was made: {why}"));
+        let signer = Signer::from_seed(&*entropy().map_err(|e| undone(e.to_string()))?, "artifact");
+        let public = signer.jwk();
+        let keys = self.keyring.workspace(workspace).await.map_err(|e| undone(e.to_string()))?;
+        let sealed = keys.seal(&purpose(public.kid()), &*signer.to_bytes()).map_err(|e| undone(e.to_string()))?;
+        let facts = Facts {
+            created: now,
+            retired: None,
+            revoked: None,
+            public: public.to_value(),
+            sealed: STANDARD.encode(sealed),
+        };
+        let row = DirectoryRow {
+            kind: DirectoryKind::SigningKey,
+            workspace: workspace.clone(),
+            name: public.kid().to_owned(),
+            body: String::new(),
+            at: now,
+            event: Uuid::nil(),
+            used: None,
+        };
+        Ok(Key { workspace: workspace.clone(), public, facts, row })
+    }
+
+    /// Says that somebody else may have a key, from now on.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`], [`Failure::Exists`] if it is revoked already.
+    pub async fn revoke(
+        &self,
+        by: &Principal,
+        workspace: &WorkspaceName,
+        kid: &str,
+        reason: &str,
+    ) -> Result<Uuid, Failure> {
+        let mut key = self
+            .of(workspace)
+            .await?
+            .into_iter()
+            .find(|key| key.public.kid() == kid)
+            .ok_or_else(|| Failure::NotFound(format!("{workspace} has no key of that name")))?;
+        if key.facts.revoked.is_some() {
+            return Err(Failure::Exists("the key is revoked already".to_owned()));
+        }
+        let now = (self.clock)();
+        let reason: String = reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+        key.facts.revoked = Some(Revoked { at: now, reason: reason.clone() });
+        let draft = drafted(EventType::KeyRevoked, by, &key, now, &reason);
+        let event = draft.id;
+        let ops = vec![StateOp::DirectorySet { row: key.rewritten(&draft, now)? }];
+        let events = vec![Entry::new(draft.prepare().map_err(|e| Failure::Undone(e.to_string()))?)];
+        match self.ledger.append(Append { events, ops, ..Append::default() }).await {
+            Ok(_) => Ok(event),
+            Err(AppendError::Conflict(Conflict::NotFound)) => Err(Failure::NotFound("the key is gone".to_owned())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn all(&self) -> Result<Arc<Vec<Key>>, Failure> {
+        let mut known = self.known.lock().await;
+        let version = self.ledger.read(|r: &dyn Reader| r.directory_version()).await?;
+        if let Some(known) = known.as_ref().filter(|known| known.version == version) {
+            return Ok(Arc::clone(&known.keys));
+        }
+        let directory = self.ledger.read(|r: &dyn Reader| r.directory()).await?;
+        let rows = directory.rows.into_iter().filter(|row| row.kind == DirectoryKind::SigningKey);
+        let mut keys = rows.map(Key::read).collect::<Result<Vec<_>, _>>()?;
+        keys.sort_by(|a, b| (a.facts.created, a.public.kid()).cmp(&(b.facts.created, b.public.kid())));
+        let keys = Arc::new(keys);
+        *known = Some(Known { version: directory.version, keys: Arc::clone(&keys) });
+        Ok(keys)
+    }
+}
+
+impl Key {
+    fn read(row: DirectoryRow) -> Result<Self, Failure> {
+        let undone = |why: String| Failure::Undone(format!("the signing key {}: {why}", row.name));
+        let facts: Facts = serde_json::from_str(&row.body).map_err(|e| undone(e.to_string()))?;
+        let public = Jwk::parse(facts.public.to_string().as_bytes()).map_err(|e| undone(e.to_string()))?;
+        Ok(Self { workspace: row.workspace.clone(), public, facts, row })
+    }
+
+    fn rewritten(&self, draft: &EventDraft, now: Millis) -> Result<DirectoryRow, Failure> {
+        let body = serde_json::to_string(&self.facts).map_err(|e| Failure::Undone(e.to_string()))?;
+        Ok(DirectoryRow { body, at: now, event: draft.id, ..self.row.clone() })
+    }
+}
+
+fn drafted(kind: EventType, by: &Principal, key: &Key, now: Millis, reason: &str) -> EventDraft {
+    EventDraft::new(Uuid::now_v7(), key.workspace.clone(), kind, now)
+        .by(by)
+        .with("key", key.public.kid())
+        .with("reason_given", Some(reason).filter(|reason| !reason.is_empty()))
+}
+
+fn purpose(kid: &str) -> Vec<u8> {
+    [b"artifact-signing-key|".as_slice(), kid.as_bytes()].concat()
+}
+
+/// A failure as administrators are told of it.
+pub(crate) fn refusal(failure: Failure) -> Refusal {
+    match failure {
+        Failure::NotFound(why) => Refusal::new(RefusalKind::NotFound, why),
+        Failure::Exists(why) => Refusal::new(RefusalKind::AlreadyExists, why),
+        Failure::Input(why) => Refusal::new(RefusalKind::MalformedRequest, why),
+        Failure::Undone(why) | Failure::Unknown(why) => {
+            tracing::error!(why, "signing keys cannot be used");
+            Refusal::new(RefusalKind::LedgerUnavailable, "the signing keys cannot be used right now; try again later")
+        }
+    }
+}

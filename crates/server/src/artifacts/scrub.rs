@@ -1,0 +1,191 @@
+//! Holds every stored artifact against its row, its key and the log, and finds objects that no row knows. By command and once a month.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_domain::{EventDraft, EventType, Millis, Principal, WorkspaceName};
+use countersign_ledger::artifacts::ArtifactRow;
+use countersign_ledger::contract::EventQuery;
+use countersign_ledger::{Append, Entry};
+use countersign_trust::artifact::report::Report;
+use serde::Serialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::Artifacts;
+use crate::capability::Failure;
+
+/// How often the node does it by itself.
+const EVERY: Millis = 30 * 24 * 3600 * 1000;
+/// How often the node looks whether it is time.
+const LOOK: Duration = Duration::from_secs(3600);
+const PAGE: u32 = 200;
+/// The most findings that are named.
+const MAX_FINDINGS: usize = 100;
+/// An object that is younger may belong to a call that is under way.
+const GRACE: Millis = 3600 * 1000;
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Scrubbed {
+    /// Artifacts that were looked at.
+    pub checked: u64,
+    /// Of them, those that hold.
+    pub intact: u64,
+    /// Those that do not, at most 100.
+    pub damaged: Vec<Damaged>,
+    /// Objects that no artifact has: left by calls that ended early. Harmless.
+    pub orphans: u64,
+    /// The event that records it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<Uuid>,
+}
+
+/// An artifact that does not hold.
+#[derive(Debug, Serialize)]
+pub(crate) struct Damaged {
+    pub workspace: WorkspaceName,
+    pub id: Uuid,
+    pub version: u64,
+    pub why: String,
+}
+
+impl Artifacts {
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// If ledger or objects cannot be read; what was changed or is missing is a finding, not an error.
+    pub async fn scrub(&self, by: &Principal) -> Result<Scrubbed, Failure> {
+        let mut found = Scrubbed::default();
+        let mut behind = None;
+        loop {
+            let rows = self.read(move |r| r.artifacts_behind(behind, PAGE)).await?;
+            let Some(last) = rows.last() else { break };
+            behind = Some(last.entry);
+            for row in &rows {
+                let why = self.damage(row).await?;
+                found.checked += 1;
+                match why {
+                    None => found.intact += 1,
+                    Some(why) if found.damaged.len() < MAX_FINDINGS => {
+                        found.damaged.push(Damaged {
+                            workspace: row.workspace.clone(),
+                            id: row.id,
+                            version: row.version,
+                            why,
+                        });
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        found.orphans = self.orphans().await?;
+        let damaged = found.checked - found.intact;
+        let now = (self.clock)();
+        let draft = EventDraft::new(Uuid::now_v7(), WorkspaceName::node(), EventType::ArtifactsScrubbed, now)
+            .by(by)
+            .with("checked", found.checked)
+            .with("damaged", damaged)
+            .with("orphans", found.orphans)
+            .with("artifacts", json!(found.damaged.iter().map(|one| one.id.to_string()).collect::<Vec<_>>()));
+        found.event = Some(draft.id);
+        let events = vec![Entry::new(draft.prepare().map_err(|e| Failure::Undone(e.to_string()))?)];
+        self.ledger.append(Append { events, ..Append::default() }).await?;
+        if damaged > 0 {
+            tracing::error!(
+                damaged,
+                checked = found.checked,
+                "stored artifacts do not hold: `countersign artifacts scrub` names them"
+            );
+        }
+        Ok(found)
+    }
+
+    async fn damage(&self, row: &ArtifactRow) -> Result<Option<String>, Failure> {
+        let owner = Principal { workspace: row.workspace.clone(), ..Principal::node() };
+        let (report, damage) = self.held(&owner, row).await?;
+        // That a key was revoked later is no damage.
+        let codes =
+            report.iter().flat_map(Report::failures).map(|code| code.name()).filter(|code| *code != "key_revoked");
+        let all: Vec<String> = codes.map(str::to_owned).chain(damage).collect();
+        Ok((!all.is_empty()).then(|| all.join("; ")))
+    }
+
+    async fn orphans(&self) -> Result<u64, Failure> {
+        let (mut orphans, mut behind) = (0, None);
+        let old = (self.clock)().saturating_sub(GRACE);
+        loop {
+            let page = self.objects.list(behind.as_deref()).await?;
+            let Some(last) = page.last() else { return Ok(orphans) };
+            behind = Some(last.key.clone());
+            for object in page.into_iter().filter(|object| object.at < old) {
+                let known = match place_of(&object.key) {
+                    None => None,
+                    Some((workspace, id, version)) => {
+                        self.read(move |r| r.artifact(&workspace, id, Some(version))).await?
+                    }
+                };
+                orphans += u64::from(known.is_none_or(|row| row.object.key != object.key));
+            }
+        }
+    }
+
+    /// Once a month, by the events of all nodes that share the log.
+    pub async fn keep_scrubbing(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.last_scrub().await {
+                Ok(Some(at)) if (self.clock)() < at.saturating_add(EVERY) => {}
+                Ok(_) => {
+                    if let Err(error) = self.scrub(&Principal::node()).await {
+                        tracing::warn!(%error, "the stored artifacts could not be checked; tried again in an hour");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "when artifacts were last checked is not known"),
+            }
+        }
+    }
+
+    async fn last_scrub(&self) -> Result<Option<Millis>, Failure> {
+        let query = EventQuery {
+            kind: Some(EventType::ArtifactsScrubbed.as_str().to_owned()),
+            descending: true,
+            limit: 1,
+            ..EventQuery::default()
+        };
+        let page = self.read(move |r| r.events(&query)).await?;
+        Ok(page.rows.first().map(|(_, row)| row.time))
+    }
+}
+
+/// Workspace, id and version of a key that `create` made.
+fn place_of(key: &str) -> Option<(WorkspaceName, Uuid, u64)> {
+    let mut parts = key.split('/');
+    let ("artifacts", workspace, id, file, None) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next())
+    else {
+        return None;
+    };
+    Some((workspace.parse().ok()?, id.parse().ok()?, file.split_once('-')?.0.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_artifacts_are_read_back_and_others_are_not() {
+        let id = Uuid::now_v7();
+        let (workspace, read, version) = place_of(&format!("artifacts/north-clinic/{id}/12-ab.jws")).expect("a place");
+        assert_eq!((workspace.as_str(), read, version), ("north-clinic", id, 12));
+        for other in [
+            "",
+            "artifacts/w/x/1-a.jws",
+            "other/w/{id}/1-a.jws",
+            &format!("artifacts/w/{id}/1-a/b"),
+            &format!("artifacts/w/{id}/a-1"),
+        ] {
+            assert_eq!(place_of(other), None, "{other}");
+        }
+    }
+}

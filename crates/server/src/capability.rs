@@ -1,0 +1,162 @@
+//! What the built-in upstreams share: how their tools fail, what their answers look like, and how they compute.
+
+use countersign_domain::{Millis, RefusalKind};
+use countersign_gate::upstream::{DispatchError, ToolResult};
+use countersign_ledger::objects::ObjectError;
+use countersign_ledger::{AppendError, StoreError};
+use countersign_trust::time::parse_rfc3339;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+/// The member of a failed result's `_meta` that names the kind of problem, for those who answer over HTTP.
+pub(crate) const PROBLEM: &str = "dev.countersign/problem";
+
+const DAY: Millis = 24 * 3600 * 1000;
+
+/// Why a tool gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// What the caller can mend. A result, marked as an error.
+    #[error("{0}")]
+    Input(String),
+    /// There is no such thing. A result, marked as an error.
+    #[error("{0}")]
+    NotFound(String),
+    /// There is something else already. A result, marked as an error.
+    #[error("{0}")]
+    Exists(String),
+    /// Nothing was done.
+    #[error("{0}")]
+    Undone(String),
+    /// It may have been done.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl Failure {
+    /// For something that is done already: only showing it failed.
+    pub fn after_the_fact(self) -> Self {
+        match self {
+            Self::Undone(why) | Self::Input(why) | Self::NotFound(why) | Self::Exists(why) | Self::Unknown(why) => {
+                Self::Unknown(why)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Undone(format!("the ledger cannot be read: {error}"))
+    }
+}
+
+impl From<AppendError> for Failure {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Undecided => Self::Unknown(error.to_string()),
+            AppendError::Conflict(_) | AppendError::Overloaded | AppendError::Unavailable(_) | AppendError::Closed => {
+                Self::Undone(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<ObjectError> for Failure {
+    fn from(error: ObjectError) -> Self {
+        Self::Undone(error.to_string())
+    }
+}
+
+/// What a tool gives.
+pub(crate) struct Told {
+    pub value: Value,
+    /// What the event of the call says besides.
+    pub remarks: Map<String, Value>,
+}
+
+impl From<Value> for Told {
+    fn from(value: Value) -> Self {
+        Self { value, remarks: Map::new() }
+    }
+}
+
+/// What is answered to the gate.
+pub(crate) fn answer(told: Result<Told, Failure>) -> Result<ToolResult, DispatchError> {
+    match told {
+        Ok(told) => result(&told.value, None, told.remarks),
+        Err(Failure::Input(why)) => result(&json!(why), Some(RefusalKind::InvalidArguments), Map::new()),
+        Err(Failure::NotFound(why)) => result(&json!(why), Some(RefusalKind::NotFound), Map::new()),
+        Err(Failure::Exists(why)) => result(&json!(why), Some(RefusalKind::AlreadyExists), Map::new()),
+        Err(Failure::Undone(why)) => Err(DispatchError::NotSent(why)),
+        Err(Failure::Unknown(why)) => Err(DispatchError::Lost(why)),
+    }
+}
+
+/// A `CallToolResult` with structured content and the same as text, as older clients read it.
+fn result(
+    value: &Value,
+    problem: Option<RefusalKind>,
+    remarks: Map<String, Value>,
+) -> Result<ToolResult, DispatchError> {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let is_error = problem.is_some();
+    let mut whole = json!({ "content": [{ "type": "text", "text": text }], "isError": is_error });
+    match problem {
+        None => whole["structuredContent"] = value.clone(),
+        Some(kind) => whole["_meta"] = json!({ PROBLEM: kind.slug() }),
+    }
+    let raw = serde_json::value::to_raw_value(&whole).map_err(|e| DispatchError::Protocol(e.to_string()))?;
+    Ok(ToolResult { raw, is_error, remarks })
+}
+
+/// Reads a tool's arguments. The gate has checked them against the schema already; this is the same once more, as types.
+pub(crate) fn read<T: DeserializeOwned>(arguments: &str) -> Result<T, Failure> {
+    serde_json::from_str(arguments).map_err(|error| Failure::Input(format!("the arguments: {error}")))
+}
+
+/// A definition. Of the results, the members that are always there are named; more may come.
+pub(crate) fn tool(name: &str, description: &str, properties: &Value, required: &[&str], gives: &[&str]) -> Value {
+    json!({
+        "name": name,
+        "description": description,
+        "inputSchema": {
+            "type": "object", "properties": properties, "required": required, "additionalProperties": false
+        },
+        "outputSchema": { "type": "object", "required": gives },
+    })
+}
+
+pub(crate) fn clipped(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// A moment; a mere date is its beginning, or the beginning of the next day where an end is meant.
+pub(crate) fn moment(text: &str, name: &str, is_end: bool) -> Result<Millis, Failure> {
+    let wrong = || Failure::Input(format!("{name}: {:?} is neither an RFC 3339 time nor a date", clipped(text)));
+    let parse = |text: &str| parse_rfc3339(text).and_then(|millis| Millis::try_from(millis).ok());
+    match text.len() {
+        10 => {
+            let start = parse(&format!("{text}T00:00:00Z")).ok_or_else(wrong)?;
+            Ok(if is_end { start + DAY } else { start })
+        }
+        // `until` is exclusive, and a moment that was named belongs to the range.
+        _ => parse(text).map(|at| if is_end { at + 1 } else { at }).ok_or_else(wrong),
+    }
+}
+
+/// Runs what takes milliseconds of computing apart from the threads that serve requests: as many at a time as there are cores; the
+/// others wait, within their calls' deadlines.
+pub(crate) struct Computing(Semaphore);
+
+impl Computing {
+    pub fn new() -> Self {
+        Self(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)))
+    }
+
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let undone = |why: String| Failure::Undone(format!("it could not be computed: {why}"));
+        let _turn = self.0.acquire().await.map_err(|e| undone(e.to_string()))?;
+        tokio::task::spawn_blocking(work).await.map_err(|e| undone(e.to_string()))
+    }
+}

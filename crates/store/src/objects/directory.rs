@@ -1,0 +1,168 @@
+//! Objects as files below a directory: the embedded default.
+//!
+//! What is true if the process dies in [`put`](Objects::put): before the link, there is a file in `tmp/` that nobody looks at and that the next
+//! start removes; after it, the object is there, whole. A link, unlike a rename, never takes the place of another file.
+
+use std::fs::{self, DirEntry, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use countersign_ledger::durable::{create_dir_all, sync_parent};
+use countersign_ledger::objects::{Answered, Listed, MAX_OBJECT, ObjectError, ObjectRef, Objects, check, check_key};
+use countersign_proof::digest::Digest;
+use uuid::Uuid;
+
+/// Entries of one answer of [`Objects::list`].
+const PAGE: usize = 1000;
+
+/// A directory of objects: the files are in `objects/`, under their keys.
+pub struct Directory {
+    root: Arc<PathBuf>,
+}
+
+impl Directory {
+    /// Opens the directory, and makes it if there is none. What earlier processes left unfinished is removed.
+    ///
+    /// # Errors
+    /// [`ObjectError::Unavailable`], [`ObjectError::Full`].
+    pub fn open(root: &Path) -> Result<Self, ObjectError> {
+        let made = create_dir_all(&root.join("objects")).and_then(|()| create_dir_all(&root.join("tmp")));
+        made.and_then(|()| sweep(&root.join("tmp"))).map_err(|e| failed(root, &e))?;
+        Ok(Self { root: Arc::new(root.to_owned()) })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T, ObjectError> + Send + 'static,
+    ) -> Result<T, ObjectError> {
+        let root = Arc::clone(&self.root);
+        let done = tokio::task::spawn_blocking(move || work(&root)).await;
+        done.map_err(|e| ObjectError::Unavailable(e.to_string()))?
+    }
+}
+
+impl Objects for Directory {
+    fn name(&self) -> String {
+        format!("directory {}", self.root.display())
+    }
+
+    fn put<'a>(&'a self, key: &'a str, bytes: &'a [u8]) -> Answered<'a, ObjectRef> {
+        let (key, bytes) = (key.to_owned(), bytes.to_vec());
+        Box::pin(self.blocking(move |root| put(root, key, &bytes)))
+    }
+
+    fn get<'a>(&'a self, object: &'a ObjectRef) -> Answered<'a, Vec<u8>> {
+        let object = object.clone();
+        Box::pin(self.blocking(move |root| get(root, &object)))
+    }
+
+    fn list<'a>(&'a self, behind: Option<&'a str>) -> Answered<'a, Vec<Listed>> {
+        let behind = behind.unwrap_or_default().to_owned();
+        Box::pin(self.blocking(move |root| {
+            let mut found = Vec::new();
+            let top = root.join("objects");
+            list(&top, "", &behind, &mut found).map_err(|e| failed(&top, &e))?;
+            Ok(found)
+        }))
+    }
+}
+
+fn failed(path: &Path, error: &io::Error) -> ObjectError {
+    let words = format!("{}: {error}", path.display());
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            ObjectError::Full(words)
+        }
+        _ => ObjectError::Unavailable(words),
+    }
+}
+
+/// Removes what was never linked. Only one process holds a data directory, so nothing of it is being written.
+fn sweep(tmp: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(tmp)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
+}
+
+fn put(root: &Path, key: String, bytes: &[u8]) -> Result<ObjectRef, ObjectError> {
+    check_key(&key)?;
+    if bytes.len() > MAX_OBJECT {
+        return Err(ObjectError::Refused(format!("an object has at most {MAX_OBJECT} bytes")));
+    }
+    let object = ObjectRef { key, version: None, size: bytes.len() as u64, digest: Digest::of(bytes) };
+    let path = root.join("objects").join(&object.key);
+    let tmp = root.join("tmp").join(Uuid::now_v7().to_string());
+    let written = write(&tmp, bytes).and_then(|()| {
+        path.parent().map_or(Ok(()), create_dir_all)?;
+        fs::hard_link(&tmp, &path)
+    });
+    // A link that exists does not need its first name; one that does not leaves nothing behind.
+    let removed = fs::remove_file(&tmp);
+    match written {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match get(root, &object) {
+            Err(ObjectError::Changed { .. }) => return Err(ObjectError::Taken(object.key)),
+            other => other.map(drop)?,
+        },
+        Err(e) => return Err(failed(&path, &e)),
+    }
+    removed.and_then(|()| sync_parent(&path)).map_err(|e| failed(&path, &e))?;
+    Ok(object)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    // Nobody changes it by accident.
+    file.set_permissions(Permissions::from_mode(0o400))?;
+    file.sync_all()
+}
+
+fn get(root: &Path, object: &ObjectRef) -> Result<Vec<u8>, ObjectError> {
+    check_key(&object.key)?;
+    let path = root.join("objects").join(&object.key);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(ObjectError::Missing(object.key.clone())),
+        Err(e) => return Err(failed(&path, &e)),
+    };
+    let mut bytes = Vec::new();
+    // One byte more than there may be shows that it has grown.
+    let limit = object.size.min(MAX_OBJECT as u64) + 1;
+    file.take(limit).read_to_end(&mut bytes).map_err(|e| failed(&path, &e))?;
+    check(object, &bytes)?;
+    Ok(bytes)
+}
+
+/// Adds what stands below a directory behind a key, in the order of keys, until the page is full.
+fn list(dir: &Path, prefix: &str, behind: &str, found: &mut Vec<Listed>) -> io::Result<()> {
+    let mut entries: Vec<(String, DirEntry, bool)> = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let is_dir = entry.file_type()?.is_dir();
+        // A directory's keys go on with a slash, which counts in their order.
+        entries.push((if is_dir { format!("{name}/") } else { name }, entry, is_dir));
+    }
+    entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    for (name, entry, is_dir) in entries {
+        if found.len() >= PAGE {
+            return Ok(());
+        }
+        let key = format!("{prefix}{name}");
+        if is_dir {
+            // Nothing in it comes behind, unless the key stands in it.
+            if key.as_str() > behind || behind.starts_with(&key) {
+                list(&entry.path(), &key, behind, found)?;
+            }
+        } else if key.as_str() > behind {
+            let at = entry.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            found.push(Listed { key, at: u64::try_from(at.as_millis()).unwrap_or(u64::MAX) });
+        }
+    }
+    Ok(())
+}
