@@ -20,6 +20,8 @@
 //! | [`bundle`] | the bundle file | Sigstore bundle 0.3 |
 //! | [`root`] | whom a verifier trusts, and for which time | Sigstore trusted root 0.1, client trust config 0.1 |
 //! | [`sign`] | an artifact or statement in, a bundle out | |
+//! | [`scans`] | reports of scanners and bills of materials, and limits on them | SARIF 2.1.0, CycloneDX, SPDX 2.3 |
+//! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
 #![forbid(unsafe_code)]
@@ -34,7 +36,9 @@ pub mod hashedrekord;
 pub mod keys;
 pub mod report;
 pub mod root;
+pub mod scans;
 pub mod sign;
+pub mod text;
 pub mod time;
 pub mod timestamp;
 pub mod verify;
