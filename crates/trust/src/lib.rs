@@ -21,6 +21,7 @@
 //! | [`root`] | whom a verifier trusts, and for which time | Sigstore trusted root 0.1, client trust config 0.1 |
 //! | [`sign`] | an artifact or statement in, a bundle out | |
 //! | [`scans`] | reports of scanners and bills of materials, and limits on them | SARIF 2.1.0, CycloneDX, SPDX 2.3 |
+//! | [`review`] | what people decided about an artifact | |
 //! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
@@ -35,6 +36,7 @@ pub mod entry;
 pub mod hashedrekord;
 pub mod keys;
 pub mod report;
+pub mod review;
 pub mod root;
 pub mod scans;
 pub mod sign;
