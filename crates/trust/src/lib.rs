@@ -22,6 +22,7 @@
 //! | [`sign`] | an artifact or statement in, a bundle out | |
 //! | [`scans`] | reports of scanners and bills of materials, and limits on them | SARIF 2.1.0, CycloneDX, SPDX 2.3 |
 //! | [`review`] | what people decided about an artifact | |
+//! | [`readiness`] | whether an artifact may be deployed: a checklist | |
 //! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
@@ -35,6 +36,7 @@ pub mod dsse;
 pub mod entry;
 pub mod hashedrekord;
 pub mod keys;
+pub mod readiness;
 pub mod report;
 pub mod review;
 pub mod root;
