@@ -23,11 +23,13 @@
 //! | [`scans`] | reports of scanners and bills of materials, and limits on them | SARIF 2.1.0, CycloneDX, SPDX 2.3 |
 //! | [`review`] | what people decided about an artifact | |
 //! | [`readiness`] | whether an artifact may be deployed: a checklist | |
+//! | [`anomalies`] | what is unusual about signatures and verifications | |
 //! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
 #![forbid(unsafe_code)]
 
+pub mod anomalies;
 pub mod artifact;
 pub mod authority;
 pub mod bundle;
