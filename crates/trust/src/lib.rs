@@ -24,6 +24,7 @@
 //! | [`review`] | what people decided about an artifact | |
 //! | [`readiness`] | whether an artifact may be deployed: a checklist | |
 //! | [`anomalies`] | what is unusual about signatures and verifications | |
+//! | [`compliance`] | a report for auditors, as data and as a document | |
 //! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
@@ -34,6 +35,7 @@ pub mod artifact;
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
+pub mod compliance;
 pub mod dsse;
 pub mod entry;
 pub mod hashedrekord;
