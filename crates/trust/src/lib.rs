@@ -25,6 +25,7 @@
 //! | [`readiness`] | whether an artifact may be deployed: a checklist | |
 //! | [`anomalies`] | what is unusual about signatures and verifications | |
 //! | [`compliance`] | a report for auditors, as data and as a document | |
+//! | [`notify`] | what a team is told: webhooks and mails | Standard Webhooks 1.0.0, RFC 5322 |
 //! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
@@ -40,6 +41,7 @@ pub mod dsse;
 pub mod entry;
 pub mod hashedrekord;
 pub mod keys;
+pub mod notify;
 pub mod readiness;
 pub mod report;
 pub mod review;
