@@ -20,21 +20,35 @@
 //! | [`bundle`] | the bundle file | Sigstore bundle 0.3 |
 //! | [`root`] | whom a verifier trusts, and for which time | Sigstore trusted root 0.1, client trust config 0.1 |
 //! | [`sign`] | an artifact or statement in, a bundle out | |
+//! | [`scans`] | reports of scanners and bills of materials, and limits on them | SARIF 2.1.0, CycloneDX, SPDX 2.3 |
+//! | [`review`] | what people decided about an artifact | |
+//! | [`readiness`] | whether an artifact may be deployed: a checklist | |
+//! | [`anomalies`] | what is unusual about signatures and verifications | |
+//! | [`compliance`] | a report for auditors, as data and as a document | |
+//! | [`notify`] | what a team is told: webhooks and mails | Standard Webhooks 1.0.0, RFC 5322 |
+//! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
 #![forbid(unsafe_code)]
 
+pub mod anomalies;
 pub mod artifact;
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
+pub mod compliance;
 pub mod dsse;
 pub mod entry;
 pub mod hashedrekord;
 pub mod keys;
+pub mod notify;
+pub mod readiness;
 pub mod report;
+pub mod review;
 pub mod root;
+pub mod scans;
 pub mod sign;
+pub mod text;
 pub mod time;
 pub mod timestamp;
 pub mod verify;

@@ -38,6 +38,7 @@ const PURE: &[(&str, &[&str])] = &[
             "base64",
             "der",
             "ed25519-dalek",
+            "hmac",
             "jsonschema",
             "p256",
             "p384",
