@@ -14,6 +14,8 @@ pub enum TrustKind {
     Signature,
     /// Somebody verified a signature.
     Verification,
+    /// Somebody decided about an artifact.
+    Review,
 }
 
 /// A signature or a verification.

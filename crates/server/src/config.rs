@@ -30,6 +30,7 @@ use countersign_gate::budgets::Budget;
 use countersign_gate::directory::WorkspaceMode;
 use countersign_gate::limits::WhenAway;
 use file::File;
+use url::Url;
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +168,30 @@ pub struct TrustSettings {
     pub objects: PathBuf,
     /// For how long a workspace's key signs.
     pub key_rotation: Duration,
+    /// Teams that can be told about artifacts.
+    pub teams: Vec<TeamSettings>,
+}
+
+/// How a team is told.
+#[derive(Debug, Clone)]
+pub struct TeamSettings {
+    /// Its name.
+    pub name: String,
+    /// Where it is told.
+    pub webhook: Url,
+    /// In which shape.
+    pub style: TeamStyle,
+    /// File with the secret that signs what is sent (Standard Webhooks, `whsec_…`).
+    pub secret_file: Option<PathBuf>,
+}
+
+/// The shapes of a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TeamStyle {
+    /// JSON of ours.
+    Webhook,
+    /// An incoming webhook of Slack.
+    Slack,
 }
 
 /// Everything that a node needs to know before it starts.
@@ -467,11 +492,28 @@ fn trust(
             duration
         }
     };
+    let teams = section.teams.into_iter().map(|team| team_of(team, source, base)).collect::<Result<_, _>>()?;
     Ok(Some(TrustSettings {
+        teams,
         artifact_types: section.artifact_types.map(|path| base.join(path)),
         objects: section.objects.map_or_else(|| data_dir.join("objects"), |path| base.join(path)),
         key_rotation,
     }))
+}
+
+fn team_of(team: file::FileTeam, source: &Source, base: &Path) -> Result<TeamSettings, ConfigError> {
+    let name = team.name.get_ref().clone();
+    if !countersign_trust::review::is_team(&name) {
+        return Err(source.complain(&team.name, format!("{name:?} is no team's name; write for example security")));
+    }
+    let webhook = Url::parse(team.webhook.get_ref()).ok().filter(|url| matches!(url.scheme(), "https" | "http"));
+    let wrong = || source.complain(&team.webhook, "webhook is an http or https URL".to_owned());
+    let style = match team.style {
+        None | Some(file::FileTeamStyle::Webhook) => TeamStyle::Webhook,
+        Some(file::FileTeamStyle::Slack) => TeamStyle::Slack,
+    };
+    let secret_file = team.secret_file.map(|path| base.join(path));
+    Ok(TeamSettings { name, webhook: webhook.ok_or_else(wrong)?, style, secret_file })
 }
 
 /// `[scan] quarantine_at`: a severity, or `never`; `high` where nothing is said.
@@ -561,7 +603,7 @@ fn public_url(
     file: Option<&toml::Spanned<String>>,
     source: &Source,
 ) -> Result<Option<String>, ConfigError> {
-    let check = |text: &str| match url::Url::parse(text) {
+    let check = |text: &str| match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none() => {
             Ok(Some(text.trim_end_matches('/').to_owned()))
         }

@@ -57,7 +57,7 @@ use crate::mcp::changes::Seats;
 use crate::mcp::parked::Parking;
 use crate::mcp::session::Sessions;
 use crate::tls::Tls;
-use crate::trust::{Custody, Trust};
+use crate::trust::{Custody, Teams, Trust};
 
 pub(crate) use storage::{backup, export, fsck};
 
@@ -212,7 +212,7 @@ impl Node {
         let manifests = manifests(&config.manifests)?;
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         let keyring = Arc::new(keyring);
-        let capabilities = config.trust.as_ref().map(|trust| capabilities(&config, trust, &ledger, &keyring));
+        let capabilities = config.trust.as_ref().map(|trust| capabilities(&config, trust, &ledger, &keyring, &egress));
         let capabilities = capabilities.transpose()?;
         let own: Vec<BuiltIn> = capabilities.iter().flat_map(Capabilities::built_in).collect();
         let own_names: Vec<UpstreamName> = own.iter().map(|(manifest, _)| manifest.upstream.clone()).collect();
@@ -359,10 +359,13 @@ fn capabilities(
     settings: &TrustSettings,
     ledger: &Ledger,
     keyring: &Arc<Keyring>,
+    egress: &Egress,
 ) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
     let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
-    let trust = Trust::capability(ledger.clone(), Arc::clone(keyring), Arc::clone(&custody), config.url(), clock());
+    let teams = Teams::open(&settings.teams, egress).map_err(StartError::Setup)?;
+    let (ledger_, keyring_) = (ledger.clone(), Arc::clone(keyring));
+    let trust = Trust::capability(ledger_, keyring_, Arc::clone(&custody), config.url(), clock(), teams);
     let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
     let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
     let artifacts = Artifacts::capability(ArtifactParts {

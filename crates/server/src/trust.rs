@@ -2,13 +2,15 @@
 //!
 //! - [`tools`]: what the tools are called, take and give.
 //! - [`custody`]: the node's authorities, sealed in the directory; whom others may trust.
-//! - [`sign`], [`verify`], [`find`]: the tools. Pure cryptography is in `countersign_trust`.
+//! - [`sign`], [`verify`], [`find`], [`assess`], [`notify`]: the tools. Pure cryptography is in `countersign_trust`.
 //!
 //! A signature is a public entry of the node's own log and a row beside it, in one append. Its bundle is made whenever it is asked
 //! for, with the newest checkpoint.
 
+mod assess;
 mod custody;
 mod find;
+mod notify;
 mod sign;
 mod tools;
 mod verify;
@@ -31,6 +33,7 @@ use tokio::sync::watch;
 use crate::capability::{Computing, Failure, Told, answer, read};
 
 pub(crate) use custody::{Custody, CustodyError, Published, entropy};
+pub(crate) use notify::Teams;
 pub(crate) use tools::NAME;
 
 /// The node's signing and verifying.
@@ -42,6 +45,7 @@ pub(crate) struct Trust {
     /// The node's URL, which vouches for its callers.
     base_url: String,
     clock: fn() -> Millis,
+    teams: Teams,
     tools: Vec<Box<RawValue>>,
     changes: watch::Sender<u64>,
     computing: Computing,
@@ -58,12 +62,13 @@ impl Trust {
         custody: Arc<Custody>,
         base_url: String,
         clock: fn() -> Millis,
+        teams: Teams,
     ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
         let (manifest, tools) = tools::described()?;
         let name = manifest.upstream.clone();
         let computing = Computing::new();
         let changes = watch::Sender::new(0);
-        let trust = Self { name, ledger, keyring, custody, base_url, clock, tools, changes, computing };
+        let trust = Self { name, ledger, keyring, custody, base_url, clock, teams, tools, changes, computing };
         Ok((manifest, Arc::new(trust)))
     }
 
@@ -75,6 +80,13 @@ impl Trust {
             tools::QUERY => self.query(principal, read(arguments)?).await,
             tools::SIGNATURE => self.signature(principal, read(arguments)?).await,
             tools::STATS => self.stats(principal, read(arguments)?).await,
+            tools::ADD_SCAN => self.add_scan(principal, read(arguments)?).await,
+            tools::CHECK_SCANS => self.check_scans(principal, read(arguments)?).await,
+            tools::REVIEW => self.record_review(principal, read(arguments)?).await,
+            tools::READINESS => self.readiness(principal, read(arguments)?).await,
+            tools::ANOMALIES => self.anomalies(principal, read(arguments)?).await,
+            tools::COMPLIANCE => self.compliance_report(principal, read(arguments)?).await,
+            tools::NOTIFY => self.notify(principal, read(arguments)?).await,
             other => Err(Failure::Input(format!("there is no tool {other:?} here"))),
         }
     }
@@ -100,6 +112,12 @@ impl Trust {
         format!("{}/workspaces/{}/signers/", self.base_url, principal.workspace)
     }
 
+    /// What tells a person or agent of a workspace from others, and says nothing else: to see whether a reviewer signed.
+    async fn mark(&self, principal: &Principal, key: &str) -> Result<String, Failure> {
+        let mark = self.keys(principal).await?.fingerprint("author", &[key.as_bytes()]);
+        Ok(mark[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     async fn keys(&self, principal: &Principal) -> Result<Arc<WorkspaceKeys>, Failure> {
         let keys = self.keyring.workspace(&principal.workspace).await;
         keys.map_err(|error| Failure::Undone(format!("the workspace's key: {error}")))
@@ -119,7 +137,7 @@ impl Upstream for Trust {
         let answered = tokio::select! {
             biased;
             answered = tokio::time::timeout_at(permit.deadline().into(), called) => answered,
-            () = exchange.cancelled(), if name != tools::SIGN => return Err(DispatchError::Cancelled),
+            () = exchange.cancelled(), if !tools::WRITES.contains(&name.as_str()) => return Err(DispatchError::Cancelled),
         };
         answered.map_or(Err(DispatchError::Timeout), |told| answer(told.map(Told::from)))
     }

@@ -52,6 +52,25 @@ pub(super) struct FileTrust {
     pub artifact_types: Option<PathBuf>,
     pub objects: Option<PathBuf>,
     pub key_rotation: Option<Spanned<String>>,
+    #[serde(default)]
+    pub teams: Vec<FileTeam>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileTeam {
+    pub name: Spanned<String>,
+    pub webhook: Spanned<String>,
+    #[serde(default)]
+    pub style: Option<FileTeamStyle>,
+    pub secret_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FileTeamStyle {
+    Webhook,
+    Slack,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -32,6 +32,13 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/transparency", get(transparency))
         .route("/v1/signatures/{entry_id}", get(signature))
         .route("/v1/stats", get(stats))
+        .route("/v1/scans", post(add_scan))
+        .route("/v1/scans/check", post(check_scans))
+        .route("/v1/reviews", post(review))
+        .route("/v1/readiness", post(readiness))
+        .route("/v1/anomalies", post(anomalies))
+        .route("/v1/compliance", post(compliance))
+        .route("/v1/notifications", post(notify))
         .route("/trust/trusted_root.json", get(trusted_root))
         .route("/trust/trustconfig.json", get(trust_config))
 }
@@ -42,6 +49,34 @@ async fn sign(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, b
 
 async fn verify(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
     posted(&app, caller, (NAME, "verify"), &headers, body).await
+}
+
+async fn add_scan(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    posted(&app, caller, (NAME, "add_scan"), &headers, body).await
+}
+
+async fn check_scans(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    posted(&app, caller, (NAME, "check_scans"), &headers, body).await
+}
+
+async fn review(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    posted(&app, caller, (NAME, "record_review"), &headers, body).await
+}
+
+async fn readiness(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    posted(&app, caller, (NAME, "deployment_readiness"), &headers, body).await
+}
+
+async fn anomalies(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    posted(&app, caller, (NAME, "detect_anomalies"), &headers, body).await
+}
+
+async fn compliance(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    posted(&app, caller, (NAME, "compliance_report"), &headers, body).await
+}
+
+async fn notify(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    posted(&app, caller, (NAME, "notify_team"), &headers, body).await
 }
 
 async fn provenance(

@@ -35,6 +35,9 @@ pub(super) struct Kept {
     /// The statement's bytes, base64, if it is one about the artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     statement: Option<String>,
+    /// The marks of whoever counts as the signer: the caller, and the person behind it.
+    #[serde(default)]
+    pub authors: Vec<String>,
     /// What the signer said of it.
     #[serde(default)]
     pub metadata: Map<String, Value>,
@@ -80,7 +83,12 @@ impl Trust {
         let unlogged = unlogged.map_err(|e| Failure::Undone(format!("nothing was signed: {e}")))?;
         let id = Uuid::now_v7();
         let chain = metadata.get("scan_id").and_then(Value::as_str).map(str::to_owned);
+        let mut authors = Vec::new();
+        for key in principal.requester_keys() {
+            authors.push(self.mark(principal, &key).await?);
+        }
         let kept = Kept {
+            authors,
             signature: STANDARD.encode(unlogged.signature()),
             timestamp: STANDARD.encode(&unlogged.timestamps()[0]),
             statement: statement.map(|bytes| STANDARD.encode(bytes)),

@@ -6,6 +6,10 @@ use countersign_catalog::manifest::ToolEntry;
 use countersign_catalog::{Definition, Kind, Manifest};
 use countersign_domain::Effect;
 use countersign_proof::digest::Digest;
+use countersign_trust::anomalies::Settings;
+use countersign_trust::readiness::Required;
+use countersign_trust::review::Decision;
+use countersign_trust::scans::policy::ScanPolicy;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -20,6 +24,16 @@ pub(super) const PROVENANCE: &str = "get_provenance";
 pub(super) const QUERY: &str = "query_transparency";
 pub(super) const SIGNATURE: &str = "get_signature";
 pub(super) const STATS: &str = "get_stats";
+pub(super) const ADD_SCAN: &str = "add_scan";
+pub(super) const CHECK_SCANS: &str = "check_scans";
+pub(super) const REVIEW: &str = "record_review";
+pub(super) const READINESS: &str = "deployment_readiness";
+pub(super) const ANOMALIES: &str = "detect_anomalies";
+pub(super) const COMPLIANCE: &str = "compliance_report";
+pub(super) const NOTIFY: &str = "notify_team";
+
+/// What is finished once it was begun: the caller may go away meanwhile.
+pub(super) const WRITES: &[&str] = &[SIGN, ADD_SCAN, REVIEW, NOTIFY];
 
 /// Most entries of one page.
 pub(super) const MAX_PAGE: u32 = 1000;
@@ -98,6 +112,78 @@ pub(super) struct OfEntry {
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AddScan {
+    pub artifact: String,
+    pub document: Value,
+    #[serde(default)]
+    pub subject: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckScans {
+    pub artifact: String,
+    #[serde(default)]
+    pub policy: Option<ScanPolicy>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecordReview {
+    pub artifact: String,
+    pub team: String,
+    pub decision: Decision,
+    #[serde(default)]
+    pub comment: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Readiness {
+    pub artifact: String,
+    #[serde(default)]
+    pub teams: Option<Vec<String>>,
+    #[serde(default)]
+    pub policy: Option<ScanPolicy>,
+    #[serde(default)]
+    pub required: Option<Required>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Anomalies {
+    #[serde(default)]
+    pub since: Option<String>,
+    #[serde(default)]
+    pub until: Option<String>,
+    #[serde(default)]
+    pub settings: Option<Settings>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Compliance {
+    #[serde(default)]
+    pub since: Option<String>,
+    #[serde(default)]
+    pub until: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Notify {
+    pub team: String,
+    pub artifact: String,
+    #[serde(default)]
+    pub subject: Option<String>,
+    #[serde(default)]
+    pub text: Option<String>,
+    #[serde(default)]
+    pub link: Option<String>,
+}
+
 /// `sha256:` and 64 hexadecimal digits.
 pub(super) fn digest(text: &str) -> Result<Digest, Failure> {
     let wrong = || Failure::Input(format!("{:?} is not a digest: sha256: and 64 hexadecimal digits", clipped(text)));
@@ -167,6 +253,116 @@ fn definitions() -> Vec<(Effect, Value)> {
                 &json!({}),
                 &[],
                 &["total_signatures", "total_transparency_entries", "verification_stats", "signers", "timestamp"],
+            ),
+        ),
+    ]
+    .into_iter()
+    .chain(assessing(&word))
+    .collect()
+}
+
+/// Scans, reviews and what they come to.
+fn assessing(word: &dyn Fn(&str) -> Value) -> Vec<(Effect, Value)> {
+    let named = word("The artifact: its SHA-256, or the name under which it was signed, such as api:v1.2.1");
+    let policy = json!({ "type": "object", "description": "Limits on findings: max_critical, max_high, max_medium, max_low, \
+        max_unknown, ignore, max_age_seconds, require, count_suppressed; none critical or unknown if not said" });
+    let since = word("From this moment on: an RFC 3339 time or a date (UTC)");
+    let until = word("Up to this moment; a date means its end. Now, if not said");
+    vec![
+        (
+            Effect::Write,
+            tool(
+                ADD_SCAN,
+                "Takes a scanner's report or a bill of materials (SARIF 2.1.0, CycloneDX, SPDX 2.3) about an artifact, signs it and keeps what it says",
+                &json!({
+                    "artifact": { "type": "string", "pattern": "^[sS][hH][aA]256:[0-9a-fA-F]{64}$",
+                        "description": "The artifact's SHA-256: sha256: and 64 hexadecimal digits" },
+                    "document": { "type": "object", "description": "The document, as the scanner wrote it" },
+                    "subject": word("What people call the artifact")
+                }),
+                &["artifact", "document"],
+                &["entry_id", "artifact", "document", "scan"],
+            ),
+        ),
+        (
+            Effect::Read,
+            tool(
+                CHECK_SCANS,
+                "What the scans of an artifact found, counted by severity and held against limits",
+                &json!({ "artifact": named, "policy": policy }),
+                &["artifact"],
+                &["artifact", "passed", "verdict", "scans"],
+            ),
+        ),
+        (
+            Effect::Write,
+            tool(
+                REVIEW,
+                "Records a person's decision about an artifact, for a team whose role the person has",
+                &json!({
+                    "artifact": named,
+                    "team": { "type": "string", "pattern": "^[a-z0-9][a-z0-9_.-]{0,63}$", "description": "For which team, such as security" },
+                    "decision": { "type": "string", "enum": ["approved", "needs_changes", "rejected"], "description": "What was decided" },
+                    "comment": { "type": "string", "maxLength": 4000, "description": "Why; needed unless it is approved" }
+                }),
+                &["artifact", "team", "decision"],
+                &["review_id", "artifact", "team", "decision", "by", "recorded_at", "standing"],
+            ),
+        ),
+        (
+            Effect::Read,
+            tool(
+                READINESS,
+                "Whether an artifact is ready to be deployed: signed, logged, reviewed, scanned, of stated provenance, with something to go back to",
+                &json!({
+                    "artifact": named,
+                    "teams": { "type": "array", "maxItems": 16, "items": { "type": "string", "maxLength": 64 },
+                        "description": "Teams that have to have approved" },
+                    "policy": policy,
+                    "required": { "type": "object", "description": "Which items have to pass: signature, signers, transparency_log, \
+                        reviews, scans, provenance, rollback; all but rollback if not said" }
+                }),
+                &["artifact"],
+                &["artifact", "ready", "checklist", "reasons", "checked_at"],
+            ),
+        ),
+        (
+            Effect::Read,
+            tool(
+                ANOMALIES,
+                "What is unusual about the signatures and verifications of a period, by numbers, against the seven days before it",
+                &json!({
+                    "since": since, "until": until,
+                    "settings": { "type": "object", "description": "known_signers, business_hours, and the numbers from which something is unusual" }
+                }),
+                &[],
+                &["status", "window", "baseline", "checks", "findings", "activity"],
+            ),
+        ),
+        (
+            Effect::Read,
+            tool(
+                COMPLIANCE,
+                "What was signed, verified, reviewed and scanned in a period, with coverage, exceptions and evidence, as JSON and Markdown",
+                &json!({ "since": since, "until": until }),
+                &[],
+                &["report", "markdown"],
+            ),
+        ),
+        (
+            Effect::Write,
+            tool(
+                NOTIFY,
+                "Tells a team about an artifact, by the webhook that the operator configured for it",
+                &json!({
+                    "team": { "type": "string", "maxLength": 64, "description": "Which team" },
+                    "artifact": word("The artifact: what people call it, or its digest"),
+                    "subject": { "type": "string", "maxLength": 200, "description": "In a line" },
+                    "text": { "type": "string", "maxLength": 2500, "description": "In more lines" },
+                    "link": { "type": "string", "maxLength": 2000, "description": "Where to read on" }
+                }),
+                &["team", "artifact"],
+                &["notified", "team", "notification_id", "at"],
             ),
         ),
     ]
@@ -241,11 +437,13 @@ mod tests {
     #[test]
     fn every_tool_has_an_effect_and_a_pin_of_its_own() {
         let (manifest, raw) = described().expect("definitions of ours");
-        assert_eq!((manifest.tools.len(), raw.len()), (6, 6));
+        assert_eq!((manifest.tools.len(), raw.len()), (13, 13));
         let pins: std::collections::BTreeSet<_> = manifest.tools.values().map(|tool| tool.pin).collect();
-        assert_eq!(pins.len(), 6);
+        assert_eq!(pins.len(), 13);
         let writes: Vec<_> = manifest.tools.iter().filter(|(_, tool)| tool.effect != Some(Effect::Read)).collect();
-        assert_eq!(writes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [SIGN]);
+        let mut expected = WRITES.to_vec();
+        expected.sort_unstable();
+        assert_eq!(writes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -57,7 +57,18 @@ pub(super) fn trust() -> Vec<(String, Value)> {
     let config = operation("trustConfig", "The same with the node's services: a Sigstore client trust config")
         .public()
         .answers("200", "trustconfig.json", any_object());
+    let asked = |path: &str, id: &str, summary: &str| {
+        let operation = operation(id, summary).body(any_object()).answers("200", "What the tool gives.", any_object());
+        item(path, vec![("post", operation)])
+    };
     vec![
+        asked("/v1/scans", "addScan", "Take a scanner's report or a bill of materials (trust:add_scan)"),
+        asked("/v1/scans/check", "checkScans", "What scans of an artifact come to (trust:check_scans)"),
+        asked("/v1/reviews", "recordReview", "Record a person's decision about an artifact (trust:record_review)"),
+        asked("/v1/readiness", "deploymentReadiness", "Whether an artifact is ready (trust:deployment_readiness)"),
+        asked("/v1/anomalies", "detectAnomalies", "What is unusual about signatures (trust:detect_anomalies)"),
+        asked("/v1/compliance", "complianceReport", "Coverage, exceptions, evidence (trust:compliance_report)"),
+        asked("/v1/notifications", "notifyTeam", "Tell a team about an artifact (trust:notify_team)"),
         item("/v1/sign", vec![("post", sign)]),
         item("/v1/verify", vec![("post", verify)]),
         item("/v1/provenance/{scan_id}", vec![("get", provenance)]),
