@@ -49,6 +49,11 @@ pub(crate) mod oid {
     pub(crate) const FULCIO_ISSUER: ObjectIdentifier = id("1.3.6.1.4.1.57264.1.1");
     pub(crate) const FULCIO_OTHER_NAME: ObjectIdentifier = id("1.3.6.1.4.1.57264.1.7");
     pub(crate) const FULCIO_ISSUER_V2: ObjectIdentifier = id("1.3.6.1.4.1.57264.1.8");
+    pub(crate) const FULCIO_BUILD_SIGNER_URI: ObjectIdentifier = id("1.3.6.1.4.1.57264.1.9");
+    pub(crate) const FULCIO_SOURCE_REPOSITORY_URI: ObjectIdentifier = id("1.3.6.1.4.1.57264.1.12");
+    pub(crate) const FULCIO_SOURCE_REPOSITORY_DIGEST: ObjectIdentifier = id("1.3.6.1.4.1.57264.1.13");
+    pub(crate) const FULCIO_SOURCE_REPOSITORY_REF: ObjectIdentifier = id("1.3.6.1.4.1.57264.1.14");
+    pub(crate) const FULCIO_BUILD_CONFIG_URI: ObjectIdentifier = id("1.3.6.1.4.1.57264.1.18");
     /// The policy under which Sigstore's own timestamp authority stamps.
     pub(crate) const SIGSTORE_TIMESTAMP_POLICY: ObjectIdentifier = id("1.3.6.1.4.1.57264.2");
     // RFC 5652 sections 5.1, 11.1 and 11.2, RFC 3161 section 2.4.2, RFC 5035 section 3.

@@ -1,7 +1,8 @@
-//! Sigstore bundles, version 0.3: a signature with everything that is needed to verify it offline.
+//! Sigstore bundles, version 0.3: a signature with everything that is needed to verify it offline. Versions 0.1 and 0.2,
+//! which npm's registry still answers, are read too.
 //!
 //! Reading is strict: unknown members are refused, since a verifier that skips what it does not understand may skip what
-//! matters. Older bundles with chains of certificates are not read.
+//! matters. Of the chains of certificates in older bundles only the signer's is kept: issuers come from a trusted root.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use crate::certificate::MAX_CERTIFICATE_BYTES;
 use crate::dsse::{Envelope, MAX_PAYLOAD_BYTES};
 use crate::entry::{EntryWire, LogEntry};
 use crate::keys::HashAlgorithm;
+use crate::root::MAX_CHAIN;
 use crate::timestamp::MAX_RESPONSE_BYTES;
 use crate::wire::{self, Base64, ShapeError};
 
@@ -16,6 +18,9 @@ use crate::wire::{self, Base64, ShapeError};
 pub const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 /// An older spelling of the same version, still read.
 const MEDIA_TYPE_OLD: &str = "application/vnd.dev.sigstore.bundle+json;version=0.3";
+/// Older versions, still read.
+const MEDIA_TYPES_BEFORE: [&str; 2] =
+    ["application/vnd.dev.sigstore.bundle+json;version=0.1", "application/vnd.dev.sigstore.bundle+json;version=0.2"];
 /// The largest bundle that is read, in bytes.
 pub const MAX_BUNDLE_BYTES: usize = 16 << 20;
 /// Most log entries and most timestamps in a bundle.
@@ -28,7 +33,7 @@ pub enum BundleError {
     #[error("not a Sigstore bundle: {0}")]
     Shape(#[from] ShapeError),
     /// Another version.
-    #[error("bundles of type {0:?} are not read, only {MEDIA_TYPE:?}")]
+    #[error("bundles of type {0:?} are not read, only {MEDIA_TYPE:?} and older versions")]
     MediaType(String),
     /// Not exactly one certificate or key, or not exactly one content.
     #[error("malformed bundle: {0}")]
@@ -93,10 +98,14 @@ impl Bundle {
         // The type is looked at first, so that another version is refused as such and not for its members.
         let value: serde_json::Value = wire::parse(json, MAX_BUNDLE_BYTES)?;
         let media_type = value.get("mediaType").and_then(|v| v.as_str()).unwrap_or_default();
-        if media_type != MEDIA_TYPE && media_type != MEDIA_TYPE_OLD {
+        let before = MEDIA_TYPES_BEFORE.contains(&media_type);
+        if media_type != MEDIA_TYPE && media_type != MEDIA_TYPE_OLD && !before {
             return Err(BundleError::MediaType(media_type.chars().take(128).collect()));
         }
         let wire: BundleWire = serde_json::from_value(value).map_err(|e| ShapeError::Shape(e.to_string()))?;
+        if wire.verification_material.x509_certificate_chain.is_some() && !before {
+            return Err(BundleError::Choice("since version 0.3 there is one certificate, no chain"));
+        }
         wire.try_into()
     }
 
@@ -122,6 +131,8 @@ struct BundleWire {
 struct MaterialWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     certificate: Option<RawBytes>,
+    #[serde(default, skip_serializing)]
+    x509_certificate_chain: Option<ChainWire>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     public_key: Option<HintWire>,
     #[serde(default)]
@@ -134,6 +145,22 @@ struct MaterialWire {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawBytes {
     raw_bytes: Base64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChainWire {
+    certificates: Vec<RawBytes>,
+}
+
+impl ChainWire {
+    /// The signer's certificate comes first.
+    fn into_leaf(self) -> Result<RawBytes, BundleError> {
+        if self.certificates.len() > MAX_CHAIN {
+            return Err(BundleError::Bound("a chain has more than 8 certificates"));
+        }
+        self.certificates.into_iter().next().ok_or(BundleError::Choice("the chain has no certificate"))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -212,6 +239,7 @@ impl From<&Bundle> for BundleWire {
         };
         let verification_material = MaterialWire {
             certificate,
+            x509_certificate_chain: None,
             public_key,
             tlog_entries: bundle.entries.iter().map(EntryWire::from).collect(),
             timestamp_verification_data: (!bundle.timestamps.is_empty()).then_some(timestamps),
@@ -234,7 +262,12 @@ impl TryFrom<BundleWire> for Bundle {
             return Err(BundleError::Bound("a timestamp is larger than 64 KiB"));
         }
         let entries = material.tlog_entries.into_iter().map(LogEntry::try_from).collect::<Result<_, _>>()?;
-        let material = match (material.certificate, material.public_key) {
+        let certificate = match (material.certificate, material.x509_certificate_chain) {
+            (Some(_), Some(_)) => return Err(BundleError::Choice("there is a certificate beside a chain")),
+            (certificate, None) => certificate,
+            (None, Some(chain)) => Some(chain.into_leaf()?),
+        };
+        let material = match (certificate, material.public_key) {
             (Some(certificate), None) if certificate.raw_bytes.0.len() > MAX_CERTIFICATE_BYTES => {
                 return Err(BundleError::Bound("the certificate is larger than 16 KiB"));
             }

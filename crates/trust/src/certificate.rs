@@ -98,6 +98,21 @@ impl fmt::Display for Identity {
     }
 }
 
+/// What Fulcio takes from the identity token of a workflow (its `docs/oid-info.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The build instructions that ran and signed.
+    BuildSignerUri,
+    /// The repository that was built.
+    SourceRepositoryUri,
+    /// The commit.
+    SourceRepositoryDigest,
+    /// The branch or tag.
+    SourceRepositoryRef,
+    /// The workflow at the top, which may have called the one that signed.
+    BuildConfigUri,
+}
+
 /// Checks an issuer's URL: what vouches for an identity.
 ///
 /// # Errors
@@ -267,6 +282,20 @@ impl Certificate {
             (None, Some(old)) => Ok(old.to_owned()),
             (None, None) => Err(malformed("it does not say who vouched for the identity")),
         }
+    }
+
+    /// What the workflow that signed says of itself, as far as it was asked and answers.
+    ///
+    /// # Errors
+    /// [`CertificateError::Malformed`], if the extension is there and not text.
+    pub fn claim(&self, claim: Claim) -> Result<Option<String>, CertificateError> {
+        self.decoded(match claim {
+            Claim::BuildSignerUri => oid::FULCIO_BUILD_SIGNER_URI,
+            Claim::SourceRepositoryUri => oid::FULCIO_SOURCE_REPOSITORY_URI,
+            Claim::SourceRepositoryDigest => oid::FULCIO_SOURCE_REPOSITORY_DIGEST,
+            Claim::SourceRepositoryRef => oid::FULCIO_SOURCE_REPOSITORY_REF,
+            Claim::BuildConfigUri => oid::FULCIO_BUILD_CONFIG_URI,
+        })
     }
 
     /// Whether its signature is by `issuer`'s key. Names and validity are not looked at.

@@ -28,6 +28,7 @@
 //! | [`notify`] | what a team is told: webhooks and mails | Standard Webhooks 1.0.0, RFC 5322 |
 //! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
+//! | [`package`] | what a registry's package is known for, and what the answer means | PEP 740, npm provenance, OSV |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
 #![forbid(unsafe_code)]
 
@@ -42,6 +43,7 @@ pub mod entry;
 pub mod hashedrekord;
 pub mod keys;
 pub mod notify;
+pub mod package;
 pub mod readiness;
 pub mod report;
 pub mod review;

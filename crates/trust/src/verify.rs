@@ -27,6 +27,8 @@ pub enum Artifact<'a> {
     Bytes(&'a [u8]),
     /// Its SHA-256. Signatures and statements that use another hash cannot be verified with it.
     Sha256(Digest),
+    /// Its SHA-512, which is how npm names what it serves. As above.
+    Sha512([u8; 64]),
 }
 
 impl Artifact<'_> {
@@ -34,6 +36,7 @@ impl Artifact<'_> {
         match self {
             Self::Bytes(bytes) => Some(hash.digest(bytes)),
             Self::Sha256(digest) => (hash == HashAlgorithm::Sha256).then(|| digest.0.to_vec()),
+            Self::Sha512(digest) => (hash == HashAlgorithm::Sha512).then(|| digest.to_vec()),
         }
     }
 }
@@ -64,6 +67,9 @@ pub struct Policy {
     pub without_log: bool,
     /// For instances without a certificate log: do without an SCT.
     pub without_sct: bool,
+    /// For bundles of version 0.1, of which some have none: do without an inclusion proof where a log's signed promise to
+    /// include the entry holds.
+    pub promise_suffices: bool,
 }
 
 /// Why a check did not hold.
@@ -79,14 +85,21 @@ fn fail<T>(code: Code, detail: impl ToString) -> Result<T, Failure> {
 
 /// Verifies a bundle.
 pub fn verify(bundle: &[u8], artifact: &Artifact<'_>, root: &TrustedRoot, policy: &Policy) -> Report {
-    let mut run = Run::default();
     match Bundle::parse(bundle) {
-        Ok(bundle) => {
-            run.record(CheckName::Bundle, Ok("a Sigstore bundle of version 0.3".to_owned()));
-            run.all(&bundle, artifact, root, policy);
+        Ok(bundle) => verify_parsed(&bundle, artifact, root, policy),
+        Err(error) => {
+            let mut run = Run::default();
+            run.record(CheckName::Bundle, fail(Code::BundleMalformed, error));
+            run.report()
         }
-        Err(error) => run.record(CheckName::Bundle, fail(Code::BundleMalformed, error)),
     }
+}
+
+/// Verifies what was read from a bundle, or put together from another format that says the same.
+pub fn verify_parsed(bundle: &Bundle, artifact: &Artifact<'_>, root: &TrustedRoot, policy: &Policy) -> Report {
+    let mut run = Run::default();
+    run.record(CheckName::Bundle, Ok("a Sigstore bundle".to_owned()));
+    run.all(bundle, artifact, root, policy);
     run.report()
 }
 

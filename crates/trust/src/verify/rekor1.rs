@@ -1,4 +1,5 @@
-//! Bodies of log entries of Rekor's first version: `hashedrekord` 0.0.1, `dsse` 0.0.1, `intoto` 0.0.2.
+//! Bodies of log entries of Rekor's first version: `hashedrekord` 0.0.1, `dsse` 0.0.1, `intoto` 0.0.2; and of its second the
+//! one that is about statements, `dsse` 0.0.2.
 //!
 //! Only what ties an entry to a bundle is read: signature, certificate or key, and digest.
 
@@ -17,9 +18,10 @@ use crate::report::Code;
 /// What an entry says, as far as it matters here.
 struct Said {
     signature: Option<Vec<u8>>,
-    /// PEM of a certificate or key.
+    /// DER of a certificate or key.
     verifier: Option<Vec<u8>>,
-    hash: Option<String>,
+    hash: Option<HashAlgorithm>,
+    /// In lower-case hexadecimal.
     digest: Option<String>,
 }
 
@@ -35,21 +37,21 @@ pub(super) fn check_body(subject: &Subject<'_>, entry: &LogEntry) -> Outcome {
     let (said, payload) = match (stated, &subject.bundle.content) {
         (("hashedrekord", "0.0.1"), Content::MessageSignature { .. }) => (hashedrekord(&body["spec"]), None),
         (("dsse", "0.0.1"), Content::Dsse(envelope)) => (dsse(&body["spec"]), Some(&envelope.payload)),
+        (("dsse", "0.0.2"), Content::Dsse(envelope)) => (dsse2(&body["spec"]["dsseV002"]), Some(&envelope.payload)),
         (("intoto", "0.0.2"), Content::Dsse(envelope)) => (intoto(&body["spec"]["content"]), Some(&envelope.payload)),
         ((kind, version), _) => {
             return fail(Code::LogEntryUnsupported, format!("{kind} {version} is not read for this kind of bundle"));
         }
     };
-    let hash = HashAlgorithm::ALL.into_iter().find(|h| said.hash.as_deref() == Some(h.in_toto_name()));
-    let Some(hash) = hash else { return fail(Code::LogEntryUnsupported, "the log entry uses another hash") };
+    let Some(hash) = said.hash else { return fail(Code::LogEntryUnsupported, "the log entry uses another hash") };
     let digest = payload.map_or_else(|| subject.artifact.digest(hash), |payload| Some(hash.digest(payload)));
     let Some(digest) = digest else {
         return fail(Code::ArtifactDigestUnknown, format!("the artifact's {} is needed", hash.in_toto_name()));
     };
-    let digest: String = digest.iter().map(|b| format!("{b:02x}")).collect();
+    let digest = hex(&digest);
     for (same, what) in [
         (said.signature.as_deref() == Some(subject.bundle.content.signature()), "signature"),
-        (said.verifier.as_deref().and_then(from_pem).is_some_and(|der| der == subject.verifier), "certificate or key"),
+        (said.verifier.is_some_and(|der| der == subject.verifier), "certificate or key"),
         (said.digest.as_deref() == Some(digest.as_str()), "digest"),
     ] {
         if !same {
@@ -78,13 +80,30 @@ fn intoto(content: &Value) -> Said {
 }
 
 fn said(signature: Option<Vec<u8>>, verifier: &Value, hash: &Value) -> Said {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let named = |name: &str| HashAlgorithm::ALL.into_iter().find(|h| h.in_toto_name() == name);
     Said {
         signature,
-        verifier: verifier.as_str().and_then(bytes),
-        hash: text(&hash["algorithm"]),
-        digest: text(&hash["value"]),
+        verifier: verifier.as_str().and_then(bytes).and_then(|pem| from_pem(&pem)),
+        hash: hash["algorithm"].as_str().and_then(named),
+        digest: hash["value"].as_str().map(str::to_owned),
     }
+}
+
+/// The second version writes bytes where the first writes text.
+fn dsse2(spec: &Value) -> Said {
+    let (signature, hash) = (only(&spec["signatures"]), &spec["payloadHash"]);
+    let verifier = &signature["verifier"];
+    let raw = |kind: &str| verifier[kind]["rawBytes"].as_str().and_then(bytes);
+    Said {
+        signature: signature["content"].as_str().and_then(bytes),
+        verifier: raw("x509Certificate").or_else(|| raw("publicKey")),
+        hash: hash["algorithm"].as_str().and_then(HashAlgorithm::from_sigstore_name),
+        digest: hash["digest"].as_str().and_then(bytes).map(|digest| hex(&digest)),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn only(list: &Value) -> &Value {

@@ -104,3 +104,72 @@ fn an_attestation_of_an_instance_without_logs() {
     let expected = [Code::SctMissing, Code::IssuerMismatch, Code::LogEntryMissing];
     assert_eq!(strict.failures().collect::<Vec<_>>(), expected);
 }
+
+#[test]
+fn a_statement_in_a_bundle_of_version_0_1() {
+    let public_good = root("public-good.json");
+    let bundle = data("../packages/npm-provenance.sigstore.json");
+    let sha512 = statement_sha512(&bundle);
+    let policy = signer(
+        "https://github.com/sigstore/sigstore-js/.github/workflows/release.yml@refs/heads/main",
+        "https://token.actions.githubusercontent.com",
+    );
+    let report = verify(&bundle, &Artifact::Sha512(sha512), &public_good, &policy);
+    assert_eq!(report.verdict, Verdict::Valid, "{:#?}", report.checks);
+    assert_eq!(report.times[0].seconds, 1_692_374_735);
+    let other = verify(&bundle, &Artifact::Sha512([7; 64]), &public_good, &policy);
+    assert_eq!(other.failures().collect::<Vec<_>>(), [Code::ArtifactMismatch]);
+    // A chain in a bundle of today's version is refused, and so is one with nothing in it.
+    let text = String::from_utf8(bundle).unwrap();
+    let today = text.replace("bundle+json;version=0.1", "bundle.v0.3+json");
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut empty = value.clone();
+    empty["verificationMaterial"]["x509CertificateChain"]["certificates"] = serde_json::json!([]);
+    let mut both = value.clone();
+    both["verificationMaterial"]["certificate"] =
+        value["verificationMaterial"]["x509CertificateChain"]["certificates"][0].clone();
+    for changed in [today, empty.to_string(), both.to_string()] {
+        let report = verify(changed.as_bytes(), &Artifact::Sha512(sha512), &public_good, &policy);
+        assert_eq!(report.failures().collect::<Vec<_>>(), [Code::BundleMalformed]);
+    }
+}
+
+#[test]
+fn a_promise_of_a_log_is_enough_only_where_the_policy_says_so() {
+    let public_good = root("public-good.json");
+    let bundle = data("../packages/npm-publish.sigstore.json");
+    let artifact = Artifact::Sha512(statement_sha512(&bundle));
+    let key = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE1Olb3zMAFFxXKHiIkQO5cJ3Yhl5i6UPp+IhuteBJbuHcA5UogKo0EWtlWwW6KSaKoTNEYL7JlCQiVnkhBktUgg==";
+    let key = base64::engine::general_purpose::STANDARD.decode(key).unwrap();
+    let strict = Policy { expected: Expected::Key(key), ..Policy::default() };
+    let report = verify(&bundle, &artifact, &public_good, &strict);
+    assert_eq!(report.failures().collect::<Vec<_>>(), [Code::InclusionMissing]);
+    let lenient = Policy { promise_suffices: true, ..strict };
+    let report = verify(&bundle, &artifact, &public_good, &lenient);
+    assert_eq!(report.verdict, Verdict::Valid, "{:#?}", report.checks);
+    assert!(report.not_checked.iter().any(|text| text.contains("kept its promise")) && report.logs.is_empty());
+    // Without the promise, or with one that was not kept by this log, it is not.
+    let value: serde_json::Value = serde_json::from_slice(&bundle).unwrap();
+    let entry = |value: &mut serde_json::Value| value["verificationMaterial"]["tlogEntries"][0].take();
+    let with = |change: fn(&mut serde_json::Value)| {
+        let mut value = value.clone();
+        let mut changed = entry(&mut value);
+        change(&mut changed);
+        value["verificationMaterial"]["tlogEntries"][0] = changed;
+        verify(value.to_string().as_bytes(), &artifact, &public_good, &lenient)
+    };
+    let none = with(|entry| entry["inclusionPromise"] = serde_json::Value::Null);
+    assert_eq!(none.failures().collect::<Vec<_>>(), [Code::NoTrustedTime, Code::InclusionMissing]);
+    let later = with(|entry| entry["integratedTime"] = "1681839917".into());
+    assert!(later.failures().any(|code| code == Code::PromiseWrong), "{:#?}", later.checks);
+    assert!(!later.is_valid());
+}
+
+fn statement_sha512(bundle: &[u8]) -> [u8; 64] {
+    let bundle = countersign_trust::bundle::Bundle::parse(bundle).unwrap();
+    let countersign_trust::bundle::Content::Dsse(envelope) = &bundle.content else { panic!("a statement") };
+    let statement = countersign_trust::dsse::Statement::parse(&envelope.payload_type, &envelope.payload).unwrap();
+    let hex = statement.subject[0].digest["sha512"].as_str().unwrap();
+    let bytes = |i: usize| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap();
+    std::array::from_fn(bytes)
+}
