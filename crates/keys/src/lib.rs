@@ -1,4 +1,4 @@
-//! Keys that live in somebody else's keeping: hardware with a PKCS#11 module.
+//! Keys that live in somebody else's keeping: hardware with a PKCS#11 module, or AWS KMS.
 //!
 //! One contract for both, and for whoever else keeps keys: [`SigningKeys`] makes P-256 keys and signs with them (ES256, RFC 7518
 //! section 3.4), [`RootKey`] wraps a node's root secret. What crosses the contract are digests, signatures, public keys and wrapped
@@ -9,6 +9,7 @@
 //! - Messages are for operators. They say what to do, and never hold a PIN, a password or a secret.
 
 mod error;
+mod kms;
 mod pkcs11;
 mod secret;
 mod signature;
@@ -19,6 +20,7 @@ use countersign_proof::jwk::Jwk;
 use zeroize::Zeroizing;
 
 pub use error::KeyError;
+pub use kms::{AwsCredentialSources, AwsKms, AwsKmsConfig};
 pub use pkcs11::{Pkcs11Config, Pkcs11Keys, TokenChoice};
 pub use secret::{SecretSource, SecretText};
 
