@@ -103,15 +103,15 @@ impl AwsKms {
     /// The key behind the alias, checked, or a new one.
     async fn find_or_make(&self, label: &str, deadline: Instant) -> Result<(String, Again), KeyError> {
         let alias = format!("{ALIAS_PREFIX}{label}");
-        match self.describe(&alias, deadline).await {
+        match self.describe(&alias, Again::Harmless, deadline).await {
             Ok(metadata) => Ok((usable(&alias, metadata)?, Again::Harmless)),
             Err(Fault::NotFound(_)) => Ok((self.make(label, &alias, deadline).await?, Again::NewKey)),
             Err(other) => Err(other.into()),
         }
     }
 
-    async fn describe(&self, key: &str, deadline: Instant) -> Result<Metadata, Fault> {
-        let call = Call { action: "DescribeKey", body: json!({ "KeyId": key }), again: Again::Harmless };
+    async fn describe(&self, key: &str, again: Again, deadline: Instant) -> Result<Metadata, Fault> {
+        let call = Call { action: "DescribeKey", body: json!({ "KeyId": key }), again };
         self.client.call::<Described>(call, deadline).await.map(|described| described.key_metadata)
     }
 
@@ -133,7 +133,7 @@ impl AwsKms {
             Ok(Nothing) => Ok(made),
             // Another node was first, or an attempt of ours whose answer was lost.
             Err(Fault::AlreadyExists) => {
-                let named = usable(alias, self.describe(alias, deadline).await?)?;
+                let named = usable(alias, self.describe(alias, Again::NewKey, deadline).await?)?;
                 if named != made {
                     self.discard(&made, deadline).await;
                 }

@@ -29,7 +29,7 @@ use objects::KeyId;
 use sessions::{Seat, Sessions};
 
 /// Most sessions of one provider.
-pub const MAX_SESSIONS: usize = 64;
+const MAX_SESSIONS: usize = 64;
 
 /// Which token of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Pkcs11Config {
     pub pin: SecretSource,
     /// The label of the AES key that wraps the root; made when it is first needed.
     pub root_label: String,
-    /// Sessions that may be open at once, 1 to [`MAX_SESSIONS`]; as many operations run at once.
+    /// Sessions that may be open at once, 1 to 64; as many operations run at once.
     pub sessions: usize,
     /// How long an operation may take.
     pub timeout: Duration,

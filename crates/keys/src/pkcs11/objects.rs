@@ -11,6 +11,7 @@ use cryptoki::session::Session;
 use super::sessions::Seat;
 use super::trouble::Trouble;
 use crate::KeyError;
+use crate::signature::verified;
 
 /// Bytes of the identifiers of keys that are made here.
 const ID_BYTES: usize = 16;
@@ -79,6 +80,7 @@ pub(super) fn find_or_make_pair(seat: &mut Seat, label: &str) -> Result<(KeyId, 
             Ok(public) => {
                 let handle = private_key(seat, &id)?;
                 check_kept(&seat.session, handle, label)?;
+                check_halves(seat, &id, &public, label)?;
                 return Ok((id, public));
             }
         }
@@ -113,6 +115,14 @@ fn make_pair(seat: &mut Seat, label: &str, id: &KeyId) -> Result<(), Trouble> {
     // From here on the key is there, whatever happens; the next call finds it by its label.
     let (_, made) = seat.session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)?;
     check_kept(&seat.session, made, &id.to_reference())
+}
+
+/// Whether the halves belong together: on many tokens anybody can put a public key there, and it is the one to be published.
+fn check_halves(seat: &mut Seat, id: &KeyId, public: &Jwk, name: &str) -> Result<(), Trouble> {
+    let digest = Digest::of(b"countersign: do the halves of this key belong together?");
+    let signature = sign(seat, id, &digest)?;
+    let words = || KeyError::Refused(format!("the public key beside {name} on the token is not its own; remove it"));
+    verified(public, &digest, &signature).map(|_| ()).map_err(|_| words().into())
 }
 
 /// Whether the token keeps the key to itself, and always has: what [`make_pair`] asks for, some tokens silently do not do, and a

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::objects::{KeyId, check_kept, ids, only};
 use super::sessions::Seat;
-use super::trouble::{Trouble, words};
+use super::trouble::{Trouble, is_short_of_something, words};
 use crate::KeyError;
 
 const VERSION: u8 = 1;
@@ -86,14 +86,15 @@ pub(super) fn unwrap(seat: &mut Seat, wrapped: &Wrapped) -> Result<Zeroizing<[u8
     Ok(Zeroizing::new(*secret))
 }
 
-/// Modules say in different ways that a tag is wrong; which of them mean that cannot be told.
+/// Modules say in different ways that a tag is wrong, some only that something went wrong.
 fn changed(trouble: Trouble) -> Trouble {
     match trouble {
-        Trouble::Module(error) => {
+        Trouble::Module(error) if !is_short_of_something(&error) => {
             let said = words(&error);
-            KeyError::Refused(format!("the wrapped root was changed, or its key was: the token answered {said}")).into()
+            let words = format!("the wrapped root was changed, or its key was: the token answered {said}");
+            Trouble::Broken(KeyError::Refused(words))
         }
-        Trouble::Gone(_) | Trouble::Final(_) => trouble,
+        Trouble::Module(_) | Trouble::Gone(_) | Trouble::Final(_) | Trouble::Broken(_) => trouble,
     }
 }
 

@@ -140,7 +140,7 @@ impl Sessions {
         let done = work(&mut seat);
         match done {
             Ok(_) | Err(Trouble::Final(_)) => self.idle().push(seat),
-            Err(Trouble::Module(_) | Trouble::Gone(_)) => drop(seat),
+            Err(Trouble::Module(_) | Trouble::Gone(_) | Trouble::Broken(_)) => drop(seat),
         }
         done
     }

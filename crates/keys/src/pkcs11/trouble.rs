@@ -11,8 +11,10 @@ pub(super) enum Trouble {
     Module(Error),
     /// The session, the login or the token is gone: with new ones, the work may succeed.
     Gone(String),
-    /// It is final.
+    /// It is final, and the session is as it was.
     Final(KeyError),
+    /// It is final, and the session may be in the middle of something.
+    Broken(KeyError),
 }
 
 impl From<Error> for Trouble {
@@ -31,7 +33,7 @@ impl Trouble {
     /// For the operator. `token` names it.
     pub(super) fn into_error(self, token: &str) -> KeyError {
         match self {
-            Self::Final(error) => error,
+            Self::Final(error) | Self::Broken(error) => error,
             Self::Gone(words) => KeyError::Unavailable(format!("{token} went away: {words}")),
             Self::Module(error) if is_passing(&error) => {
                 KeyError::Unavailable(format!("{token} could not do it now: {}", words(&error)))
@@ -72,13 +74,17 @@ fn is_gone(error: &Error) -> bool {
 
 /// What may be otherwise in a while.
 fn is_passing(error: &Error) -> bool {
+    let unspecific = matches!(error, Error::Pkcs11(RvError::GeneralError | RvError::FunctionFailed, _));
+    unspecific || is_short_of_something(error)
+}
+
+/// Memory, sessions, time: nothing that the work itself brought about.
+pub(super) fn is_short_of_something(error: &Error) -> bool {
     matches!(
         error,
         Error::Pkcs11(
             RvError::HostMemory
                 | RvError::DeviceMemory
-                | RvError::GeneralError
-                | RvError::FunctionFailed
                 | RvError::FunctionCanceled
                 | RvError::SessionCount
                 | RvError::OperationActive,

@@ -236,6 +236,36 @@ fn half_a_pair_is_passed_over_and_replaced() {
 }
 
 #[test]
+fn a_public_key_that_is_not_the_private_ones_is_refused() {
+    fn phase(scene: &Scene) {
+        run(async {
+            let keys = Pkcs11Keys::open(scene.config()).await.unwrap();
+            let (made, other) = (keys.create("acme/1").await.unwrap(), keys.create("acme/2").await.unwrap());
+            let (_, _, session) = raw();
+            let id = Attribute::Id(hex::decode(&made.reference).unwrap());
+            let public = [Attribute::Class(ObjectClass::PUBLIC_KEY), id.clone()];
+            let replace = |by: &countersign_proof::jwk::Jwk| {
+                session.destroy_object(session.find_objects(&public).unwrap()[0]).unwrap();
+                let point = [&[0x04, 0x41], &by.point()[..]].concat();
+                let kind = Attribute::KeyType(cryptoki::object::KeyType::EC);
+                let curve = Attribute::EcParams(P256.to_vec());
+                let object = [&public[..], &[kind, curve, Attribute::Token(true), Attribute::EcPoint(point)]].concat();
+                session.create_object(&object).unwrap();
+            };
+            replace(&other.public);
+            let refused = keys.create("acme/1").await;
+            assert!(matches!(&refused, Err(KeyError::Refused(words)) if words.contains("acme/1")), "{refused:?}");
+            let fresh = Pkcs11Keys::open(scene.config()).await.unwrap();
+            let refused = fresh.sign(&made.reference, &Digest::of(b"text")).await;
+            assert!(matches!(&refused, Err(KeyError::Refused(_))), "{refused:?}");
+            replace(&made.public);
+            assert_eq!(keys.create("acme/1").await.unwrap(), made);
+        });
+    }
+    alone("a_public_key_that_is_not_the_private_ones_is_refused", &[phase]);
+}
+
+#[test]
 fn a_wrong_pin_is_tried_once() {
     const WRONG: &str = "91827364";
     const OTHER: &str = "11223344";
@@ -379,6 +409,7 @@ fn the_root_comes_back_only_as_it_was_wrapped() {
                 let error = keys.unwrap(&changed).await.unwrap_err();
                 assert!(!error.is_transient(), "byte {at}: {error}");
             }
+            assert_eq!(*keys.unwrap(&one).await.unwrap(), SECRET);
             for length in [0, 1, one.len() - 1] {
                 assert!(matches!(keys.unwrap(&one[..length]).await, Err(KeyError::Malformed(_))));
             }
