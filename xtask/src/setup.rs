@@ -21,6 +21,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
     ("redis-server", "redis-server"),
+    // Brings the module too, which the tests of crates/keys load.
+    ("softhsm2-util", "softhsm2"),
     // A server's program: Debian keeps those out of PATH, and a client alone is not enough.
     (INITDB, "postgresql"),
 ];

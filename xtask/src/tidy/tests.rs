@@ -159,6 +159,11 @@ fn proof_that_depends_on_us_is_found() {
 }
 
 #[test]
+fn keys_that_depend_on_more_than_they_need_are_found() {
+    check("wall-4-keys", dependency("keys", "countersign-store.workspace = true"));
+}
+
+#[test]
 fn an_import_of_the_server_is_found() {
     check("wall-5-server", dependency("egress", "countersign-server.workspace = true"));
 }

@@ -54,6 +54,11 @@ const PURE: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Crates that stand apart, and everything of ours that they may depend on.
+///
+/// `keys` has what signs outside the node: whoever reads it need know neither stores nor gates.
+const APART: &[(&str, &[&str])] = &[("countersign-keys", &["countersign-proof", "countersign-egress"])];
+
 /// What a pure crate may not name, as a path or as its beginning.
 const IMPURE_PATHS: &[&str] = &[
     "std::fs",
@@ -104,6 +109,7 @@ pub fn check(workspace: &Workspace) -> Vec<Finding> {
         findings.extend(network(package));
         findings.extend(permit(package));
         findings.extend(proof_alone(package));
+        findings.extend(apart(package));
         findings.extend(nothing_imports_server(package));
     }
     findings
@@ -255,6 +261,17 @@ fn proof_alone(package: &Package) -> Vec<Finding> {
         )
     })
     .collect()
+}
+
+/// Wall 4, second half: `keys` is built on `proof` and `egress` alone.
+fn apart(package: &Package) -> Vec<Finding> {
+    let Some((_, allowed)) = APART.iter().find(|(name, _)| *name == package.name) else {
+        return Vec::new();
+    };
+    let ours = package.product_dependencies().filter(|d| d.name.starts_with("countersign"));
+    ours.filter(|d| !allowed.contains(&d.name.as_str()))
+        .map(|d| in_manifest("wall-4-keys", package, format!("{} may not depend on {}", package.name, d.name)))
+        .collect()
 }
 
 /// Wall 5: nothing imports `server` but the binary, and capabilities do not import one another.
