@@ -21,6 +21,7 @@
 //! | [`root`] | whom a verifier trusts, and for which time | Sigstore trusted root 0.1, client trust config 0.1 |
 //! | [`sign`] | an artifact or statement in, a bundle out | |
 //! | [`time`] | times as text | RFC 3339 |
+//! | [`package`] | what a registry's package is known for, and what the answer means | PEP 740, npm provenance, OSV |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
 #![forbid(unsafe_code)]
 
@@ -32,6 +33,7 @@ pub mod dsse;
 pub mod entry;
 pub mod hashedrekord;
 pub mod keys;
+pub mod package;
 pub mod report;
 pub mod root;
 pub mod sign;

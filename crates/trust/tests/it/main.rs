@@ -5,6 +5,7 @@ mod artifact_cases;
 mod artifacts;
 mod cases;
 mod foreign;
+mod packages;
 mod robust;
 mod services;
 mod signing;
