@@ -40,8 +40,13 @@ fuzz_target!(|data: &[u8]| {
 
 fn verify(package: PackageRef, answers: &[u8]) {
     let at = |host: &str| BaseUrl::parse(&format!("https://{host}.example")).ok();
-    let sources =
-        Sources { pypi: at("pypi"), npm: at("npm"), crates_io: at("crates"), osv: at("osv"), github_advisory: at("github") };
+    let sources = Sources {
+        pypi: at("pypi"),
+        npm: at("npm"),
+        crates_io: at("crates"),
+        osv: at("osv"),
+        github_advisory: at("github"),
+    };
     let Ok(mut plan) = Plan::new(package, &Lists::default(), sources) else { return };
     let (mut rest, mut silent) = (Some(answers), false);
     for _ in 0..32 {

@@ -25,7 +25,7 @@ pub enum Version {
     /// Of PyPI.
     Pep440(Pep440),
     /// Of npm or crates.io.
-    Semver(semver::Version),
+    Semver(Semver),
 }
 
 impl Version {
@@ -39,7 +39,7 @@ impl Version {
         match ecosystem {
             Ecosystem::Pypi => Pep440::parse(text).map(Self::Pep440).ok_or_else(|| VersionError::Pep440(shown())),
             Ecosystem::Npm | Ecosystem::Cargo => {
-                semver::Version::parse(text).map(Self::Semver).map_err(|_| VersionError::Semver(shown()))
+                Semver::parse(text).map(Self::Semver).ok_or_else(|| VersionError::Semver(shown()))
             }
         }
     }
@@ -48,7 +48,7 @@ impl Version {
     pub fn compare(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Pep440(a), Self::Pep440(b)) => Some(a.cmp(b)),
-            (Self::Semver(a), Self::Semver(b)) => Some(a.cmp_precedence(b)),
+            (Self::Semver(a), Self::Semver(b)) => Some(a.key().cmp(&b.key())),
             (Self::Pep440(_), Self::Semver(_)) | (Self::Semver(_), Self::Pep440(_)) => None,
         }
     }
@@ -81,6 +81,80 @@ impl fmt::Display for Version {
             Self::Pep440(version) => version.fmt(f),
             Self::Semver(version) => version.fmt(f),
         }
+    }
+}
+
+/// A version of SemVer 2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Semver {
+    core: [u64; 3],
+    pre: Vec<Identifier>,
+    build: Vec<String>,
+}
+
+/// Of a pre-release. Numbers come before text (section 11).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Identifier {
+    Number(u64),
+    Text(String),
+}
+
+impl Semver {
+    fn parse(text: &str) -> Option<Self> {
+        let (text, build) = text.split_once('+').map_or((text, None), |(text, build)| (text, Some(build)));
+        let (core, pre) = text.split_once('-').map_or((text, None), |(core, pre)| (core, Some(pre)));
+        let core: Vec<u64> = core.split('.').map(semver_number).collect::<Option<_>>()?;
+        let pre = pre.map(|pre| pre.split('.').map(Identifier::parse).collect::<Option<_>>());
+        let build = build.map(|build| build.split('.').map(|part| semver_word(part).map(str::to_owned)).collect());
+        Some(Self {
+            core: core.try_into().ok()?,
+            pre: pre.unwrap_or_else(|| Some(Vec::new()))?,
+            build: build.unwrap_or_else(|| Some(Vec::new()))?,
+        })
+    }
+
+    /// A release comes after its pre-releases; build metadata does not count.
+    fn key(&self) -> impl Ord + '_ {
+        (self.core, self.pre.is_empty(), &self.pre)
+    }
+}
+
+impl Identifier {
+    fn parse(text: &str) -> Option<Self> {
+        if semver_word(text)?.bytes().all(|b| b.is_ascii_digit()) {
+            return semver_number(text).map(Self::Number);
+        }
+        Some(Self::Text(text.to_owned()))
+    }
+}
+
+/// Without leading zeros (section 2).
+fn semver_number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let plain = digits && (text == "0" || !text.starts_with('0'));
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+fn semver_word(text: &str) -> Option<&str> {
+    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    good.then_some(text)
+}
+
+impl fmt::Display for Semver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [major, minor, patch] = self.core;
+        write!(f, "{major}.{minor}.{patch}")?;
+        for (i, identifier) in self.pre.iter().enumerate() {
+            f.write_str(if i == 0 { "-" } else { "." })?;
+            match identifier {
+                Identifier::Number(number) => number.fmt(f)?,
+                Identifier::Text(text) => f.write_str(text)?,
+            }
+        }
+        for (i, part) in self.build.iter().enumerate() {
+            write!(f, "{}{part}", if i == 0 { "+" } else { "." })?;
+        }
+        Ok(())
     }
 }
 
@@ -345,10 +419,46 @@ mod tests {
     fn versions_of_npm_and_crates_have_the_order_of_semver() {
         let semver = |text: &str| Version::parse(Ecosystem::Npm, text).unwrap();
         // SemVer 2, section 11.
-        let ordered =
-            ["1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta.2", "1.0.0-beta.11", "1.0.0-rc.1"];
-        for pair in ordered.windows(2) {
-            assert_eq!(semver(pair[0]).compare(&semver(pair[1])), Some(Ordering::Less), "{pair:?}");
+        let ordered = [
+            "0.9.10",
+            "1.0.0-0",
+            "1.0.0-alpha",
+            "1.0.0-alpha.1",
+            "1.0.0-alpha.beta",
+            "1.0.0-beta",
+            "1.0.0-beta.2",
+            "1.0.0-beta.11",
+            "1.0.0-rc.1",
+            "1.0.0",
+            "1.0.1",
+            "1.2.0",
+            "1.10.0-x",
+            "1.10.0",
+        ];
+        for (i, a) in ordered.iter().enumerate() {
+            assert_eq!(semver(a).to_string(), *a);
+            for (j, b) in ordered.iter().enumerate() {
+                assert_eq!(semver(a).compare(&semver(b)), Some(i.cmp(&j)), "{a} {b}");
+            }
+        }
+        assert_eq!(semver("1.0.0-a-b.1+x-1.007").to_string(), "1.0.0-a-b.1+x-1.007");
+        for text in [
+            "1",
+            "1.0",
+            "1.0.0.0",
+            "01.0.0",
+            "1.0.0-01",
+            "1.0.0-",
+            "1.0.0+",
+            "1.0.0-a..b",
+            "1.0.0+a+b",
+            "v1.0.0",
+            "1.0.0-a_b",
+            "+1.0.0",
+            "1.-1.0",
+            "18446744073709551616.0.0",
+        ] {
+            assert!(Version::parse(Ecosystem::Cargo, text).is_err(), "{text}");
         }
         assert_eq!(semver("1.0.0+a").compare(&semver("1.0.0+b")), Some(Ordering::Equal));
         assert!(!semver("1.0.0+a").is_same(&semver("1.0.0+b")) && semver("1.0.0").compare(&pypi("1.0.0")).is_none());
