@@ -6,6 +6,7 @@
 mod database;
 mod file;
 mod issuers;
+mod keys;
 mod limits;
 mod operations;
 mod reach;
@@ -14,6 +15,7 @@ mod tls;
 
 pub use database::DatabaseUrl;
 pub use issuers::{IssuerSettings, JwksSource};
+pub use keys::{KeeperSettings, KeySettings};
 pub use operations::{DrainSettings, LogFormat, LogSettings, TelemetrySettings};
 pub use reach::{ForwardedHeader, ProxySettings, unsettled};
 pub use starter::{starter_files, write_starter};
@@ -170,6 +172,21 @@ pub struct TrustSettings {
     pub key_rotation: Duration,
     /// Teams that can be told about artifacts.
     pub teams: Vec<TeamSettings>,
+    /// Whom to ask about packages.
+    pub packages: PackageSettings,
+}
+
+/// Whom to ask about packages of public registries.
+#[derive(Debug, Clone, Default)]
+pub struct PackageSettings {
+    /// Directory of the workspaces' lists, `WORKSPACE.yaml`.
+    pub lists: Option<PathBuf>,
+    /// Where each service is reached.
+    pub sources: countersign_trust::package::source::Sources,
+    /// A Sigstore trusted root for what registries attest.
+    pub trusted_root: Option<PathBuf>,
+    /// The keys of npm's registry.
+    pub npm_keys: Option<PathBuf>,
 }
 
 /// How a team is told.
@@ -243,6 +260,8 @@ pub struct Config {
     pub quarantine_at: Option<Severity>,
     /// How long what calls were decided upon is kept for replays; zero keeps none.
     pub decisions_kept: Duration,
+    /// Who keeps the keys that must not lie in a file or the database; nobody else, without.
+    pub keys: Option<KeySettings>,
     /// The built-in upstreams `trust` and `artifacts`; off without.
     pub trust: Option<TrustSettings>,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
@@ -452,6 +471,7 @@ fn build(
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
         limits: limits::settings(file.limits.unwrap_or_default(), body_bytes, source, env)?,
         trust,
+        keys: file.keys.map(|section| keys::settings(section, source, &places.base)).transpose()?,
         approval_wait: approval_wait(file.approval.and_then(|a| a.wait_seconds), source)?,
         quarantine_at: quarantine_at(over.quarantine_at, file.scan.as_ref(), source)?,
         decisions_kept: operations::decisions_kept(over.replay_days, file.policy.unwrap_or_default(), source)?,
@@ -495,6 +515,12 @@ fn trust(
     let teams = section.teams.into_iter().map(|team| team_of(team, source, base)).collect::<Result<_, _>>()?;
     Ok(Some(TrustSettings {
         teams,
+        packages: PackageSettings {
+            lists: section.packages.lists.map(|path| base.join(path)),
+            sources: section.packages.sources,
+            trusted_root: section.packages.trusted_root.map(|path| base.join(path)),
+            npm_keys: section.packages.npm_keys.map(|path| base.join(path)),
+        },
         artifact_types: section.artifact_types.map(|path| base.join(path)),
         objects: section.objects.map_or_else(|| data_dir.join("objects"), |path| base.join(path)),
         key_rotation,

@@ -5,6 +5,7 @@
 
 pub(crate) mod discovery;
 mod issuers;
+mod keepers;
 mod reporting;
 mod shared;
 mod storage;
@@ -34,6 +35,7 @@ use countersign_gate::policies::PolicyStore;
 use countersign_gate::registry::Registry;
 use countersign_gate::upstream::Upstream;
 use countersign_gate::{Gate, Settings};
+use countersign_keys::SigningKeys as SigningKeeper;
 use countersign_ledger::{Ledger, OpenError, StoreError};
 use countersign_proof::canonical::Limits;
 use countersign_store::objects::Directory;
@@ -57,7 +59,7 @@ use crate::mcp::changes::Seats;
 use crate::mcp::parked::Parking;
 use crate::mcp::session::Sessions;
 use crate::tls::Tls;
-use crate::trust::{Custody, Teams, Trust};
+use crate::trust::{Custody, Packages, Teams, Trust};
 
 pub(crate) use storage::{backup, export, fsck};
 
@@ -203,16 +205,20 @@ impl Node {
             config.tls.clone().map(Tls::open).transpose().map_err(|why| StartError::Setup(format!("tls: {why}")))?;
         let keys = config.keys_dir.clone();
         let store = storage::connect(&config).await?;
-        let (root, seed) = storage::keys(&config, &*store).await?;
+        let egress = Egress::new(EgressConfig::default());
+        let keeper = keepers::open(&config, &egress).await?;
+        let (root, seed) = storage::keys(&config, &*store, keeper.as_ref()).await?;
         let mut notes = Vec::new();
 
         let (ledger, opened) = storage::open(&config, store, seed).await?;
         notes.extend(storage::note_on(&opened));
-        let egress = Egress::new(EgressConfig::default());
         let manifests = manifests(&config.manifests)?;
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         let keyring = Arc::new(keyring);
-        let capabilities = config.trust.as_ref().map(|trust| capabilities(&config, trust, &ledger, &keyring, &egress));
+        let capabilities = config.trust.as_ref().map(|trust| {
+            let keeper = keeper.as_ref().map(|keeper| Arc::clone(&keeper.signing));
+            capabilities(&config, trust, (&ledger, &keyring), &egress, keeper)
+        });
         let capabilities = capabilities.transpose()?;
         let own: Vec<BuiltIn> = capabilities.iter().flat_map(Capabilities::built_in).collect();
         let own_names: Vec<UpstreamName> = own.iter().map(|(manifest, _)| manifest.upstream.clone()).collect();
@@ -357,20 +363,21 @@ impl Capabilities {
 fn capabilities(
     config: &Config,
     settings: &TrustSettings,
-    ledger: &Ledger,
-    keyring: &Arc<Keyring>,
+    (ledger, keyring): (&Ledger, &Arc<Keyring>),
     egress: &Egress,
+    keeper: Option<Arc<dyn SigningKeeper>>,
 ) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
     let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
     let teams = Teams::open(&settings.teams, egress).map_err(StartError::Setup)?;
+    let packages = Packages::open(&settings.packages, egress).map_err(StartError::Setup)?;
     let (ledger_, keyring_) = (ledger.clone(), Arc::clone(keyring));
-    let trust = Trust::capability(ledger_, keyring_, Arc::clone(&custody), config.url(), clock(), teams);
+    let trust = Trust::capability(ledger_, keyring_, Arc::clone(&custody), config.url(), clock(), (teams, packages));
     let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
     let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
     let artifacts = Artifacts::capability(ArtifactParts {
         ledger: ledger.clone(),
-        keys: SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, clock()),
+        keys: SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()),
         objects: Arc::new(objects),
         types: artifact_types(settings)?,
         base_url: config.url(),

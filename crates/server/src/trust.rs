@@ -2,7 +2,7 @@
 //!
 //! - [`tools`]: what the tools are called, take and give.
 //! - [`custody`]: the node's authorities, sealed in the directory; whom others may trust.
-//! - [`sign`], [`verify`], [`find`], [`assess`], [`notify`]: the tools. Pure cryptography is in `countersign_trust`.
+//! - [`sign`], [`verify`], [`find`], [`assess`], [`notify`], [`packages`]: the tools. Pure cryptography is in `countersign_trust`.
 //!
 //! A signature is a public entry of the node's own log and a row beside it, in one append. Its bundle is made whenever it is asked
 //! for, with the newest checkpoint.
@@ -11,6 +11,7 @@ mod assess;
 mod custody;
 mod find;
 mod notify;
+mod packages;
 mod sign;
 mod tools;
 mod verify;
@@ -34,6 +35,7 @@ use crate::capability::{Computing, Failure, Told, answer, read};
 
 pub(crate) use custody::{Custody, CustodyError, Published, entropy};
 pub(crate) use notify::Teams;
+pub(crate) use packages::Packages;
 pub(crate) use tools::NAME;
 
 /// The node's signing and verifying.
@@ -46,6 +48,7 @@ pub(crate) struct Trust {
     base_url: String,
     clock: fn() -> Millis,
     teams: Teams,
+    packages: Packages,
     tools: Vec<Box<RawValue>>,
     changes: watch::Sender<u64>,
     computing: Computing,
@@ -62,13 +65,14 @@ impl Trust {
         custody: Arc<Custody>,
         base_url: String,
         clock: fn() -> Millis,
-        teams: Teams,
+        (teams, packages): (Teams, Packages),
     ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
         let (manifest, tools) = tools::described()?;
         let name = manifest.upstream.clone();
         let computing = Computing::new();
         let changes = watch::Sender::new(0);
-        let trust = Self { name, ledger, keyring, custody, base_url, clock, teams, tools, changes, computing };
+        let trust =
+            Self { name, ledger, keyring, custody, base_url, clock, teams, packages, tools, changes, computing };
         Ok((manifest, Arc::new(trust)))
     }
 
@@ -87,6 +91,7 @@ impl Trust {
             tools::ANOMALIES => self.anomalies(principal, read(arguments)?).await,
             tools::COMPLIANCE => self.compliance_report(principal, read(arguments)?).await,
             tools::NOTIFY => self.notify(principal, read(arguments)?).await,
+            tools::PACKAGE => self.package(principal, read(arguments)?).await,
             other => Err(Failure::Input(format!("there is no tool {other:?} here"))),
         }
     }

@@ -5,7 +5,7 @@ use countersign_ledger::artifacts::ArtifactRow;
 use countersign_ledger::state::{Conflict, StateOp};
 use countersign_ledger::{Append, AppendError, PublicEntry};
 use countersign_proof::digest::Digest;
-use countersign_trust::artifact::sign::{Times, sign};
+use countersign_trust::artifact::sign::{Times, prepare};
 use countersign_trust::artifact::types::Types;
 use countersign_trust::artifact::{Artifact, ArtifactId};
 use serde_json::{Value, json};
@@ -26,16 +26,24 @@ impl Artifacts {
         if let Some(known) = self.placed(principal, &artifact).await? {
             return self.told(&known, true).await;
         }
-        let (key, signer) = self.keys.current(&principal.workspace).await?;
+        let key = self.keys.current(&principal.workspace).await?;
+        let public = key.public.clone();
+        let prepared = self.computing.run(move || {
+            let prepared = prepare(&artifact, &public, Times::from(now / 1000)).map_err(|e| e.to_string())?;
+            Ok::<_, String>((artifact, prepared.digest(), prepared))
+        });
+        let undone = |why: String| Failure::Undone(format!("nothing was signed: {why}"));
+        let (artifact, digest, prepared) = prepared.await?.map_err(undone)?;
+        let signature = self.keys.sign(&key, &digest).await?;
         let signed = self
             .computing
             .run(move || {
-                let signed = sign(&artifact, &signer, Times::from(now / 1000)).map_err(|e| e.to_string())?;
+                let signed = prepared.finish(&signature).map_err(|e| e.to_string())?;
                 let leaf = signed.log_entry().and_then(|entry| entry.to_body()).map_err(|e| e.to_string())?;
                 Ok::<_, String>((artifact, signed.to_flattened(), leaf))
             })
             .await?;
-        let (artifact, jws, leaf) = signed.map_err(|why| Failure::Undone(format!("nothing was signed: {why}")))?;
+        let (artifact, jws, leaf) = signed.map_err(undone)?;
         let entry = Uuid::now_v7();
         let object = self.objects.put(&key_of(principal, &artifact, &jws), &jws).await?;
         let row = ArtifactRow {

@@ -1,7 +1,7 @@
 //! The keys that sign a workspace's artifacts: made on first use, rotated on schedule and on demand, revoked with a reason. Public halves stay,
 //! so that what was signed can be verified.
 //!
-//! A key is a row of the directory, sealed under the workspace's own key. Of two that nodes make at once the first is the one that signs.
+//! A key is a row of the directory, sealed under the workspace's own key; or a token or a KMS keeps it, and the row says under which name. Of two that nodes make at once the first is the one that signs.
 
 use std::sync::Arc;
 
@@ -9,10 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_domain::{EventDraft, EventType, Millis, Principal, Refusal, RefusalKind, WorkspaceName};
 use countersign_gate::keyring::Keyring;
+use countersign_keys::SigningKeys as Keeper;
 use countersign_ledger::directory::{DirectoryKind, DirectoryRow};
 use countersign_ledger::state::{Conflict, StateOp};
 use countersign_ledger::{Append, AppendError, Entry, Ledger, Reader};
+use countersign_proof::digest::Digest;
 use countersign_proof::jwk::Jwk;
+use countersign_proof::jws::{SIGNATURE_BYTES, signature_from_der};
 use countersign_trust::artifact::report::KeyState;
 use countersign_trust::keys::Signer;
 use serde::{Deserialize, Serialize};
@@ -38,6 +41,8 @@ pub(crate) struct SigningKeys {
     keyring: Arc<Keyring>,
     /// For how long a key signs.
     rotation: Millis,
+    /// Who keeps the keys that are made from now on; without, they are sealed here.
+    keeper: Option<Arc<dyn Keeper>>,
     clock: fn() -> Millis,
     /// The keys as of a version of the directory.
     known: Mutex<Option<Known>>,
@@ -60,8 +65,18 @@ struct Facts {
     revoked: Option<Revoked>,
     /// The public key, as it is published.
     public: Value,
-    /// The secret scalar, sealed and in base64.
-    sealed: String,
+    /// The secret scalar, sealed and in base64; nothing, where somebody else keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sealed: Option<String>,
+    /// Who keeps it, and under which name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<Kept>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    by: String,
+    reference: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,6 +114,7 @@ impl Key {
         let mut shown = json!({
             "kid": self.public.kid(), "workspace": self.workspace, "created": rfc3339(self.facts.created),
             "state": self.word(), "public": self.facts.public,
+            "kept_by": self.facts.kept.as_ref().map_or("database", |kept| kept.by.as_str()),
         });
         if let Some(at) = self.facts.retired {
             shown["retired"] = json!(rfc3339(at));
@@ -133,8 +149,14 @@ impl Key {
 }
 
 impl SigningKeys {
-    pub fn new(ledger: Ledger, keyring: Arc<Keyring>, rotation: Millis, clock: fn() -> Millis) -> Self {
-        Self { ledger, keyring, rotation, clock, known: Mutex::default(), making: Mutex::default() }
+    pub fn new(
+        ledger: Ledger,
+        keyring: Arc<Keyring>,
+        rotation: Millis,
+        keeper: Option<Arc<dyn Keeper>>,
+        clock: fn() -> Millis,
+    ) -> Self {
+        Self { ledger, keyring, rotation, keeper, clock, known: Mutex::default(), making: Mutex::default() }
     }
 
     /// All keys of a workspace, oldest first.
@@ -152,13 +174,31 @@ impl SigningKeys {
     }
 
     /// The key that signs now; made if there is none, and followed by another if it has signed for long enough.
-    pub async fn current(&self, workspace: &WorkspaceName) -> Result<(Key, Signer), Failure> {
-        let key = match self.signing(workspace).await? {
-            Some(key) => key,
-            None => self.made(workspace).await?,
+    pub async fn current(&self, workspace: &WorkspaceName) -> Result<Key, Failure> {
+        match self.signing(workspace).await? {
+            Some(key) => Ok(key),
+            None => self.made(workspace).await,
+        }
+    }
+
+    /// Signs a digest with a key: r and s of 32 bytes each.
+    ///
+    /// # Errors
+    /// [`Failure::Undone`], in particular if the key's keeper is away.
+    pub async fn sign(&self, key: &Key, digest: &Digest) -> Result<[u8; SIGNATURE_BYTES], Failure> {
+        let Some(kept) = &key.facts.kept else {
+            let signer = self.open(key).await?;
+            let malformed = || Failure::Undone("the signature is malformed".to_owned());
+            return signature_from_der(&signer.sign_digest(digest)).ok_or_else(malformed);
         };
-        let signer = self.open(&key).await?;
-        Ok((key, signer))
+        let keeper = self.keeper.as_ref().filter(|keeper| keeper.provider() == kept.by);
+        let keeper = keeper.ok_or_else(|| {
+            let (kid, by) = (key.public.kid(), &kept.by);
+            Failure::Undone(format!(
+                "the signing key {kid} is kept by {by}, which is not configured; configure it, or rotate"
+            ))
+        })?;
+        keeper.sign(&kept.reference, digest).await.map_err(|e| Failure::Undone(format!("nothing was signed: {e}")))
     }
 
     /// A key that signs and is not too old.
@@ -184,7 +224,8 @@ impl SigningKeys {
     async fn open(&self, key: &Key) -> Result<Signer, Failure> {
         let undone = |why: String| Failure::Undone(format!("the signing key {}: {why}", key.public.kid()));
         let keys = self.keyring.workspace(&key.workspace).await.map_err(|e| undone(e.to_string()))?;
-        let sealed = STANDARD.decode(&key.facts.sealed).map_err(|e| undone(e.to_string()))?;
+        let sealed = key.facts.sealed.as_ref().ok_or_else(|| undone("its row holds no key".to_owned()))?;
+        let sealed = STANDARD.decode(sealed).map_err(|e| undone(e.to_string()))?;
         let plain = keys.open(&purpose(key.public.kid()), &sealed).map_err(|e| undone(e.to_string()))?;
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(
             Zeroizing::new(plain).as_slice().try_into().map_err(|_| undone("it is malformed".to_owned()))?,
@@ -198,7 +239,8 @@ impl SigningKeys {
     /// [`Failure::Exists`] if the workspace has had as many keys as a set holds.
     pub async fn replace(&self, by: &Principal, workspace: &WorkspaceName, reason: &str) -> Result<Key, Failure> {
         let keys = self.of(workspace).await?;
-        if keys.len() >= MAX_OF_WORKSPACE {
+        let had = keys.len();
+        if had >= MAX_OF_WORKSPACE {
             return Err(Failure::Exists(format!(
                 "{workspace} has had {MAX_OF_WORKSPACE} keys, the most that a set holds"
             )));
@@ -211,16 +253,38 @@ impl SigningKeys {
             ops.push(StateOp::DirectorySet { row: key.rewritten(&draft, now)? });
             events.push(Entry::new(draft.prepare().map_err(|e| Failure::Undone(e.to_string()))?));
         }
-        let key = self.generated(workspace, now).await?;
+        let key = self.generated(workspace, had + 1, now).await?;
         let draft = drafted(EventType::KeyCreated, by, &key, now, reason);
         ops.push(StateOp::DirectoryAdd { row: key.rewritten(&draft, now)?, cap: MAX_KEYS });
         events.push(Entry::new(draft.prepare().map_err(|e| Failure::Undone(e.to_string()))?));
-        self.ledger.append(Append { events, ops, ..Append::default() }).await?;
-        Ok(key)
+        match self.ledger.append(Append { events, ops, ..Append::default() }).await {
+            // Another node found the same key in the token, and was faster.
+            Ok(_) | Err(AppendError::Conflict(Conflict::Exists)) => Ok(key),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    async fn generated(&self, workspace: &WorkspaceName, now: Millis) -> Result<Key, Failure> {
+    /// The workspace's key of that number.
+    async fn generated(&self, workspace: &WorkspaceName, number: usize, now: Millis) -> Result<Key, Failure> {
         let undone = |why: String| Failure::Undone(format!("no signing key was made: {why}"));
+        if let Some(keeper) = &self.keeper {
+            // Its own for each installation; found again after a crash that left the key made and the row not.
+            let keys = self.keyring.workspace(workspace).await.map_err(|e| undone(e.to_string()))?;
+            let mark = keys.fingerprint("signing-key-label", &[workspace.as_str().as_bytes()]);
+            let mark: String = mark[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            let made =
+                keeper.create(&format!("countersign/{mark}/{number}")).await.map_err(|e| undone(e.to_string()))?;
+            let kept = Kept { by: keeper.provider().to_owned(), reference: made.reference };
+            let facts = Facts {
+                created: now,
+                retired: None,
+                revoked: None,
+                public: made.public.to_value(),
+                sealed: None,
+                kept: Some(kept),
+            };
+            return Ok(Key::fresh(workspace, made.public, facts, now));
+        }
         let signer = Signer::from_seed(&*entropy().map_err(|e| undone(e.to_string()))?, "artifact");
         let public = signer.jwk();
         let keys = self.keyring.workspace(workspace).await.map_err(|e| undone(e.to_string()))?;
@@ -230,18 +294,10 @@ impl SigningKeys {
             retired: None,
             revoked: None,
             public: public.to_value(),
-            sealed: STANDARD.encode(sealed),
+            sealed: Some(STANDARD.encode(sealed)),
+            kept: None,
         };
-        let row = DirectoryRow {
-            kind: DirectoryKind::SigningKey,
-            workspace: workspace.clone(),
-            name: public.kid().to_owned(),
-            body: String::new(),
-            at: now,
-            event: Uuid::nil(),
-            used: None,
-        };
-        Ok(Key { workspace: workspace.clone(), public, facts, row })
+        Ok(Key::fresh(workspace, public, facts, now))
     }
 
     /// Says that somebody else may have a key, from now on.
@@ -295,6 +351,19 @@ impl SigningKeys {
 }
 
 impl Key {
+    fn fresh(workspace: &WorkspaceName, public: Jwk, facts: Facts, now: Millis) -> Self {
+        let row = DirectoryRow {
+            kind: DirectoryKind::SigningKey,
+            workspace: workspace.clone(),
+            name: public.kid().to_owned(),
+            body: String::new(),
+            at: now,
+            event: Uuid::nil(),
+            used: None,
+        };
+        Self { workspace: workspace.clone(), public, facts, row }
+    }
+
     fn read(row: DirectoryRow) -> Result<Self, Failure> {
         let undone = |why: String| Failure::Undone(format!("the signing key {}: {why}", row.name));
         let facts: Facts = serde_json::from_str(&row.body).map_err(|e| undone(e.to_string()))?;

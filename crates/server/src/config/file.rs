@@ -43,6 +43,7 @@ pub(super) struct File {
     pub scan: Option<FileScan>,
     pub policy: Option<FilePolicy>,
     pub trust: Option<FileTrust>,
+    pub keys: Option<FileKeys>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,6 +55,35 @@ pub(super) struct FileTrust {
     pub key_rotation: Option<Spanned<String>>,
     #[serde(default)]
     pub teams: Vec<FileTeam>,
+    #[serde(default)]
+    pub packages: FilePackages,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileKeys {
+    pub provider: Spanned<String>,
+    #[serde(default)]
+    pub wrap_root: bool,
+    pub timeout: Option<Spanned<String>>,
+    pub module: Option<PathBuf>,
+    pub token: Option<String>,
+    pub slot: Option<u64>,
+    pub pin_file: Option<PathBuf>,
+    pub pin_env: Option<String>,
+    pub region: Option<String>,
+    pub endpoint: Option<Spanned<String>>,
+    pub root_key: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FilePackages {
+    pub lists: Option<PathBuf>,
+    #[serde(default)]
+    pub sources: countersign_trust::package::source::Sources,
+    pub trusted_root: Option<PathBuf>,
+    pub npm_keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

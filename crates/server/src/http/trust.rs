@@ -39,6 +39,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/anomalies", post(anomalies))
         .route("/v1/compliance", post(compliance))
         .route("/v1/notifications", post(notify))
+        .route("/v1/packages/verify", post(package))
         .route("/trust/trusted_root.json", get(trusted_root))
         .route("/trust/trustconfig.json", get(trust_config))
 }
@@ -73,6 +74,10 @@ async fn anomalies(State(app): State<Arc<App>>, caller: Caller, headers: HeaderM
 
 async fn compliance(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
     posted(&app, caller, (NAME, "compliance_report"), &headers, body).await
+}
+
+async fn package(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    posted(&app, caller, (NAME, "verify_package"), &headers, body).await
 }
 
 async fn notify(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {

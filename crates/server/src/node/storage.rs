@@ -11,6 +11,7 @@ use countersign_store::{PostgresOptions, PostgresStore, SqliteStore};
 use serde_json::{Value, json};
 
 use super::StartError;
+use super::keepers::{self, Keeper};
 use crate::app::App;
 use crate::config::Config;
 use crate::keys::{SeedKind, create_private_dir, read_or_create_seed};
@@ -48,7 +49,11 @@ fn replica(data_dir: &Path) -> Result<String, StartError> {
 
 /// The root key and the seed of the log's key. Where a log is there already that others write too, they are not made up:
 /// a node with keys of its own could neither sign nor read.
-pub(super) async fn keys(config: &Config, store: &dyn Store) -> Result<([u8; 32], [u8; 32]), StartError> {
+pub(super) async fn keys(
+    config: &Config,
+    store: &dyn Store,
+    keeper: Option<&Keeper>,
+) -> Result<([u8; 32], [u8; 32]), StartError> {
     let directory = &config.keys_dir;
     create_private_dir(directory)?;
     let reader = store.reader();
@@ -62,7 +67,11 @@ pub(super) async fn keys(config: &Config, store: &dyn Store) -> Result<([u8; 32]
         }
         Ok(read_or_create_seed(&path, kind)?)
     };
-    Ok((seed("root.key", SeedKind::Root)?, seed("log.seed", SeedKind::Log)?))
+    let root = match keepers::root(keeper, directory, joins).await? {
+        Some(root) => root,
+        None => seed("root.key", SeedKind::Root)?,
+    };
+    Ok((root, seed("log.seed", SeedKind::Log)?))
 }
 
 /// Refuses a root key that does not open what is stored: every call would fail.

@@ -31,6 +31,7 @@ pub(super) const READINESS: &str = "deployment_readiness";
 pub(super) const ANOMALIES: &str = "detect_anomalies";
 pub(super) const COMPLIANCE: &str = "compliance_report";
 pub(super) const NOTIFY: &str = "notify_team";
+pub(super) const PACKAGE: &str = "verify_package";
 
 /// What is finished once it was begun: the caller may go away meanwhile.
 pub(super) const WRITES: &[&str] = &[SIGN, ADD_SCAN, REVIEW, NOTIFY];
@@ -169,6 +170,14 @@ pub(super) struct Compliance {
     pub since: Option<String>,
     #[serde(default)]
     pub until: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Package {
+    pub package: String,
+    #[serde(default)]
+    pub check_external: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -350,6 +359,30 @@ fn assessing(word: &dyn Fn(&str) -> Value) -> Vec<(Effect, Value)> {
             ),
         ),
         (
+            Effect::Read,
+            tool(
+                PACKAGE,
+                "Whether a package of a public registry may be used: the workspace's own list first, then the registry, what it attests, and \
+                 what is known against it. A source that does not answer is never taken for a clean one",
+                &json!({
+                    "package": { "type": "string", "maxLength": 512, "description": "Such as pypi:requests==2.31.0, npm:@scope/name@1.2.3, \
+                        cargo:serde@1.0.0, or a package URL" },
+                    "check_external": { "type": "boolean", "description": "Whether anybody but the list is asked; true if not said" }
+                }),
+                &["package"],
+                &[
+                    "package",
+                    "verdict",
+                    "reasons",
+                    "sources",
+                    "vulnerabilities",
+                    "attestations",
+                    "reputation",
+                    "checked_at",
+                ],
+            ),
+        ),
+        (
             Effect::Write,
             tool(
                 NOTIFY,
@@ -437,9 +470,9 @@ mod tests {
     #[test]
     fn every_tool_has_an_effect_and_a_pin_of_its_own() {
         let (manifest, raw) = described().expect("definitions of ours");
-        assert_eq!((manifest.tools.len(), raw.len()), (13, 13));
+        assert_eq!((manifest.tools.len(), raw.len()), (14, 14));
         let pins: std::collections::BTreeSet<_> = manifest.tools.values().map(|tool| tool.pin).collect();
-        assert_eq!(pins.len(), 13);
+        assert_eq!(pins.len(), 14);
         let writes: Vec<_> = manifest.tools.iter().filter(|(_, tool)| tool.effect != Some(Effect::Read)).collect();
         let mut expected = WRITES.to_vec();
         expected.sort_unstable();

@@ -68,6 +68,7 @@ pub(super) fn trust() -> Vec<(String, Value)> {
         asked("/v1/readiness", "deploymentReadiness", "Whether an artifact is ready (trust:deployment_readiness)"),
         asked("/v1/anomalies", "detectAnomalies", "What is unusual about signatures (trust:detect_anomalies)"),
         asked("/v1/compliance", "complianceReport", "Coverage, exceptions, evidence (trust:compliance_report)"),
+        asked("/v1/packages/verify", "verifyPackage", "Whether a package may be used (trust:verify_package)"),
         asked("/v1/notifications", "notifyTeam", "Tell a team about an artifact (trust:notify_team)"),
         item("/v1/sign", vec![("post", sign)]),
         item("/v1/verify", vec![("post", verify)]),
