@@ -23,6 +23,7 @@ use crate::state::{
     RequestStatus, StateOp,
 };
 use crate::trust::{TrustCount, TrustPage, TrustQuery, TrustRow};
+use crate::witness::{CosignatureRow, WitnessedRow};
 
 /// A failing store. The detail is for the log, not for callers.
 #[derive(Debug, thiserror::Error)]
@@ -418,6 +419,15 @@ pub trait Reader: Send + Sync {
     fn trust_rows(&self, query: &TrustQuery) -> Result<TrustPage, StoreError>;
     /// How many there are in a workspace that are alike, at most 10,000 kinds.
     fn trust_counts(&self, workspace: &WorkspaceName) -> Result<Vec<TrustCount>, StoreError>;
+    /// The latest checkpoint of another log that this node cosigned.
+    fn witnessed(&self, origin: &str) -> Result<Option<WitnessedRow>, StoreError>;
+    /// The same of all logs, by origin, at most [`MAX_ROWS`](crate::witness::MAX_ROWS).
+    fn all_witnessed(&self) -> Result<Vec<WitnessedRow>, StoreError>;
+    /// The cosignatures on one checkpoint of a shard, by witness: of those with more than `above` and at most `up_to` leaves, the
+    /// one that most witnesses cosigned, and of several such the newest. Empty if there is none.
+    fn cosignatures(&self, shard: u32, above: u64, up_to: u64) -> Result<Vec<CosignatureRow>, StoreError>;
+    /// The newest cosignature of each witness in a shard, by witness, at most [`MAX_ROWS`](crate::witness::MAX_ROWS).
+    fn newest_cosignatures(&self, shard: u32) -> Result<Vec<CosignatureRow>, StoreError>;
     /// Everybody's connections in a workspace, of all stages, by person, upstream and stage, from behind all those of a person at
     /// an upstream on, at most `limit` and
     /// [`MAX_CONNECTIONS`](crate::connections::MAX_CONNECTIONS).

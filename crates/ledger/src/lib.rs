@@ -9,6 +9,7 @@
 //! - [`directory`]: workspaces, granted roles and API keys, which change likewise.
 //! - [`connections`]: accounts that people connected, sealed.
 //! - [`trust`]: what was signed and verified, to be found again.
+//! - [`witness`]: what was cosigned of other logs, and by others of this one.
 //! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
 //! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
 //! - `outside`: the thread that writes the head outside the database, and then answers.
@@ -38,6 +39,7 @@ mod sequencer;
 pub mod state;
 pub mod tree;
 pub mod trust;
+pub mod witness;
 
 pub use contract::{Head, Reader, Store, StoreError};
 pub use fsck::{FsckOptions, FsckReport, fsck};

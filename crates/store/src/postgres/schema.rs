@@ -15,6 +15,9 @@ const MIGRATIONS: &[(&str, i64)] = &[
     (include_str!("v4.sql"), 1),
     // Builds before this one take every leaf for an event's, and stop at kinds of directory rows that they don't know.
     (include_str!("v5.sql"), 5),
+    // Version 6 is another change's.
+    ("SELECT 1", 5),
+    (include_str!("v7.sql"), 5),
 ];
 /// "CSLG": nodes that start together migrate one after the other.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1129532487)";

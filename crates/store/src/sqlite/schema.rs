@@ -16,6 +16,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("v5.sql"),
     include_str!("v6.sql"),
     include_str!("v7.sql"),
+    // Version 8 is another change's.
+    "SELECT 1;",
+    include_str!("v9.sql"),
 ];
 
 /// Brings the database to the newest version, each step in its own transaction.
