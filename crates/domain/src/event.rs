@@ -99,6 +99,8 @@ event_types! {
     ConnectionRemoved = "connection.removed";
     /// An authority was made that issues certificates for signatures.
     AuthorityCreated = "authority.created";
+    /// Another log was caught with two different trees of one size: a checkpoint that this node, its witness, did not cosign.
+    WitnessFork = "witness.fork";
     /// An administrative action that has no type of its own.
     Administered = "node.administered";
 }

@@ -21,6 +21,7 @@ use crate::mcp::tasks::Executions;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
 use crate::trust::Custody;
+use crate::witness::{Asking, Witness};
 
 /// The product's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -38,6 +39,10 @@ pub(crate) struct App {
     pub assertion: Arc<AssertionKey>,
     /// The authorities behind the node's signatures, if it signs.
     pub custody: Option<Arc<Custody>>,
+    /// The witness of other logs, if this node is one.
+    pub witness: Option<Witness>,
+    /// The witnesses of this log, if it has any.
+    pub asking: Option<Arc<Asking>>,
     pub listings: Listings,
     pub sessions: Sessions,
     pub parking: Parking,

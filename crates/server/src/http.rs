@@ -5,7 +5,7 @@
 //! - [`problem`]: the one place where a refusal becomes RFC 9457 problem details.
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
 //! - [`page`]: where a person decides about one request.
-//! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`, `replay`, `connections`, `trust`: the handlers; `openapi`: their description.
+//! - `tools`, `approvals`, `audit`, `log`, `admin`, `members`, `replay`, `connections`, `trust`, `witness`: the handlers; `openapi`: their description.
 
 mod admin;
 mod approvals;
@@ -24,6 +24,7 @@ pub(crate) mod resource;
 pub mod serve;
 pub(crate) mod tools;
 mod trust;
+mod witness;
 
 use std::sync::Arc;
 
@@ -75,6 +76,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(replay::routes())
         .merge(connections::routes())
         .merge(trust::routes())
+        .merge(witness::routes())
         .route_layer(NoteRoute)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -9,6 +9,7 @@ use super::operations::{FileDrain, FileLog, FileTelemetry};
 
 use super::issuers::FileIssuer;
 use super::tls::FileTls;
+use super::witness::{FileWitness, FileWitnessFor};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +44,9 @@ pub(super) struct File {
     pub scan: Option<FileScan>,
     pub policy: Option<FilePolicy>,
     pub trust: Option<FileTrust>,
+    #[serde(default)]
+    pub witnesses: Vec<FileWitness>,
+    pub witness_for: Option<FileWitnessFor>,
 }
 
 #[derive(Debug, Deserialize)]

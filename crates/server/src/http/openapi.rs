@@ -3,6 +3,7 @@
 mod connections;
 mod members;
 mod trust;
+mod witness;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -30,6 +31,7 @@ pub(super) fn describe() -> Value {
         members::members(),
         connections::connections(),
         trust::trust(),
+        witness::witness(),
         node(),
     ] {
         paths.extend(group);
@@ -127,6 +129,11 @@ impl Operation {
 
     fn body(mut self, schema: Value) -> Self {
         self.0["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        self
+    }
+
+    fn body_as(mut self, kind: &str, schema: Value) -> Self {
+        self.0["requestBody"] = json!({ "required": true, "content": { kind: { "schema": schema } } });
         self
     }
 
@@ -722,6 +729,7 @@ mod tests {
             include_str!("members.rs"),
             include_str!("connections.rs"),
             include_str!("trust.rs"),
+            include_str!("witness.rs"),
             include_str!("replay.rs"),
         ]
         .concat()

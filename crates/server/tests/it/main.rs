@@ -14,3 +14,4 @@ mod support;
 mod tasks;
 mod tls;
 mod trust;
+mod witness;
