@@ -358,7 +358,10 @@ fn status(binary: &Path, node: &Node) -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{}", text.trim_end());
     let json: Value = node.operator().get("/admin/witness")?.expect(200)?;
-    let forked = json["logs"].as_array().into_iter().flatten().filter(|row| row["forked"] == true).count();
-    ensure!(output.status.success() && text.contains("FORKED") && forked > 0, "countersign witness status: {output:?}");
+    let forked = json["logs"].as_array().into_iter().flatten().filter(|row| row["forked"].is_u64()).count();
+    ensure!(
+        output.status.success() && text.matches("FORKED").count() == 2 && forked == 2,
+        "countersign witness status: {output:?}"
+    );
     Ok(())
 }

@@ -894,7 +894,7 @@ fn a_witness_moves_on_from_what_it_decided_upon(store: &mut impl Store) {
         head,
         checkpoint: format!("note {}", head.size),
         at: 5,
-        forked: false,
+        forked: None,
     };
     let witness = |row: &WitnessedRow, from| StateOp::Witness { row: Box::new(row.clone()), from };
     let fork = |origin: &str, size| StateOp::WitnessFork { origin: origin.into(), size };
@@ -915,17 +915,21 @@ fn a_witness_moves_on_from_what_it_decided_upon(store: &mut impl Store) {
     assert_eq!(apply(store, &[witness(&slower, Some(head(9, 3)))]), Err(Conflict::Witnessed), "another root");
     assert_eq!(apply(store, &[witness(&slower, None)]), Err(Conflict::Witnessed));
     assert_eq!(reader.witnessed("a.example").unwrap(), Some(second.clone()));
-    // A contradiction is marked once, and only while the size that it is about is the latest.
+    // A contradiction is noted once, and only while the size that it is about is the latest.
     assert_eq!(apply(store, &[fork("a.example", 7)]), Err(Conflict::NotFound));
     assert_eq!(apply(store, &[fork("b.example", 9)]), Err(Conflict::NotFound));
     apply(store, &[fork("a.example", 9)]).unwrap();
     assert_eq!(apply(store, &[fork("a.example", 9)]), Err(Conflict::Exists));
     let again = WitnessedRow { at: 6, ..second.clone() };
     apply(store, &[witness(&again, Some(second.head))]).unwrap();
-    assert_eq!(reader.witnessed("a.example").unwrap(), Some(WitnessedRow { forked: true, ..again }));
+    assert_eq!(reader.witnessed("a.example").unwrap(), Some(WitnessedRow { forked: Some(9), ..again }));
     let third = row("a.example", head(20, 4));
     apply(store, &[witness(&third, Some(second.head))]).unwrap();
-    assert_eq!(reader.witnessed("a.example").unwrap(), Some(third.clone()), "a new size, nothing said against it");
+    let third = WitnessedRow { forked: Some(9), ..third };
+    assert_eq!(reader.witnessed("a.example").unwrap(), Some(third.clone()), "what it did is not forgotten");
+    apply(store, &[fork("a.example", 20)]).unwrap();
+    assert_eq!(apply(store, &[fork("a.example", 20)]), Err(Conflict::Exists), "once for each size");
+    let third = WitnessedRow { forked: Some(20), ..third };
     let other = row("Z.example", head(0, 5));
     apply(store, &[witness(&other, None)]).unwrap();
     assert_eq!(reader.all_witnessed().unwrap(), [other, third], "in the order of bytes");

@@ -514,13 +514,13 @@ pub enum StateOp {
     /// Makes a checkpoint the latest one of another log that this node cosigned. Conflict: [`Conflict::Witnessed`], unless the
     /// latest one is the one that was decided upon.
     Witness {
-        /// The row; `forked` is ignored where size and root stay as they were.
+        /// The row; `forked` counts only for a log that is new here.
         row: Box<WitnessedRow>,
         /// The latest one, as it was read; `None` if there was none.
         from: Option<TreeHead>,
     },
-    /// Marks the latest cosigned checkpoint of another log as contradicted. Conflicts: [`Conflict::NotFound`] if the latest one
-    /// has another size, [`Conflict::Exists`] if it was marked before: the event that says it is there once.
+    /// Notes that the latest cosigned checkpoint of another log was contradicted. Conflicts: [`Conflict::NotFound`] if the latest one
+    /// has another size, [`Conflict::Exists`] if that was noted before: the event that says it is there once.
     WitnessFork {
         /// The log.
         origin: String,

@@ -27,8 +27,8 @@ pub struct WitnessedRow {
     pub checkpoint: String,
     /// When it was cosigned.
     pub at: Millis,
-    /// Whether another root was seen for this size, and reported.
-    pub forked: bool,
+    /// The newest size for which another root was seen as well, and reported.
+    pub forked: Option<u64>,
 }
 
 /// A witness's cosignature on a checkpoint of this log.

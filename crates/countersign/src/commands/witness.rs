@@ -63,10 +63,10 @@ fn cosigned(status: &Value, now: i64) {
         return;
     }
     let rows = logs.iter().map(|log| {
-        let standing = match (log["forked"] == true, log["configured"] == true) {
-            (true, _) => output::paint(Style::Bad, "FORKED: it signed two trees of this size"),
-            (false, true) => "ok".to_owned(),
-            (false, false) => "not configured any more".to_owned(),
+        let standing = match (log["forked"].as_u64(), log["configured"] == true) {
+            (Some(size), _) => output::paint(Style::Bad, &format!("FORKED: it signed two trees of {size} leaves")),
+            (None, true) => "ok".to_owned(),
+            (None, false) => "not configured any more".to_owned(),
         };
         vec![output::text(log, "/origin"), number(&log["size"]), ago(&log["at"], now), standing]
     });

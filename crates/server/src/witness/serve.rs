@@ -112,7 +112,7 @@ impl Witness {
             head,
             checkpoint: request.signed(),
             at: now,
-            forked: false,
+            forked: None,
         };
         let ops = vec![StateOp::Witness { row: Box::new(row), from: latest.map(|row| row.head) }];
         match self.ledger.append(Append { ops, ..Append::default() }).await {
@@ -129,7 +129,7 @@ impl Witness {
             // Anyone can repeat what a log signed, so that this must not be loud.
             return tracing::debug!(log = %request.checkpoint().origin, %refusal, "a checkpoint was not cosigned");
         };
-        if latest.forked {
+        if latest.forked == Some(latest.head.size) {
             return;
         }
         let event = match fork_event(request, latest, (self.clock)()) {

@@ -266,9 +266,9 @@ impl<'a> Applier<'a> {
             }
             StateOp::WitnessFork { origin, size } => {
                 let latest = self.witnessed(origin).await?.filter(|latest| latest.head.size == *size);
-                Ok(match latest.map(|latest| latest.forked) {
-                    Some(true) => Err(Conflict::Exists),
-                    Some(false) => Ok(()),
+                Ok(match latest {
+                    Some(latest) if latest.forked == Some(*size) => Err(Conflict::Exists),
+                    Some(_) => Ok(()),
                     None => Err(Conflict::NotFound),
                 })
             }
@@ -464,7 +464,8 @@ impl<'a> Applier<'a> {
 
     async fn witness(&self, row: &WitnessedRow) -> Result<()> {
         let (size, root, at) = (big(row.head.size), row.head.root.as_slice(), time(row.at));
-        self.run(WITNESS, &[&row.origin, &size, &root, &row.checkpoint, &at, &row.forked]).await
+        let forked = row.forked.map(big);
+        self.run(WITNESS, &[&row.origin, &size, &root, &row.checkpoint, &at, &forked]).await
     }
 
     async fn keep_cosignature(&self, row: &CosignatureRow) -> Result<()> {

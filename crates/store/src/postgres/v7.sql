@@ -7,7 +7,7 @@ CREATE TABLE witnessed (
   root       bytea NOT NULL CHECK (length(root) = 32),
   checkpoint text NOT NULL,
   at         bigint NOT NULL,
-  forked     boolean NOT NULL
+  forked     bigint
 );
 
 CREATE TABLE cosignature (

@@ -11,9 +11,8 @@ pub(super) const ALL: &str =
     "SELECT origin, size, root, checkpoint, at, forked FROM witnessed ORDER BY origin COLLATE \"C\" LIMIT $1";
 pub(super) const PUT: &str = "INSERT INTO witnessed (origin, size, root, checkpoint, at, forked) \
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (origin) DO UPDATE SET size = excluded.size, root = excluded.root, \
-    checkpoint = excluded.checkpoint, at = excluded.at, forked = CASE WHEN witnessed.size = excluded.size \
-    AND witnessed.root = excluded.root THEN witnessed.forked ELSE excluded.forked END";
-pub(super) const FORK: &str = "UPDATE witnessed SET forked = true WHERE origin = $1";
+    checkpoint = excluded.checkpoint, at = excluded.at";
+pub(super) const FORK: &str = "UPDATE witnessed SET forked = size WHERE origin = $1";
 pub(super) const COSIGNATURE: &str = "INSERT INTO cosignature (shard, size, witness, line, checkpoint, at) \
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (shard, size, witness) DO UPDATE SET line = excluded.line, \
     checkpoint = excluded.checkpoint, at = excluded.at";
@@ -33,7 +32,7 @@ pub(super) fn witnessed(row: &Row) -> Result<WitnessedRow> {
         head: TreeHead { size: unsigned(row, 1)?, root: fixed(row, 2)? },
         checkpoint: get(row, 3)?,
         at: unsigned(row, 4)?,
-        forked: get(row, 5)?,
+        forked: get::<Option<i64>>(row, 5)?.and_then(|size| size.try_into().ok()),
     })
 }
 

@@ -7,7 +7,7 @@ CREATE TABLE witnessed (
   root       BLOB NOT NULL CHECK (length(root) = 32),
   checkpoint TEXT NOT NULL,
   at         INTEGER NOT NULL,
-  forked     INTEGER NOT NULL
+  forked     INTEGER
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE cosignature (

@@ -16,19 +16,18 @@ pub(super) fn put(c: &Connection, row: &WitnessedRow, from: Option<&TreeHead>) -
     if one(c, &row.origin)?.map(|latest| latest.head).as_ref() != from {
         return refused(Conflict::Witnessed);
     }
-    // A contradiction that was reported stays reported as long as the size that it is about is the latest.
+    // What was found out about a log is never forgotten.
     let sql = "INSERT INTO witnessed (origin, size, root, checkpoint, at, forked) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-               ON CONFLICT (origin) DO UPDATE SET size = ?2, root = ?3, checkpoint = ?4, at = ?5, \
-               forked = CASE WHEN size = ?2 AND root = ?3 THEN forked ELSE ?6 END";
+               ON CONFLICT (origin) DO UPDATE SET size = ?2, root = ?3, checkpoint = ?4, at = ?5";
     let values = params![row.origin, row.head.size, row.head.root, row.checkpoint, row.at, row.forked];
     run(c, sql, values).map(|_| Outcome::Done)
 }
 
 pub(super) fn fork(c: &Connection, origin: &str, size: u64) -> Result<Outcome> {
     match one(c, origin)? {
-        Some(latest) if latest.head.size == size && latest.forked => refused(Conflict::Exists),
+        Some(latest) if latest.head.size == size && latest.forked == Some(size) => refused(Conflict::Exists),
         Some(latest) if latest.head.size == size => {
-            run(c, "UPDATE witnessed SET forked = 1 WHERE origin = ?1", [origin]).map(|_| Outcome::Done)
+            run(c, "UPDATE witnessed SET forked = size WHERE origin = ?1", [origin]).map(|_| Outcome::Done)
         }
         Some(_) | None => refused(Conflict::NotFound),
     }
