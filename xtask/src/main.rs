@@ -7,6 +7,7 @@ mod bench;
 mod conformance;
 mod crash;
 mod evidence;
+mod foreign;
 mod fuzz;
 mod hostile;
 mod jose;
@@ -24,6 +25,7 @@ mod strace;
 mod tidy;
 mod twins;
 mod walkthrough;
+mod witness;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,7 +37,7 @@ use options::Options;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  test                     everything below but bench, and every test; installs what is missing
+  test                     everything below but bench and foreign, and every test; installs what is missing
   tidy                     walls between crates, module docs, links, licences
   setup                    install what the acceptance programs need (Debian, npm, PyPI)
   hostile [--only TEXT] [--flood REQUESTS]
@@ -60,6 +62,8 @@ cargo xtask COMMAND
   walkthrough              docs/walkthrough.md, executed
   twins [--set tuning|held-out]
                            what the scan of definitions catches, and what it lets pass
+  witness                  two nodes witness each other; forked logs are refused and reported
+  foreign                  programs written in Go: litewitness cosigns a node's log (needs a Go toolchain)
   sigstore                 a node's signatures before other people's verifiers, and each of them changed
   jose                     signed artifacts before other people's JOSE libraries, and each of them changed
   observe                  metrics and spans of a real node, read by other people's parsers
@@ -147,6 +151,8 @@ fn run(arguments: &[String]) -> Result<bool> {
         }
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "sigstore" => sigstore::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "witness" => witness::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "foreign" => foreign::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "observe" => observe::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "soak" => soak(rest),
         "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),

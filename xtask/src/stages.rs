@@ -14,7 +14,7 @@ use countersign_testkit::random::Random;
 
 use crate::{
     conformance, crash, evidence, fuzz, hostile, jose, observe, oidc, paths, peers, power, setup, sigstore, strace,
-    tidy, twins, walkthrough,
+    tidy, twins, walkthrough, witness,
 };
 
 /// The demo promises less than a minute after the build.
@@ -47,6 +47,7 @@ const STAGES: &[Stage] = &[
     ("oidc", |binary| one(oidc::run(binary))),
     ("sigstore", |binary| one(sigstore::run(binary))),
     ("jose", |binary| one(jose::run(binary))),
+    ("witness", |binary| one(witness::run(binary))),
     ("conformance", |binary| one(conformance::run(binary, &conformance::Plan { only: None, update: false }))),
     ("hostile", |binary| one(hostile::run(binary, &hostile::Plan::default()))),
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),

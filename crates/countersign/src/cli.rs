@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     administer, approvals, artifacts, audit, backup, call, config, connections, doctor, health, limits, log, mcp,
-    members, policy, receipt, sample, shell, token, tools, trust, up, verify,
+    members, policy, receipt, sample, shell, token, tools, trust, up, verify, witness,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -91,6 +91,9 @@ enum Command {
     /// The transparency log: its head, its keys, its health
     #[command(subcommand)]
     Log(log::Command),
+    /// Who cosigned this log, and which logs this node cosigns
+    #[command(subcommand)]
+    Witness(witness::Command),
     /// Check, test and explain policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -172,6 +175,7 @@ impl Cli {
             Command::Receipt(command) => receipt::run(global, command).await,
             Command::Verify(args) => verify::run(global.json, &args),
             Command::Log(command) => log::run(global, command).await,
+            Command::Witness(command) => witness::run(global, command).await,
             Command::Policy(command) => policy::run(global, command).await,
             Command::Token(command) => token::run(global, command),
             Command::Workspace(command) => members::workspace(global, command).await,

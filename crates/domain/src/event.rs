@@ -107,6 +107,8 @@ event_types! {
     KeyRevoked = "key.revoked";
     /// The stored artifacts were held against what is known of them.
     ArtifactsScrubbed = "artifact.scrubbed";
+    /// Another log was caught with two different trees of one size: a checkpoint that this node, its witness, did not cosign.
+    WitnessFork = "witness.fork";
     /// An administrative action that has no type of its own.
     Administered = "node.administered";
 }

@@ -49,6 +49,8 @@ pub enum Purpose {
     Registry,
     /// A key management service.
     Kms,
+    /// Witnesses that cosign the log's checkpoints.
+    Witness,
 }
 
 impl Purpose {
@@ -63,6 +65,7 @@ impl Purpose {
             Purpose::Telemetry => "telemetry",
             Purpose::Registry => "registry",
             Purpose::Kms => "kms",
+            Purpose::Witness => "witness",
         }
     }
 }

@@ -1189,7 +1189,7 @@ pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
         Conflict::SelfApproval => {
             Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to")
         }
-        Conflict::NotFound => Refusal::new(RefusalKind::NotFound, "there is no such thing"),
+        Conflict::NotFound | Conflict::Witnessed => Refusal::new(RefusalKind::NotFound, "there is no such thing"),
         Conflict::Exists => Refusal::new(RefusalKind::AlreadyExists, "there is one of that name already"),
         Conflict::Full { cap } => {
             Refusal::new(RefusalKind::TooMany, format!("there are {cap} already, the most there may be"))

@@ -24,6 +24,7 @@ use crate::state::{
     RequestStatus, StateOp,
 };
 use crate::trust::{TrustCount, TrustPage, TrustQuery, TrustRow};
+use crate::witness::{CosignatureRow, WitnessedRow};
 
 /// A failing store. The detail is for the log, not for callers.
 #[derive(Debug, thiserror::Error)]
@@ -434,6 +435,15 @@ pub trait Reader: Send + Sync {
     fn artifacts(&self, query: &ArtifactQuery) -> Result<ArtifactPage, StoreError>;
     /// Artifacts of all workspaces, oldest first, behind an entry; at most `limit` (1 to 1000).
     fn artifacts_behind(&self, entry: Option<Uuid>, limit: u32) -> Result<Vec<ArtifactRow>, StoreError>;
+    /// The latest checkpoint of another log that this node cosigned.
+    fn witnessed(&self, origin: &str) -> Result<Option<WitnessedRow>, StoreError>;
+    /// The same of all logs, by origin, at most [`MAX_ROWS`](crate::witness::MAX_ROWS).
+    fn all_witnessed(&self) -> Result<Vec<WitnessedRow>, StoreError>;
+    /// The cosignatures on one checkpoint of a shard, by witness: of those with more than `above` and at most `up_to` leaves, the
+    /// one that most witnesses cosigned, and of several such the newest. Empty if there is none.
+    fn cosignatures(&self, shard: u32, above: u64, up_to: u64) -> Result<Vec<CosignatureRow>, StoreError>;
+    /// The newest cosignature of each witness in a shard, by witness, at most [`MAX_ROWS`](crate::witness::MAX_ROWS).
+    fn newest_cosignatures(&self, shard: u32) -> Result<Vec<CosignatureRow>, StoreError>;
     /// Everybody's connections in a workspace, of all stages, by person, upstream and stage, from behind all those of a person at
     /// an upstream on, at most `limit` and
     /// [`MAX_CONNECTIONS`](crate::connections::MAX_CONNECTIONS).

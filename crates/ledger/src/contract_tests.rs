@@ -12,6 +12,7 @@ use countersign_domain::obligation::ObligationKind;
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Effect, Millis, Obligations, Principal, ToolRef, WorkspaceName};
 use countersign_proof::digest::Digest;
+use countersign_proof::witness::TreeHead;
 use uuid::Uuid;
 
 use crate::artifacts::{ArtifactQuery, ArtifactRow};
@@ -25,6 +26,7 @@ use crate::state::{
     IdempotencyState, IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp, first_id_at,
 };
 use crate::trust::{TrustKind, TrustQuery, TrustRow};
+use crate::witness::{CosignatureRow, KEPT, WitnessedRow};
 
 /// Runs the whole suite; panics where the store breaks the contract.
 pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
@@ -52,6 +54,9 @@ pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
     signatures_and_verifications_are_found(&mut fresh());
     versions_of_artifacts_follow_one_another(&mut fresh());
     connections_of_all_are_read_in_pages(&mut fresh());
+    a_witness_moves_on_from_what_it_decided_upon(&mut fresh());
+    cosignatures_are_found_by_what_they_cover(&mut fresh());
+    cosignatures_are_kept_for_receipts(&mut fresh());
     small_state_is_kept(&mut fresh());
 }
 
@@ -952,6 +957,109 @@ fn connections_of_all_are_read_in_pages(store: &mut impl Store) {
     assert!(page(Some(&expected[5]), 10).is_empty());
     assert_eq!(reader.connections_in(&workspace("v"), None, 10).unwrap(), [elsewhere]);
     assert!(reader.connections_in(&workspace("u"), None, 10).unwrap().is_empty());
+}
+
+fn a_witness_moves_on_from_what_it_decided_upon(store: &mut impl Store) {
+    let head = |size: u64, root: u8| TreeHead { size, root: [root; 32] };
+    let row = |origin: &str, head: TreeHead| WitnessedRow {
+        origin: origin.into(),
+        head,
+        checkpoint: format!("note {}", head.size),
+        at: 5,
+        forked: None,
+    };
+    let witness = |row: &WitnessedRow, from| StateOp::Witness { row: Box::new(row.clone()), from };
+    let fork = |origin: &str, size| StateOp::WitnessFork { origin: origin.into(), size };
+    let reader = store.reader();
+    let (first, second) = (row("a.example", head(7, 1)), row("a.example", head(9, 2)));
+    assert_eq!(reader.witnessed("a.example").unwrap(), None);
+    assert_eq!(apply(store, &[witness(&second, Some(head(7, 1)))]), Err(Conflict::Witnessed), "there is none yet");
+    apply(store, &[witness(&first, None)]).unwrap();
+    assert_eq!(reader.witnessed("a.example").unwrap(), Some(first.clone()), "read back as written");
+    // Two requests that were decided upon the same state: one is stored, whether they come together or not.
+    let slower = row("a.example", head(8, 3));
+    let both = write(store, |group| {
+        let mut apply = |row: &WitnessedRow| group.apply(&[witness(row, Some(head(7, 1)))]).unwrap();
+        (apply(&second), apply(&slower))
+    });
+    assert_eq!(both, (Ok(()), Err(Conflict::Witnessed)), "not even within one group");
+    assert_eq!(apply(store, &[witness(&slower, Some(head(7, 1)))]), Err(Conflict::Witnessed));
+    assert_eq!(apply(store, &[witness(&slower, Some(head(9, 3)))]), Err(Conflict::Witnessed), "another root");
+    assert_eq!(apply(store, &[witness(&slower, None)]), Err(Conflict::Witnessed));
+    assert_eq!(reader.witnessed("a.example").unwrap(), Some(second.clone()));
+    // A contradiction is noted once, and only while the size that it is about is the latest.
+    assert_eq!(apply(store, &[fork("a.example", 7)]), Err(Conflict::NotFound));
+    assert_eq!(apply(store, &[fork("b.example", 9)]), Err(Conflict::NotFound));
+    apply(store, &[fork("a.example", 9)]).unwrap();
+    assert_eq!(apply(store, &[fork("a.example", 9)]), Err(Conflict::Exists));
+    let again = WitnessedRow { at: 6, ..second.clone() };
+    apply(store, &[witness(&again, Some(second.head))]).unwrap();
+    assert_eq!(reader.witnessed("a.example").unwrap(), Some(WitnessedRow { forked: Some(9), ..again }));
+    let third = row("a.example", head(20, 4));
+    apply(store, &[witness(&third, Some(second.head))]).unwrap();
+    let third = WitnessedRow { forked: Some(9), ..third };
+    assert_eq!(reader.witnessed("a.example").unwrap(), Some(third.clone()), "what it did is not forgotten");
+    apply(store, &[fork("a.example", 20)]).unwrap();
+    assert_eq!(apply(store, &[fork("a.example", 20)]), Err(Conflict::Exists), "once for each size");
+    let third = WitnessedRow { forked: Some(20), ..third };
+    let other = row("Z.example", head(0, 5));
+    apply(store, &[witness(&other, None)]).unwrap();
+    assert_eq!(reader.all_witnessed().unwrap(), [other, third], "in the order of bytes");
+}
+
+fn cosigned(shard: u32, size: u64, witness: &str) -> CosignatureRow {
+    CosignatureRow {
+        shard,
+        size,
+        witness: witness.into(),
+        line: format!("— {witness} {size}"),
+        checkpoint: format!("note {size}"),
+        at: size,
+    }
+}
+
+fn keep(row: &CosignatureRow) -> StateOp {
+    StateOp::Cosignature { row: Box::new(row.clone()) }
+}
+
+fn cosignatures_are_found_by_what_they_cover(store: &mut impl Store) {
+    let rows = [(5, "b"), (5, "a"), (9, "a"), (12, "a"), (12, "b"), (15, "b")].map(|(size, w)| cosigned(0, size, w));
+    rows.iter().for_each(|row| apply(store, &[keep(row)]).unwrap());
+    let elsewhere = cosigned(1, 30, "a");
+    apply(store, &[keep(&elsewhere)]).unwrap();
+    let reader = store.reader();
+    for (above, up_to, expected) in [
+        (0, 100, vec![3, 4]),
+        (0, 11, vec![1, 0]),
+        (5, 11, vec![2]),
+        (11, 12, vec![3, 4]),
+        (12, u64::MAX, vec![5]),
+        (15, 100, vec![]),
+        (9, 11, vec![]),
+    ] {
+        let expected: Vec<_> = expected.into_iter().map(|n: usize| rows[n].clone()).collect();
+        assert_eq!(reader.cosignatures(0, above, up_to).unwrap(), expected, "{above}..={up_to}");
+    }
+    assert_eq!(reader.cosignatures(1, 0, 100).unwrap(), [elsewhere.clone()]);
+    assert_eq!(reader.newest_cosignatures(0).unwrap(), [rows[3].clone(), rows[5].clone()]);
+    assert!(reader.newest_cosignatures(2).unwrap().is_empty());
+    let again = CosignatureRow { line: "— a again".into(), at: 99, ..rows[2].clone() };
+    apply(store, &[keep(&again)]).unwrap();
+    assert_eq!(reader.cosignatures(0, 5, 11).unwrap(), [again], "the newer one of the same witness");
+}
+
+fn cosignatures_are_kept_for_receipts(store: &mut impl Store) {
+    // Two witnesses at first; then one of them is away for long.
+    let both = [cosigned(0, 3, "a"), cosigned(0, 3, "b")];
+    let mut ops: Vec<StateOp> = both.iter().map(keep).collect();
+    ops.push(keep(&cosigned(0, 2, "a")));
+    ops.extend((0..u64::from(KEPT) + 5).map(|n| keep(&cosigned(0, 10 + n, "a"))));
+    ops.iter().for_each(|op| apply(store, std::slice::from_ref(op)).unwrap());
+    let reader = store.reader();
+    assert_eq!(reader.cosignatures(0, 0, u64::MAX).unwrap(), both, "the best one is never forgotten");
+    assert!(reader.cosignatures(0, 0, 2).unwrap().is_empty(), "an older one was");
+    assert!(reader.cosignatures(0, 3, 14).unwrap().is_empty(), "those beyond the number were");
+    assert_eq!(reader.cosignatures(0, 3, 15).unwrap(), [cosigned(0, 15, "a")], "the others are there");
 }
 
 fn small_state_is_kept(store: &mut impl Store) {

@@ -24,6 +24,7 @@ use crate::receipts::{self, Disclose, Inclusion, ReceiptError};
 use crate::sequencer::Job;
 use crate::state::{Conflict, StateOp};
 use crate::tree::{Snapshot, TileCache};
+use crate::witness;
 
 /// Whether events are recorded. False only in a build for measuring what recording costs, which forgets every event that
 /// changes no state; a node of such a build says so loudly and must never be used for anything else.
@@ -360,7 +361,8 @@ impl Ledger {
     }
 
     /// The receipt of an event: the event itself, the events that it follows from (its `parent` links and its call's
-    /// events up to it), and their proofs under the newest checkpoint of each one's shard. `None` if there is no such event.
+    /// events up to it), and their proofs under one checkpoint of each one's shard: of those that cover the events, the one that
+    /// most witnesses cosigned, the newest of several such, or without any the newest. `None` if there is no such event.
     ///
     /// # Errors
     /// [`ReceiptError`]: the event was erased, a disclosure does not fit, or the store fails.
@@ -383,6 +385,34 @@ impl Ledger {
             let shards = reader.shards()?;
             let Some(row) = shards.iter().find(|row| row.shard == shard) else { return Ok(None) };
             receipts::inclusion(reader, &this.snapshot(), &this.inner.tiles, row, index)
+        })
+        .await
+    }
+
+    /// Proof that the first `new` leaves of a shard extend its first `old` ones. `None` if there is no such shard, or not that
+    /// much under its newest durable checkpoint.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn consistency(&self, shard: u32, old: u64, new: u64) -> Result<Option<Vec<Hash>>, StoreError> {
+        let this = self.clone();
+        self.read(move |reader| {
+            let shards = reader.shards()?;
+            let Some(row) = shards.iter().find(|row| row.shard == shard) else { return Ok(None) };
+            receipts::consistency(reader, &this.snapshot(), &this.inner.tiles, row, (old, new))
+        })
+        .await
+    }
+
+    /// The newest durable checkpoint with the cosignatures that witnesses gave for exactly this one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn cosigned_checkpoint(&self) -> Result<String, StoreError> {
+        let head = self.head();
+        self.read(move |reader| {
+            let rows = reader.cosignatures(head.shard, head.size.saturating_sub(1), head.size)?;
+            witness::cosigned(&head.checkpoint, &rows)
         })
         .await
     }

@@ -10,6 +10,7 @@
 //! - [`connections`]: accounts that people connected, sealed.
 //! - [`trust`]: what was signed and verified, to be found again.
 //! - [`artifacts`], [`objects`]: signed artifacts, and the contract of the store that keeps their bytes.
+//! - [`witness`]: what was cosigned of other logs, and by others of this one.
 //! - [`handle`]: the [`Ledger`] that everybody else holds: append, read, receipts, shutdown.
 //! - `sequencer`: the one thread that writes; its commit points and what happens when a commit fails.
 //! - `outside`: the thread that writes the head outside the database, and then answers.
@@ -41,6 +42,7 @@ mod sequencer;
 pub mod state;
 pub mod tree;
 pub mod trust;
+pub mod witness;
 
 pub use contract::{Head, Reader, Store, StoreError};
 pub use fsck::{FsckOptions, FsckReport, fsck};

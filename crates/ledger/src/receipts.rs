@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::contract::{EventRow, Reader, ShardRow, StoreError};
 use crate::tree::{Snapshot, TileCache, TreeReader};
+use crate::witness;
 
 /// The most parents that a receipt follows, one `parent` link after another.
 const MAX_PARENTS: usize = 16;
@@ -64,6 +65,40 @@ pub struct Inclusion {
     pub checkpoint: String,
 }
 
+/// A checkpoint of a shard.
+#[derive(Debug, Clone)]
+struct Under {
+    size: u64,
+    root: Hash,
+    note: String,
+}
+
+/// The newest checkpoint of a shard that may be shown; `None` if the shard is newer than the snapshot.
+fn newest(snapshot: &Snapshot, shard: &ShardRow) -> Result<Option<Under>, StoreError> {
+    let head = &snapshot.head;
+    // The open shard's row may be newer than the snapshot: what is shown is the head that is also kept outside.
+    if shard.shard == head.shard {
+        return Ok(Some(Under { size: head.size, root: head.root, note: head.checkpoint.clone() }));
+    }
+    if shard.shard > head.shard {
+        return Ok(None);
+    }
+    let unsigned = || StoreError::Corrupt(format!("shard {} has no checkpoint", shard.shard));
+    let note = shard.checkpoint.clone().ok_or_else(unsigned)?;
+    Ok(Some(Under { size: shard.size, root: root_of(&note)?, note }))
+}
+
+/// The checkpoint that leaves up to `index` are best proved under. Whoever demands m of n witnesses wants as many as there are on
+/// one checkpoint, and nobody needs a newer one than covers the event: so it is the one that most witnesses cosigned, the
+/// newest of several such, and only without any the newest of all.
+fn best(reader: &dyn Reader, snapshot: &Snapshot, shard: &ShardRow, index: u64) -> Result<Option<Under>, StoreError> {
+    let Some(newest) = newest(snapshot, shard)? else { return Ok(None) };
+    let rows = reader.cosignatures(shard.shard, index, newest.size)?;
+    let Some(first) = rows.first() else { return Ok(Some(newest)) };
+    let note = witness::cosigned(&first.checkpoint, &rows)?;
+    Ok(Some(Under { size: first.size, root: root_of(&note)?, note }))
+}
+
 /// See [`crate::Ledger::inclusion`].
 pub(crate) fn inclusion(
     reader: &dyn Reader,
@@ -72,25 +107,58 @@ pub(crate) fn inclusion(
     shard: &ShardRow,
     index: u64,
 ) -> Result<Option<Inclusion>, StoreError> {
-    let head = &snapshot.head;
-    // The open shard's row may be newer than the snapshot: what is shown is the head that is also kept outside.
-    let (size, root, checkpoint) = if shard.shard == head.shard {
-        (head.size, head.root, head.checkpoint.clone())
-    } else if shard.shard < head.shard {
-        let unsigned = || StoreError::Corrupt(format!("shard {} has no checkpoint", shard.shard));
-        let note = shard.checkpoint.clone().ok_or_else(unsigned)?;
-        (shard.size, root_of(&note)?, note)
-    } else {
-        return Ok(None);
-    };
-    let tree = TreeReader::new(reader, shard.shard, size).cached(tiles).with_snapshot(snapshot);
-    let hashes = match merkle::inclusion_proof(&tree, index, size) {
-        Ok(hashes) => hashes,
-        Err(TreeError::Reader(error)) => return Err(error),
-        Err(TreeError::OutOfRange { .. }) => return Ok(None),
-    };
+    let Some(under) = newest(snapshot, shard)? else { return Ok(None) };
+    let Some(hashes) = prove(reader, snapshot, tiles, shard, index, under.size)? else { return Ok(None) };
     let (origin, vkey) = (shard.origin.clone(), shard.vkey.clone());
+    let Under { size, root, note: checkpoint } = under;
     Ok(Some(Inclusion { origin, vkey, index, size, root, hashes, checkpoint }))
+}
+
+/// The proof that a leaf is among the first `size` of a shard; `None` if it is not.
+fn prove(
+    reader: &dyn Reader,
+    snapshot: &Snapshot,
+    tiles: &TileCache,
+    shard: &ShardRow,
+    index: u64,
+    size: u64,
+) -> Result<Option<Vec<Hash>>, StoreError> {
+    let tree = tree_of(reader, snapshot, tiles, shard);
+    match merkle::inclusion_proof(&tree, index, size) {
+        Ok(hashes) => Ok(Some(hashes)),
+        Err(TreeError::Reader(error)) => Err(error),
+        Err(TreeError::OutOfRange { .. }) => Ok(None),
+    }
+}
+
+/// The whole tree of a shard as the snapshot shows it. Smaller trees are proved out of it: their complete subtrees are its own.
+fn tree_of<'a>(
+    reader: &'a dyn Reader,
+    snapshot: &'a Snapshot,
+    tiles: &'a TileCache,
+    shard: &ShardRow,
+) -> TreeReader<'a> {
+    let open = shard.shard == snapshot.head.shard;
+    let size = if open { snapshot.head.size } else { shard.size };
+    TreeReader::new(reader, shard.shard, size).cached(tiles).with_snapshot(snapshot)
+}
+
+/// See [`crate::Ledger::consistency`].
+pub(crate) fn consistency(
+    reader: &dyn Reader,
+    snapshot: &Snapshot,
+    tiles: &TileCache,
+    shard: &ShardRow,
+    sizes: (u64, u64),
+) -> Result<Option<Vec<Hash>>, StoreError> {
+    if newest(snapshot, shard)?.is_none_or(|newest| sizes.1 > newest.size) {
+        return Ok(None);
+    }
+    match merkle::consistency_proof(&tree_of(reader, snapshot, tiles, shard), sizes.0, sizes.1) {
+        Ok(hashes) => Ok(Some(hashes)),
+        Err(TreeError::Reader(error)) => Err(error),
+        Err(TreeError::OutOfRange { .. }) => Ok(None),
+    }
 }
 
 /// The root that a stored checkpoint names.
@@ -124,15 +192,28 @@ pub(crate) fn receipt(
     for id in erased {
         builder = builder.erased(id.to_string());
     }
-    for row in &rows {
+    let mut proved = Vec::with_capacity(rows.len());
+    // One checkpoint for each shard, which covers the last of its events.
+    let mut under: Option<(u32, Under)> = None;
+    for row in rows.iter().rev() {
         let corrupt = || StoreError::Corrupt(format!("event {} stands in the unknown shard {}", row.id, row.shard));
         let shard = shards.iter().find(|s| s.shard == row.shard).ok_or_else(corrupt)?;
         let beyond = || StoreError::Corrupt(format!("event {} lies beyond its log", row.id));
-        let proof = inclusion(reader, snapshot, tiles, shard, row.index)?.ok_or_else(beyond)?;
-        let under = InclusionProof { size: proof.size, hashes: proof.hashes };
-        builder = builder.event(receipt_event(row, &proof.origin, under)?);
-        builder = builder.checkpoint(proof.checkpoint);
-        builder = builder.key(&proof.vkey);
+        let checkpoint = match &under {
+            Some((of, checkpoint)) if *of == row.shard => checkpoint,
+            Some(_) | None => {
+                let best = best(reader, snapshot, shard, row.index)?.ok_or_else(beyond)?;
+                &under.insert((row.shard, best)).1
+            }
+        };
+        let size = checkpoint.size;
+        let hashes = prove(reader, snapshot, tiles, shard, row.index, size)?.ok_or_else(beyond)?;
+        proved.push((row, shard, InclusionProof { size, hashes }, checkpoint.note.clone()));
+    }
+    for (row, shard, proof, note) in proved.into_iter().rev() {
+        builder = builder.event(receipt_event(row, &shard.origin, proof)?);
+        builder = builder.checkpoint(note);
+        builder = builder.key(&shard.vkey);
     }
     for wanted in disclose {
         builder = builder.disclosure(disclosure(&rows, wanted)?);

@@ -8,6 +8,7 @@ use countersign_domain::obligation::ObligationKind;
 use countersign_domain::principal::PrincipalRecord;
 use countersign_domain::{Effect, Millis, Obligations, ToolRef, UpstreamName, WorkspaceName};
 use countersign_proof::digest::Digest;
+use countersign_proof::witness::TreeHead;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use crate::artifacts::ArtifactRow;
 use crate::connections::{ConnectionKey, ConnectionRow};
 use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::trust::TrustRow;
+use crate::witness::{CosignatureRow, WitnessedRow};
 
 /// A workspace HMAC over something that must be compared but not revealed.
 pub type Fingerprint = [u8; 32];
@@ -515,6 +517,28 @@ pub enum StateOp {
         /// The row.
         row: Box<ArtifactRow>,
     },
+    /// Makes a checkpoint the latest one of another log that this node cosigned. Conflict: [`Conflict::Witnessed`], unless the
+    /// latest one is the one that was decided upon.
+    Witness {
+        /// The row; `forked` counts only for a log that is new here.
+        row: Box<WitnessedRow>,
+        /// The latest one, as it was read; `None` if there was none.
+        from: Option<TreeHead>,
+    },
+    /// Notes that the latest cosigned checkpoint of another log was contradicted. Conflicts: [`Conflict::NotFound`] if the latest one
+    /// has another size, [`Conflict::Exists`] if that was noted before: the event that says it is there once.
+    WitnessFork {
+        /// The log.
+        origin: String,
+        /// Size of the latest one.
+        size: u64,
+    },
+    /// Keeps a witness's cosignature in the place of an earlier one on the same checkpoint, and forgets what
+    /// [`crate::witness`] says.
+    Cosignature {
+        /// The row.
+        row: Box<CosignatureRow>,
+    },
     /// Adds to a per-minute aggregate of refusals before authentication. Not an event; kept 30 days at most.
     CountRefusals {
         /// Minutes since the epoch.
@@ -575,6 +599,9 @@ pub enum Conflict {
     /// Something that the call touches is frozen.
     #[error("frozen")]
     Frozen(FreezeRow),
+    /// Another checkpoint of the log was cosigned meanwhile.
+    #[error("another checkpoint was cosigned meanwhile")]
+    Witnessed,
     /// No such row.
     #[error("not found")]
     NotFound,

@@ -13,6 +13,7 @@
 //! | [`note`] | signed notes and their keys | C2SP signed-note |
 //! | [`checkpoint`] | signed tree heads | C2SP tlog-checkpoint |
 //! | [`cosignature`] | witness cosignatures, version 1 | C2SP tlog-cosignature |
+//! | [`witness`] | asking witnesses, and deciding as one | C2SP tlog-witness |
 //! | [`tlog_proof`] | offline proofs of inclusion | C2SP tlog-proof |
 //! | [`jwk`] | public keys and sets of them | RFC 7517, RFC 7638 |
 //! | [`jws`] | signed content: ES256, flattened JSON or compact | RFC 7515, RFC 7518 |
@@ -34,6 +35,7 @@ pub mod report;
 pub mod tile;
 pub mod tlog_proof;
 pub mod verify;
+pub mod witness;
 
 pub use report::{Report, Verdict};
 pub use verify::{TrustAnchors, verify_file};

@@ -22,6 +22,7 @@ use crate::mcp::tasks::Executions;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
 use crate::trust::Custody;
+use crate::witness::{Asking, Witness};
 
 /// The product's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -41,6 +42,10 @@ pub(crate) struct App {
     pub custody: Option<Arc<Custody>>,
     /// The node's artifacts and the keys that sign them, if it keeps any.
     pub artifacts: Option<Arc<Artifacts>>,
+    /// The witness of other logs, if this node is one.
+    pub witness: Option<Witness>,
+    /// The witnesses of this log, if it has any.
+    pub asking: Option<Arc<Asking>>,
     pub listings: Listings,
     pub sessions: Sessions,
     pub parking: Parking,

@@ -12,6 +12,7 @@ mod operations;
 mod reach;
 mod starter;
 mod tls;
+mod witness;
 
 pub use database::DatabaseUrl;
 pub use issuers::{IssuerSettings, JwksSource};
@@ -20,6 +21,7 @@ pub use operations::{DrainSettings, LogFormat, LogSettings, TelemetrySettings};
 pub use reach::{ForwardedHeader, ProxySettings, unsettled};
 pub use starter::{starter_files, write_starter};
 pub use tls::{ClientAuth, ClientRule, SubjectName, TlsSettings};
+pub use witness::{WitnessForSettings, WitnessSettings};
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -264,6 +266,10 @@ pub struct Config {
     pub keys: Option<KeySettings>,
     /// The built-in upstreams `trust` and `artifacts`; off without.
     pub trust: Option<TrustSettings>,
+    /// Whom this node asks to cosign its checkpoints.
+    pub witnesses: Vec<WitnessSettings>,
+    /// Whose checkpoints this node cosigns.
+    pub witness_for: Option<WitnessForSettings>,
     /// How long an MCP call waits for people before it answers that it was not executed. At most 50 s.
     pub approval_wait: Duration,
     /// The log.
@@ -462,12 +468,15 @@ fn build(
     let trust = trust(file.trust, source, &places.base, &data_dir)?;
     // An artifact has up to 1 MiB in its canonical form, and more in others.
     let body_bytes = if trust.is_some() { 2 << 20 } else { 1 << 20 };
+    let log_domain = log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?;
     Ok(Config {
         database: database::url(over.database_url, file.database_url.as_ref(), source)?,
         keys_dir: keys_dir.unwrap_or_else(|| data_dir.join("keys")),
         join: over.join.or(file.join).unwrap_or(false),
         data_dir,
-        log_domain: log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?,
+        witnesses: witness::witnesses(file.witnesses, source)?,
+        witness_for: file.witness_for.map(|section| witness::witness_for(section, source, &log_domain)).transpose()?,
+        log_domain,
         public_url: public_url(over.public_url, file.public_url.as_ref(), source)?,
         limits: limits::settings(file.limits.unwrap_or_default(), body_bytes, source, env)?,
         trust,
@@ -684,6 +693,10 @@ mod tests {
     #[test]
     fn mistakes_name_file_line_and_remedy() {
         let idp = |line: &str| format!("[[issuers]]\nissuer = \"https://idp\"\njwks_file = \"jwks.json\"\n{line}\n");
+        let signer = countersign_proof::note::NoteSigner::from_seed("w.example", [1; 32]).expect("a name");
+        let (log, cosigner) = (signer.verifier_key().to_string(), signer.cosignature_key().to_string());
+        let witness =
+            |url: &str, key: &str, line: &str| format!("[[witnesses]]\nurl = \"{url}\"\nvkey = \"{key}\"\n{line}");
         let tls = |line: &str| format!("[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n{line}\n");
         let cases: &[(&str, &str)] = &[
             ("listen = \"127.0.0.1:8000\"\nlisten_on = 1\n", "countersign.toml:2: unknown field `listen_on`"),
@@ -702,6 +715,16 @@ mod tests {
             (&tls("clients = [{ dns = \"x\", kind = \"person\" }]"), "a certificate is no person"),
             (&tls("clients = [{ dns = \"x\", workspace = \"_node\" }]"), "_node is the node's own"),
             (&tls("clients = [{ principal = \"x\" }]"), "give one of uri and dns"),
+            ("[witness_for]\nlogs = []\n", "countersign.toml:2: give 1 to 256 keys of logs"),
+            ("[witness_for]\nlogs = [\"x\"]\n", "countersign.toml:2: malformed verifier key"),
+            (&format!("[witness_for]\nlogs = [\"{cosigner}\"]\n"), "countersign.toml:2: this is a witness's key"),
+            (&witness("http://w.example", &log, ""), "countersign.toml:3: this is a log's key"),
+            (&witness("w.example", &cosigner, ""), "countersign.toml:2: \"w.example\" is not an http or https URL"),
+            (&witness("http://w.example/?a", &cosigner, ""), "is not an http or https URL without a query"),
+            (
+                &witness("http://w.example", &cosigner, &witness("http://v.example", &cosigner, "")),
+                "countersign.toml:6: this witness is configured twice",
+            ),
             ("workspaces = \"all\"\n", "countersign.toml:1: workspaces is \"open\" or \"registered\""),
             ("log_domain = \"https://x\"\n", "countersign.toml:1: log_domain \"https://x\" is not a bare hostname"),
             ("[limits]\nper_tool = { calls = 0, per = \"1m\" }\n", "countersign.toml:2: calls must be at least 1"),

@@ -6,7 +6,7 @@
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
 //! - [`page`]: where a person decides about one request.
 //! - `capability`: what the routes of built-in upstreams share.
-//! - `tools`, `approvals`, `artifacts`, `audit`, `log`, `admin`, `members`, `replay`, `connections`, `trust`: the handlers; `openapi`: their description.
+//! - `tools`, `approvals`, `artifacts`, `audit`, `log`, `admin`, `members`, `replay`, `connections`, `trust`, `witness`: the handlers; `openapi`: their description.
 
 mod admin;
 mod approvals;
@@ -27,6 +27,7 @@ pub(crate) mod resource;
 pub mod serve;
 pub(crate) mod tools;
 mod trust;
+mod witness;
 
 use std::sync::Arc;
 
@@ -80,6 +81,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(connections::routes())
         .merge(trust::routes())
         .merge(artifacts::routes())
+        .merge(witness::routes())
         .route_layer(NoteRoute)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -1,6 +1,6 @@
 //! Key files of the data directory: small, versioned, readable by their owner alone.
 //!
-//! `keys/root.key` and `keys/log.seed` hold one line, `countersign-key v1 <kind> <base64 of 32 bytes>`. What each key is for
+//! `keys/root.key`, `keys/log.seed` and `keys/witness.seed` hold one line, `countersign-key v1 <kind> <base64 of 32 bytes>`. What each key is for
 //! is written down in `docs/keys.md`.
 
 use std::fs::{File, OpenOptions};
@@ -50,6 +50,8 @@ pub enum SeedKind {
     Root,
     /// Seed of the log's Ed25519 key.
     Log,
+    /// Seed of the Ed25519 key that cosigns other logs' checkpoints.
+    Witness,
 }
 
 impl SeedKind {
@@ -57,6 +59,7 @@ impl SeedKind {
         match self {
             Self::Root => "root",
             Self::Log => "log",
+            Self::Witness => "witness",
         }
     }
 }

@@ -28,6 +28,7 @@ mod telemetry;
 mod time;
 mod tls;
 mod trust;
+mod witness;
 
 pub use app::VERSION;
 pub use config::{Config, ConfigError, Overrides};

@@ -60,6 +60,7 @@ use crate::mcp::parked::Parking;
 use crate::mcp::session::Sessions;
 use crate::tls::Tls;
 use crate::trust::{Custody, Packages, Teams, Trust};
+use crate::witness::{Asking, Witness};
 
 pub(crate) use storage::{backup, export, fsck};
 
@@ -208,10 +209,15 @@ impl Node {
         let egress = Egress::new(EgressConfig::default());
         let keeper = keepers::open(&config, &egress).await?;
         let (root, seed) = storage::keys(&config, &*store, keeper.as_ref()).await?;
+        let witness_seed = storage::witness_key(&config)?;
         let mut notes = Vec::new();
 
         let (ledger, opened) = storage::open(&config, store, seed).await?;
         notes.extend(storage::note_on(&opened));
+        let asking = Asking::new(&config.witnesses, &egress, ledger.clone(), clock()).map_err(StartError::Setup)?;
+        let witness = config.witness_for.as_ref().zip(witness_seed);
+        let witness = witness.map(|(settings, seed)| Witness::new(settings, seed, ledger.clone(), clock()));
+        let witness = witness.transpose().map_err(|error| StartError::Setup(format!("[witness_for]: {error}")))?;
         let manifests = manifests(&config.manifests)?;
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         let keyring = Arc::new(keyring);
@@ -259,6 +265,8 @@ impl Node {
             assertion: broker.assertion,
             custody,
             artifacts,
+            witness,
+            asking,
             listings: Listings::default(),
             sessions: Sessions::default(),
             parking: Parking::default(),
@@ -273,6 +281,7 @@ impl Node {
         background.extend(watch::policies(Arc::clone(&app.gate), app.config.policies.clone()));
         background.extend(reporting::metrics(&app).await?);
         background.extend(app.artifacts.clone().map(|artifacts| tokio::spawn(artifacts.keep_scrubbing())));
+        background.extend(app.asking.clone().map(|asking| tokio::spawn(asking.run())));
         background.extend(app.tls.clone().map(|tls| tokio::spawn(tls.follow())));
         write_node_file(&app.config.data_dir, &url)?;
         let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
@@ -537,6 +546,9 @@ fn notes_on(app: &App) -> Vec<String> {
     }
     if app.config.development_issuer {
         notes.push("The development issuer is on: whoever can read the data directory can be anybody.".to_owned());
+    }
+    if let Some(witness) = &app.witness {
+        notes.push(format!("This node is a witness of {} logs. Its key: {}", witness.logs().len(), witness.key()));
     }
     if app.upstreams.is_empty() {
         notes.push(format!("There are no manifests in {}: no tools can be used.", app.config.manifests.display()));

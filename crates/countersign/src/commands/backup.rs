@@ -21,7 +21,7 @@ const DATABASE: &str = "countersign.db";
 const MANIFEST: &str = "backup.json";
 /// What a reader of the manifest must not expect.
 const NOT_INCLUDED: [&str; 4] = [
-    "keys/ (root.key unwraps the contents, log.seed signs the log): keep them apart from backups, or a thief has both",
+    "keys/ (root.key unwraps the contents, log.seed signs the log, witness.seed cosigns others'): keep them apart from backups, or a thief has both",
     "countersign.toml, manifests/ and policies/: keep them in version control",
     "the head file: it must outlive the database, so that a restore is noticed",
     "whatever the upstreams keep",

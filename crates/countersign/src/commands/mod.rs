@@ -26,3 +26,4 @@ pub mod tools;
 pub mod trust;
 pub mod up;
 pub mod verify;
+pub mod witness;

@@ -18,6 +18,7 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 Examples:
   countersign log keys > log.vkey                 on the node, once, over a channel that you trust
   countersign verify receipt.json --key log.vkey
+  countersign verify receipt.json --key log.vkey --witness one.vkey --witness two.vkey --witnesses 2
   countersign verify *.json --key log.vkey --witness witnesses.txt --quorum 2 --json
 
 Keys are C2SP verifier keys (name+id+base64), given as text or as a file with one on each line. Without --key, the file
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "VKEY|FILE")]
     witness: Vec<String>,
     /// How many different witnesses must have cosigned
-    #[arg(long, value_name = "M", default_value_t = 0)]
+    #[arg(long, visible_alias = "witnesses", value_name = "M", default_value_t = 0)]
     quorum: usize,
 }
 

@@ -9,3 +9,4 @@ mod oracle;
 mod receipts;
 mod support;
 mod tiles;
+mod witness;

@@ -9,6 +9,7 @@ use super::operations::{FileDrain, FileLog, FileTelemetry};
 
 use super::issuers::FileIssuer;
 use super::tls::FileTls;
+use super::witness::{FileWitness, FileWitnessFor};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +45,9 @@ pub(super) struct File {
     pub policy: Option<FilePolicy>,
     pub trust: Option<FileTrust>,
     pub keys: Option<FileKeys>,
+    #[serde(default)]
+    pub witnesses: Vec<FileWitness>,
+    pub witness_for: Option<FileWitnessFor>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -30,8 +30,13 @@ enum Shard {
     Closed(ShardRow),
 }
 
-pub(super) async fn checkpoint(State(app): State<Arc<App>>) -> Response {
-    checkpoint_text(app.ledger.head().checkpoint.clone())
+pub(super) async fn checkpoint(State(app): State<Arc<App>>) -> Answered {
+    // Without witnesses there is nothing to look for.
+    let note = match &app.asking {
+        None => app.ledger.head().checkpoint.clone(),
+        Some(_) => app.ledger.cosigned_checkpoint().await.map_err(away)?,
+    };
+    Ok(checkpoint_text(note))
 }
 
 pub(super) async fn checkpoint_of(State(app): State<Arc<App>>, Path(origin): Path<String>) -> Answered {

@@ -4,6 +4,7 @@ mod artifacts;
 mod connections;
 mod members;
 mod trust;
+mod witness;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -32,6 +33,7 @@ pub(super) fn describe() -> Value {
         connections::connections(),
         trust::trust(),
         artifacts::artifacts(),
+        witness::witness(),
         node(),
     ] {
         paths.extend(group);
@@ -130,6 +132,11 @@ impl Operation {
 
     fn body(mut self, schema: Value) -> Self {
         self.0["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        self
+    }
+
+    fn body_as(mut self, kind: &str, schema: Value) -> Self {
+        self.0["requestBody"] = json!({ "required": true, "content": { kind: { "schema": schema } } });
         self
     }
 
@@ -745,6 +752,7 @@ mod tests {
             include_str!("members.rs"),
             include_str!("connections.rs"),
             include_str!("trust.rs"),
+            include_str!("witness.rs"),
             include_str!("replay.rs"),
         ]
         .concat()

@@ -175,12 +175,25 @@ pub(crate) fn is_idempotency_key(text: &str) -> bool {
 /// # Errors
 /// [`RefusalKind::TooLarge`], [`RefusalKind::RequestTimeout`], or [`RefusalKind::MalformedRequest`] if it breaks off.
 pub(crate) async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+    read_body_within(app, headers, body, app.config.limits.body_bytes).await
+}
+
+/// As [`read_body`], with a bound of the handler's own.
+///
+/// # Errors
+/// As [`read_body`].
+pub(crate) async fn read_body_within(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+) -> Result<Bytes, Refusal> {
     let limits = &app.config.limits;
     let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|t| t.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limits.body_bytes) {
-        return Err(too_large(limits.body_bytes));
+    if announced.is_some_and(|length| length > most) {
+        return Err(too_large(most));
     }
-    let reading = collect(body, limits.body_bytes, announced.unwrap_or(0));
+    let reading = collect(body, most, announced.unwrap_or(0));
     let late = || {
         let detail = format!("the body must arrive within {} s", limits.body_timeout.as_secs());
         Refusal::new(RefusalKind::RequestTimeout, detail)

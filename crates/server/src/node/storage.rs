@@ -74,6 +74,15 @@ pub(super) async fn keys(
     Ok((root, seed("log.seed", SeedKind::Log)?))
 }
 
+/// The seed of the key that cosigns other logs' checkpoints, if this node is a witness. Nodes that share a log share their keys
+/// directory, or copies of it: whichever makes the key first, the others need the same.
+pub(super) fn witness_key(config: &Config) -> Result<Option<[u8; 32]>, StartError> {
+    if config.witness_for.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(read_or_create_seed(&config.keys_dir.join("witness.seed"), SeedKind::Witness)?))
+}
+
 /// Refuses a root key that does not open what is stored: every call would fail.
 pub(super) async fn try_root(ledger: &Ledger, keyring: &Keyring) -> Result<(), StartError> {
     let first = ledger

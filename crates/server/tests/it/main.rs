@@ -15,3 +15,4 @@ mod support;
 mod tasks;
 mod tls;
 mod trust;
+mod witness;

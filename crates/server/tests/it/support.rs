@@ -112,6 +112,12 @@ impl World {
         self.restart_after(|_| async {}).await
     }
 
+    /// The same node, started again with other settings.
+    pub async fn restart_with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self.restart().await
+    }
+
     /// The same, with something done while it does not run.
     pub async fn restart_after<F: Future<Output = ()>>(self, meanwhile: impl FnOnce(Config) -> F) -> Self {
         self.node.shutdown().await;

@@ -18,6 +18,7 @@ mod session;
 mod tls;
 mod trust;
 mod upkeep;
+mod witness;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -17,6 +17,7 @@ use countersign_ledger::state::{
     RequestRow, RequestStatus, StateOp, first_id_at,
 };
 use countersign_ledger::trust::TrustRow;
+use countersign_ledger::witness::{CosignatureRow, KEPT, WitnessedRow};
 use futures_util::future::{join_all, try_join, try_join_all};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 use super::rows::{self, Result, big, request_sql, time, to_json, to_word};
 use super::sent::Sent;
 use super::session::{Session, error};
+use super::witness;
 
 macro_rules! statements {
     ($($name:ident = $sql:expr;)*) => {
@@ -106,6 +108,11 @@ statements! {
     ARTIFACT_NEWEST = "SELECT coalesce(max(version), 0) FROM artifact WHERE workspace = $1 AND id = $2";
     ARTIFACT = "INSERT INTO artifact (entry, workspace, id, version, artifact_type, created, at, digest, kid, object, \
         compliance, sources) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    WITNESSED = witness::ONE;
+    WITNESS = witness::PUT;
+    WITNESS_FORK = witness::FORK;
+    COSIGNATURE = witness::COSIGNATURE;
+    FORGET_COSIGNATURES = witness::FORGET;
     REFUSAL = "INSERT INTO refusal (minute, name, count) \
         SELECT $1, name, sum(n)::bigint FROM unnest($2::text[], $3::bigint[]) t (name, n) GROUP BY name \
         ON CONFLICT (minute, name) DO UPDATE SET count = refusal.count + excluded.count";
@@ -262,6 +269,18 @@ impl<'a> Applier<'a> {
                 let newest = newest.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
                 Ok(if row.version == newest + 1 { Ok(()) } else { Err(Conflict::Exists) })
             }
+            StateOp::Witness { row, from } => {
+                let latest = self.witnessed(&row.origin).await?.map(|latest| latest.head);
+                Ok(if latest == *from { Ok(()) } else { Err(Conflict::Witnessed) })
+            }
+            StateOp::WitnessFork { origin, size } => {
+                let latest = self.witnessed(origin).await?.filter(|latest| latest.head.size == *size);
+                Ok(match latest {
+                    Some(latest) if latest.forked == Some(*size) => Err(Conflict::Exists),
+                    Some(_) => Ok(()),
+                    None => Err(Conflict::NotFound),
+                })
+            }
             StateOp::ConnectionPut { from: None, .. }
             | StateOp::DirectoryUsed { .. }
             | StateOp::BudgetReturn { .. }
@@ -275,6 +294,7 @@ impl<'a> Applier<'a> {
             | StateOp::ForgetDecisions { .. }
             | StateOp::WorkspaceKey { .. }
             | StateOp::TrustRecord { .. }
+            | StateOp::Cosignature { .. }
             | StateOp::CountRefusals { .. } => Ok(Ok(())),
         }
     }
@@ -438,11 +458,31 @@ impl<'a> Applier<'a> {
             }
             StateOp::TrustRecord { row } => self.record_trust(row).await,
             StateOp::ArtifactAdd { row } => self.add_artifact(row).await,
+            StateOp::Witness { row, .. } => self.witness(row).await,
+            StateOp::WitnessFork { origin, .. } => self.run(WITNESS_FORK, &[origin]).await,
+            StateOp::Cosignature { row } => self.keep_cosignature(row).await,
             StateOp::CountRefusals { minute, counts } => {
                 let (names, counts): (Vec<_>, Vec<_>) = counts.iter().map(|(name, n)| (name, big(*n))).unzip();
                 self.run(REFUSAL, &[&big(*minute), &names, &counts]).await
             }
         }
+    }
+
+    async fn witnessed(&self, origin: &str) -> Result<Option<WitnessedRow>> {
+        self.rows(WITNESSED, &[&origin]).await?.first().map(witness::witnessed).transpose()
+    }
+
+    async fn witness(&self, row: &WitnessedRow) -> Result<()> {
+        let (size, root, at) = (big(row.head.size), row.head.root.as_slice(), time(row.at));
+        let forked = row.forked.map(big);
+        self.run(WITNESS, &[&row.origin, &size, &root, &row.checkpoint, &at, &forked]).await
+    }
+
+    async fn keep_cosignature(&self, row: &CosignatureRow) -> Result<()> {
+        let (shard, size, at) = (rows::shard_number(row.shard)?, big(row.size), time(row.at));
+        let kept = i64::from(KEPT);
+        let values: [&(dyn ToSql + Sync); 6] = [&shard, &size, &row.witness, &row.line, &row.checkpoint, &at];
+        both(self.run(COSIGNATURE, &values), self.run(FORGET_COSIGNATURES, &[&shard, &row.witness, &kept])).await
     }
 
     async fn record_trust(&self, row: &TrustRow) -> Result<()> {
@@ -636,6 +676,9 @@ fn wave(appends: &[&[StateOp]]) -> usize {
                 | StateOp::ConnectionTake { .. }
                 | StateOp::TrustRecord { .. }
                 | StateOp::ArtifactAdd { .. }
+                | StateOp::Witness { .. }
+                | StateOp::WitnessFork { .. }
+                | StateOp::Cosignature { .. }
                 | StateOp::CountRefusals { .. } => return n,
             };
             if touched.contains(&key) || checked && own.contains(&key) {

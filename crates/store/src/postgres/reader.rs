@@ -17,6 +17,7 @@ use countersign_ledger::state::{
     RequestStatus, first_id_at,
 };
 use countersign_ledger::trust::{TrustCount, TrustPage, TrustQuery, TrustRow};
+use countersign_ledger::witness::{CosignatureRow, MAX_ROWS, WitnessedRow};
 use countersign_proof::merkle::Hash;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -28,7 +29,7 @@ use super::rows::{
     self, Result, SHARD_BITS, big, connection_sql, get, now_sql, position, request_sql, shard_number, to_word,
 };
 use super::session::{Io, Session, error};
-use super::{artifacts, trust};
+use super::{artifacts, trust, witness};
 
 /// How long a read waits for a connection of the pool.
 const WAIT: Duration = Duration::from_secs(10);
@@ -416,6 +417,23 @@ impl Reader for ReadPool {
     fn artifacts_behind(&self, entry: Option<Uuid>, limit: u32) -> Result<Vec<ArtifactRow>> {
         let limit = i64::from(limit.clamp(1, 1000));
         self.all(artifacts::BEHIND, &[&entry.unwrap_or_default(), &limit], artifacts::row)
+    }
+
+    fn witnessed(&self, origin: &str) -> Result<Option<WitnessedRow>> {
+        self.first(witness::ONE, &[&origin], witness::witnessed)
+    }
+
+    fn all_witnessed(&self) -> Result<Vec<WitnessedRow>> {
+        self.all(witness::ALL, &[&i64::from(MAX_ROWS)], witness::witnessed)
+    }
+
+    fn cosignatures(&self, shard: u32, above: u64, up_to: u64) -> Result<Vec<CosignatureRow>> {
+        let range: [&(dyn ToSql + Sync); 4] = [&shard_number(shard)?, &big(above), &big(up_to), &i64::from(MAX_ROWS)];
+        self.all(witness::BEST, &range, witness::cosignature)
+    }
+
+    fn newest_cosignatures(&self, shard: u32) -> Result<Vec<CosignatureRow>> {
+        self.all(witness::NEWEST, &[&shard_number(shard)?, &i64::from(MAX_ROWS)], witness::cosignature)
     }
 
     fn connections_in(

@@ -83,6 +83,10 @@ pub(super) fn shard_number(shard: u32) -> Result<i32> {
     i32::try_from(shard).map_err(corrupt)
 }
 
+pub(super) fn shard_of(row: &Row, column: usize) -> Result<u32> {
+    get::<i32>(row, column)?.try_into().map_err(corrupt)
+}
+
 fn corrupt(error: impl Display) -> StoreError {
     StoreError::Corrupt(error.to_string())
 }
@@ -183,7 +187,7 @@ pub(super) fn head(row: &Row) -> Result<Option<Head>> {
 /// Columns shard, origin, vkey, checkpoint, size.
 pub(super) fn shard(row: &Row) -> Result<ShardRow> {
     Ok(ShardRow {
-        shard: u32::try_from(get::<i32>(row, 0)?).map_err(corrupt)?,
+        shard: shard_of(row, 0)?,
         origin: get(row, 1)?,
         vkey: get(row, 2)?,
         checkpoint: get(row, 3)?,

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(&str, i64)] = &[
     // Builds before this one take every leaf for an event's, and stop at kinds of directory rows that they don't know.
     (include_str!("v5.sql"), 5),
     (include_str!("v6.sql"), 5),
+    (include_str!("v7.sql"), 5),
 ];
 /// "CSLG": nodes that start together migrate one after the other.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1129532487)";

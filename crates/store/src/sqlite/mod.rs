@@ -15,6 +15,7 @@ mod rows;
 mod schema;
 mod trust;
 mod upkeep;
+mod witness;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 use uuid::Uuid;
 
 use super::rows::{self, Result, to_json, to_word};
-use super::{artifacts, connections, directory, trust};
+use super::{artifacts, connections, directory, trust, witness};
 
 pub(super) enum Outcome {
     Done,
@@ -102,6 +102,9 @@ pub(super) fn apply(c: &Connection, op: &StateOp, now: Millis) -> Result<Outcome
         StateOp::ConnectionTake { key, version } => connections::take(c, key, version, now),
         StateOp::TrustRecord { row } => trust::record(c, row),
         StateOp::ArtifactAdd { row } => artifacts::add(c, row),
+        StateOp::Witness { row, from } => witness::put(c, row, from.as_ref()),
+        StateOp::WitnessFork { origin, size } => witness::fork(c, origin, *size),
+        StateOp::Cosignature { row } => witness::cosignature(c, row),
         StateOp::CountRefusals { minute, counts } => count_refusals(c, *minute, counts),
     }
 }

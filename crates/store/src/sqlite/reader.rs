@@ -15,13 +15,14 @@ use countersign_ledger::state::{
     RequestRow, RequestStatus, first_id_at,
 };
 use countersign_ledger::trust::{TrustCount, TrustPage, TrustQuery, TrustRow};
+use countersign_ledger::witness::{CosignatureRow, WitnessedRow};
 use countersign_proof::digest::Digest;
 use countersign_proof::merkle::Hash;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use uuid::Uuid;
 
-use super::{BUSY, STATEMENTS, artifacts, connections, directory, error, ops, rows, trust};
+use super::{BUSY, STATEMENTS, artifacts, connections, directory, error, ops, rows, trust, witness};
 
 pub(super) struct ReadPool {
     idle: Mutex<Vec<Connection>>,
@@ -80,7 +81,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 }
 
 /// `position` must stay within SQLite's integers whatever a caller sends.
-fn clamp(value: u64) -> i64 {
+pub(super) fn clamp(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -359,6 +360,22 @@ impl Reader for ReadPool {
 
     fn artifacts_behind(&self, entry: Option<Uuid>, limit: u32) -> Result<Vec<ArtifactRow>, StoreError> {
         self.with(|c| artifacts::behind(c, entry, limit.clamp(1, 1000)))
+    }
+
+    fn witnessed(&self, origin: &str) -> Result<Option<WitnessedRow>, StoreError> {
+        self.with(|c| witness::one(c, origin))
+    }
+
+    fn all_witnessed(&self) -> Result<Vec<WitnessedRow>, StoreError> {
+        self.with(witness::all)
+    }
+
+    fn cosignatures(&self, shard: u32, above: u64, up_to: u64) -> Result<Vec<CosignatureRow>, StoreError> {
+        self.with(|c| witness::best(c, shard, above, up_to))
+    }
+
+    fn newest_cosignatures(&self, shard: u32) -> Result<Vec<CosignatureRow>, StoreError> {
+        self.with(|c| witness::newest(c, shard))
     }
 
     fn connections_in(

@@ -14,6 +14,7 @@ mod public;
 mod redis;
 mod restore;
 mod support;
+mod witness;
 
 use countersign_store::{PostgresOptions, PostgresStore, SqliteStore};
 
