@@ -21,6 +21,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
     ("redis-server", "redis-server"),
+    ("docker-registry", "docker-registry"),
     // A server's program: Debian keeps those out of PATH, and a client alone is not enough.
     (INITDB, "postgresql"),
 ];
