@@ -7,6 +7,7 @@ mod bench;
 mod conformance;
 mod crash;
 mod evidence;
+mod foreign;
 mod fuzz;
 mod hostile;
 mod jose;
@@ -61,6 +62,7 @@ cargo xtask COMMAND
   twins [--set tuning|held-out]
                            what the scan of definitions catches, and what it lets pass
   sigstore                 a node's signatures before other people's verifiers, and each of them changed
+  foreign                  images signed by a node before cosign; needs Go to build it, and is not part of `test`
   jose                     signed artifacts before other people's JOSE libraries, and each of them changed
   observe                  metrics and spans of a real node, read by other people's parsers
   soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
@@ -145,6 +147,7 @@ fn run(arguments: &[String]) -> Result<bool> {
             let control = rest.first().context("where is the control directory?")?;
             hostile::upstream::serve(Path::new(control)).map(|()| true)
         }
+        "foreign" => foreign::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "sigstore" => sigstore::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "observe" => observe::run(&binary(&Options::parse(rest, &["binary"])?)?),

@@ -12,7 +12,8 @@ use url::Url;
 
 use crate::error::RegistryError;
 use crate::manifest::{
-    self, BUNDLE_TYPE, Descriptor, EMPTY, IMAGE_INDEX, IMAGE_MANIFEST, MAX_REFERRERS, bundle_manifest, with_entry,
+    self, BUNDLE_TYPE, Descriptor, EMPTY, IMAGE_INDEX, IMAGE_MANIFEST, IMAGES, MAX_REFERRERS, bundle_manifest,
+    with_entry,
 };
 use crate::repository::{Access, MAX_BLOB, MAX_MANIFEST, Repository, Resolved, read};
 use crate::wire::{Order, expect};
@@ -152,10 +153,15 @@ impl Repository {
 
     /// The index under the tag that stands for a list.
     async fn tagged(&self, image: &Digest, deadline: Instant) -> Result<Option<Bytes>, RegistryError> {
-        match self.manifest(Access::Pull, &fallback_tag(image), &[IMAGE_INDEX], deadline).await {
-            Ok(index) => Ok(Some(index.bytes)),
-            Err(RegistryError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
+        // Asked for as any image: something else under the tag must be seen, or it would be overwritten.
+        let index = match self.manifest(Access::Pull, &fallback_tag(image), IMAGES, deadline).await {
+            Ok(index) => index,
+            Err(RegistryError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match manifest::media_type(index.media_type.as_deref(), &index.bytes)?.as_str() {
+            IMAGE_INDEX => Ok(Some(index.bytes)),
+            _ => Err(RegistryError::malformed("under the tag that stands for a list of referrers is something else")),
         }
     }
 

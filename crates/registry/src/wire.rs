@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use countersign_egress::{Egress, Origin, Purpose, PurposeClient, Response};
+use countersign_egress::{Egress, EgressError, Origin, Purpose, PurposeClient, Response};
 use http::{HeaderMap, Method, StatusCode};
 use url::Url;
 
@@ -74,7 +74,7 @@ impl Registries {
         }
         let origin = Origin::of(url).map_err(|e| refused(e.to_string()))?;
         let client = self.egress.client_for(Purpose::Registry, url).map_err(|e| refused(e.to_string()))?;
-        Ok(Wire { origin, client })
+        Ok(Wire { origin, client, is_elsewhere: false })
     }
 
     /// The way to somewhere else that a registry points to: a token endpoint, or where its blobs are. It is on `https`, or the registry
@@ -83,11 +83,17 @@ impl Registries {
         if registry.is_of(url) {
             return Ok(registry.clone());
         }
-        if url.scheme() != "https" || !url.username().is_empty() || url.password().is_some() {
-            return Err(RegistryError::Refused("the registry points to a place that is not on https".to_owned()));
+        let holds_credentials = !url.username().is_empty() || url.password().is_some();
+        if url.scheme() != "https" || holds_credentials || leads_inside(url) {
+            return Err(not_there());
         }
-        self.wire(url, false)
+        Ok(Wire { is_elsewhere: true, ..self.wire(url, false)? })
     }
+}
+
+/// Says no name: it is the registry that chose it.
+fn not_there() -> RegistryError {
+    RegistryError::Refused("the registry points to a place that is not on https or not public".to_owned())
 }
 
 /// The way to one origin.
@@ -95,6 +101,8 @@ impl Registries {
 pub(crate) struct Wire {
     origin: Origin,
     client: PurposeClient,
+    /// The registry chose it.
+    is_elsewhere: bool,
 }
 
 /// One request.
@@ -123,7 +131,11 @@ impl Wire {
     /// Sends it as it is; the head of whatever answer.
     pub(crate) async fn send(&self, order: Order<'_>, deadline: Instant) -> Result<Response, RegistryError> {
         let sent = self.client.send(order.method, order.url, order.headers, order.body, deadline).await;
-        sent.map_err(|e| RegistryError::of_transfer(order.what, e))
+        sent.map_err(|error| match (self.is_elsewhere, error) {
+            (true, EgressError::Refused(_)) => not_there(),
+            (true, _) => RegistryError::Unavailable("the place that it points to does not answer".to_owned()),
+            (false, error) => RegistryError::of_transfer(order.what, error),
+        })
     }
 }
 

@@ -102,14 +102,15 @@ async fn a_blob_is_followed_once_to_https_without_credentials() {
     for (place, expected) in [
         (format!("https://blobs.example:{port}/blob"), None),
         (format!("https://blobs.example:{port}/again"), Some("not followed")),
-        (format!("http://{}/blob", plain.host()), Some("not on https")),
-        (format!("https://u:p@blobs.example:{port}/blob"), Some("not on https")),
-        ("https://10.0.0.1/blob".to_owned(), Some("not public")),
-        ("https://169.254.169.254/latest/meta-data".to_owned(), Some("not public")),
-        ("https://[::1]/blob".to_owned(), Some("not public")),
-        (format!("https://localhost:{port}/blob"), Some("not public")),
-        ("https://inside.example/blob".to_owned(), Some("not a public address")),
-        ("file:///etc/passwd".to_owned(), Some("not on https")),
+        (format!("http://{}/blob", plain.host()), Some("not on https or not public")),
+        (format!("https://u:p@blobs.example:{port}/blob"), Some("not on https or not public")),
+        ("https://10.0.0.1/blob".to_owned(), Some("not on https or not public")),
+        ("https://169.254.169.254/latest/meta-data".to_owned(), Some("not on https or not public")),
+        ("https://[::1]/blob".to_owned(), Some("not on https or not public")),
+        (format!("https://localhost:{port}/blob"), Some("not on https or not public")),
+        ("https://inside.example/blob".to_owned(), Some("not on https or not public")),
+        ("file:///etc/passwd".to_owned(), Some("not on https or not public")),
+        ("https://ywxpy2u6czncyqjp.inside.example/blob".to_owned(), Some("not on https or not public")),
     ] {
         let there = place.clone();
         let (fake, subject, referrer) =
@@ -122,7 +123,8 @@ async fn a_blob_is_followed_once_to_https_without_credentials() {
             None => assert_eq!(pulled.expect("pulls"), bundle("x"), "{place}"),
             Some(why) => {
                 let error = pulled.expect_err("refused").to_string();
-                assert!(error.contains(why), "{place}: {error}");
+                // The place is the registry's choice, and so could be an echo.
+                assert!(error.contains(why) && !error.contains("inside.example"), "{place}: {error}");
             }
         }
     }

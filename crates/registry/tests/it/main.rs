@@ -22,13 +22,13 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Every name leads to this machine, but one.
+/// Every name leads to this machine, but one and those beneath it.
 struct Here;
 
 #[async_trait]
 impl Lookup for Here {
     async fn lookup(&self, host: &str) -> std::io::Result<Vec<IpAddr>> {
-        let inside = host == "inside.example";
+        let inside = host.ends_with("inside.example");
         Ok(vec![if inside { Ipv4Addr::new(10, 0, 0, 1).into() } else { Ipv4Addr::LOCALHOST.into() }])
     }
 }

@@ -93,6 +93,20 @@ async fn bundles_are_pushed_listed_and_pulled_again() {
     assert!(matches!(error, RegistryError::Malformed(_)), "{error}");
 }
 
+#[tokio::test]
+async fn an_image_under_the_tag_of_the_list_stays() {
+    let (_directory, registry) = registry("");
+    let name = format!("{}/app", registry.address());
+    push_image(&open(&name, None), Some("latest"), "x").await;
+    let image = open(&name, None).resolve(soon()).await.expect("resolves");
+    let tag = format!("sha256-{}", image.digest.hex());
+    let there = push_image(&open(&name, None), Some(&tag), "in the way").await;
+    let annotations = bundle_annotations(&bundle("a"), "2026-01-02T03:04:05Z").expect("annotations");
+    let error = open(&name, None).push_bundle(&image, bundle("a"), &annotations, soon()).await.expect_err("in the way");
+    assert!(matches!(error, RegistryError::Malformed(_)), "{error}");
+    assert_eq!(open(&format!("{name}:{tag}"), None).resolve(soon()).await.expect("resolves").digest, there);
+}
+
 /// `anna` with the password `s3cret`.
 const HTPASSWD: &str = "anna:$2b$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZnDXlK\n";
 
