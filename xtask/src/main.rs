@@ -63,8 +63,8 @@ cargo xtask COMMAND
   twins [--set tuning|held-out]
                            what the scan of definitions catches, and what it lets pass
   witness                  two nodes witness each other; forked logs are refused and reported
-  foreign                  programs written in Go: litewitness cosigns a node's log (needs a Go toolchain)
   sigstore                 a node's signatures before other people's verifiers, and each of them changed
+  foreign                  images signed by a node before cosign, its log before litewitness; needs Go, and is not part of `test`
   jose                     signed artifacts before other people's JOSE libraries, and each of them changed
   observe                  metrics and spans of a real node, read by other people's parsers
   soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
@@ -149,10 +149,10 @@ fn run(arguments: &[String]) -> Result<bool> {
             let control = rest.first().context("where is the control directory?")?;
             hostile::upstream::serve(Path::new(control)).map(|()| true)
         }
+        "foreign" => foreign::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "sigstore" => sigstore::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "witness" => witness::run(&binary(&Options::parse(rest, &["binary"])?)?),
-        "foreign" => foreign::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "observe" => observe::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "soak" => soak(rest),
         "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),

@@ -23,6 +23,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     // Brings the module too, which the tests of crates/keys load.
     ("softhsm2-util", "softhsm2"),
+    ("docker-registry", "docker-registry"),
     // A server's program: Debian keeps those out of PATH, and a client alone is not enough.
     (INITDB, "postgresql"),
 ];

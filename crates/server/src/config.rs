@@ -176,6 +176,21 @@ pub struct TrustSettings {
     pub teams: Vec<TeamSettings>,
     /// Whom to ask about packages.
     pub packages: PackageSettings,
+    /// Registries in which images are signed.
+    pub registries: Vec<RegistrySettings>,
+}
+
+/// A registry of images.
+#[derive(Debug, Clone)]
+pub struct RegistrySettings {
+    /// Its name and port.
+    pub host: String,
+    /// Spoken to without TLS.
+    pub plain_http: bool,
+    /// Who the node is there.
+    pub username: Option<String>,
+    /// The password's file.
+    pub password_file: Option<PathBuf>,
 }
 
 /// Whom to ask about packages of public registries.
@@ -524,6 +539,16 @@ fn trust(
     let teams = section.teams.into_iter().map(|team| team_of(team, source, base)).collect::<Result<_, _>>()?;
     Ok(Some(TrustSettings {
         teams,
+        registries: section
+            .registries
+            .into_iter()
+            .map(|registry| RegistrySettings {
+                host: registry.host,
+                plain_http: registry.plain_http,
+                username: registry.username,
+                password_file: registry.password_file.map(|path| base.join(path)),
+            })
+            .collect(),
         packages: PackageSettings {
             lists: section.packages.lists.map(|path| base.join(path)),
             sources: section.packages.sources,

@@ -59,7 +59,7 @@ use crate::mcp::changes::Seats;
 use crate::mcp::parked::Parking;
 use crate::mcp::session::Sessions;
 use crate::tls::Tls;
-use crate::trust::{Custody, Packages, Teams, Trust};
+use crate::trust::{Custody, Images, Packages, Teams, Trust};
 use crate::witness::{Asking, Witness};
 
 pub(crate) use storage::{backup, export, fsck};
@@ -379,9 +379,11 @@ fn capabilities(
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
     let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
     let teams = Teams::open(&settings.teams, egress).map_err(StartError::Setup)?;
+    let images = Images::open(&settings.registries, egress).map_err(StartError::Setup)?;
     let packages = Packages::open(&settings.packages, egress).map_err(StartError::Setup)?;
     let (ledger_, keyring_) = (ledger.clone(), Arc::clone(keyring));
-    let trust = Trust::capability(ledger_, keyring_, Arc::clone(&custody), config.url(), clock(), (teams, packages));
+    let trust =
+        Trust::capability(ledger_, keyring_, Arc::clone(&custody), config.url(), clock(), (teams, packages, images));
     let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
     let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
     let artifacts = Artifacts::capability(ArtifactParts {

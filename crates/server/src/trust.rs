@@ -10,6 +10,7 @@
 mod assess;
 mod custody;
 mod find;
+mod images;
 mod notify;
 mod packages;
 mod sign;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 use crate::capability::{Computing, Failure, Told, answer, read};
 
 pub(crate) use custody::{Custody, CustodyError, Published, entropy};
+pub(crate) use images::Images;
 pub(crate) use notify::Teams;
 pub(crate) use packages::Packages;
 pub(crate) use tools::NAME;
@@ -49,6 +51,7 @@ pub(crate) struct Trust {
     clock: fn() -> Millis,
     teams: Teams,
     packages: Packages,
+    images: Images,
     tools: Vec<Box<RawValue>>,
     changes: watch::Sender<u64>,
     computing: Computing,
@@ -65,14 +68,26 @@ impl Trust {
         custody: Arc<Custody>,
         base_url: String,
         clock: fn() -> Millis,
-        (teams, packages): (Teams, Packages),
+        (teams, packages, images): (Teams, Packages, Images),
     ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
         let (manifest, tools) = tools::described()?;
         let name = manifest.upstream.clone();
         let computing = Computing::new();
         let changes = watch::Sender::new(0);
-        let trust =
-            Self { name, ledger, keyring, custody, base_url, clock, teams, packages, tools, changes, computing };
+        let trust = Self {
+            name,
+            ledger,
+            keyring,
+            custody,
+            base_url,
+            clock,
+            teams,
+            packages,
+            images,
+            tools,
+            changes,
+            computing,
+        };
         Ok((manifest, Arc::new(trust)))
     }
 

@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod proxy;
 pub mod random;
 pub mod receipts;
+pub mod registry;
 
 pub use home::Home;
 pub use http::{Client, Response};

@@ -20,6 +20,7 @@ const PANICS: &[(&str, usize)] = &[
     ("countersign-gate", 8),
     ("countersign-proof", 4),
     ("countersign-trust", 0),
+    ("countersign-registry", 0),
 ];
 
 /// Every breach of a rule on texts.

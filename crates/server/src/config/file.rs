@@ -61,6 +61,18 @@ pub(super) struct FileTrust {
     pub teams: Vec<FileTeam>,
     #[serde(default)]
     pub packages: FilePackages,
+    #[serde(default)]
+    pub registries: Vec<FileRegistry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileRegistry {
+    pub host: String,
+    #[serde(default)]
+    pub plain_http: bool,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -87,7 +87,8 @@ impl Trust {
         metadata.insert("scan_id".into(), json!(about.to_string()));
         metadata.insert(SCAN.into(), json!(scan));
         let sign = tools::Sign {
-            artifact: Digest::of(&document).to_string(),
+            artifact: Some(Digest::of(&document).to_string()),
+            image: None,
             artifact_type: if scan.assessed { "scan_result" } else { "sbom" }.to_owned(),
             subject: wanted.subject,
             metadata: Some(metadata),

@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::custody::{CustodyError, entropy};
+use super::images::SIGNED_IMAGE;
 use super::{Trust, tools};
 use crate::capability::Failure;
 use crate::time::rfc3339;
@@ -55,12 +56,31 @@ impl From<CustodyError> for Failure {
 
 impl Trust {
     pub(super) async fn sign(&self, principal: &Principal, wanted: tools::Sign) -> Result<Value, Failure> {
-        let digest = tools::digest(&wanted.artifact)?;
+        let image = match &wanted.image {
+            Some(reference) => Some(self.images.resolve(reference).await?),
+            None => None,
+        };
+        let digest = match (&image, &wanted.artifact) {
+            (None, None) => return Err(Failure::Input("give an artifact by its digest, or an image".to_owned())),
+            (None, Some(artifact)) => tools::digest(artifact)?,
+            (Some(image), None) => image.resolved.digest,
+            (Some(image), Some(artifact)) if tools::digest(artifact)? == image.resolved.digest => image.resolved.digest,
+            (Some(image), Some(_)) => {
+                let actual = image.resolved.digest;
+                return Err(Failure::Input(format!(
+                    "the registry has {actual} under {}, another artifact",
+                    image.name
+                )));
+            }
+        };
         let metadata = wanted.metadata.unwrap_or_default();
         if serde_json::to_vec(&metadata).map_or(usize::MAX, |text| text.len()) > tools::MAX_METADATA {
             return Err(Failure::Input(format!("metadata is more than {} bytes long", tools::MAX_METADATA)));
         }
-        let statement = wanted.statement.map(|claim| {
+        // What cosign looks for beside an image is a statement about it.
+        let of_image = || tools::Claim { predicate_type: SIGNED_IMAGE.to_owned(), predicate: json!({}) };
+        let claim = wanted.statement.or_else(|| image.as_ref().map(|_| of_image()));
+        let statement = claim.map(|claim| {
             let name = wanted.subject.as_deref().unwrap_or_default();
             Statement::about(name, &digest, &claim.predicate_type, claim.predicate).to_payload()
         });
@@ -112,7 +132,11 @@ impl Trust {
         let ops = vec![StateOp::TrustRecord { row: Box::new(row.clone()) }];
         self.ledger.append(Append { entries, ops, ..Append::default() }).await?;
         // It is signed and logged.
-        self.shown(&row).await.map_err(Failure::after_the_fact)
+        let mut shown = self.shown(&row).await.map_err(Failure::after_the_fact)?;
+        if let Some(image) = image {
+            shown["image"] = image.push(shown["bundle"].to_string().as_bytes(), &rfc3339(now)).await;
+        }
+        Ok(shown)
     }
 
     /// A signature as callers see it.

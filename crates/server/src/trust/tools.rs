@@ -44,7 +44,10 @@ pub(super) const MAX_METADATA: usize = 16 << 10;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Sign {
-    pub artifact: String,
+    #[serde(default)]
+    pub artifact: Option<String>,
+    #[serde(default)]
+    pub image: Option<String>,
     pub artifact_type: String,
     #[serde(default)]
     pub subject: Option<String>,
@@ -417,12 +420,14 @@ fn sign_tool(artifact: &Value, kind: &Value, word: &dyn Fn(&str) -> Value) -> Va
         "Signs an artifact by its digest with a certificate for the caller, and records the signature in the transparency log",
         &json!({
             "artifact": artifact,
+            "image": word("An image in a registry instead, such as registry.example/myapp:v2.1.0: its digest is looked up, and the \
+                bundle pushed beside it"),
             "artifact_type": kind,
             "subject": word("What people call it, such as myapp:v2.1.0"),
             "metadata": { "type": "object", "description": "More to be found with the signature; not signed" },
             "statement": statement
         }),
-        &["artifact", "artifact_type"],
+        &["artifact_type"],
         &["entry_id", "signature", "certificate", "transparency_entry", "rekor_url", "signer", "issuer", "bundle"],
     )
 }
