@@ -11,8 +11,8 @@ use countersign_testkit::node::{Launch, output_file};
 use countersign_testkit::{Home, Node};
 use serde_json::Value;
 
+use crate::paths;
 use crate::witness::{call, configure, log_key, verify};
-use crate::{paths, setup};
 
 /// What is installed: the newest version that Go 1.26 builds.
 const LITEWITNESS: &str = "filippo.io/torchwood/cmd/litewitness@v0.9.0";

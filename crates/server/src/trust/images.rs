@@ -52,7 +52,7 @@ impl Images {
     ///
     /// # Errors
     /// [`Failure::Input`], or [`Failure::Undone`] if the registry does not answer.
-    pub async fn resolve(&self, reference: &str) -> Result<Image, Failure> {
+    pub(super) async fn resolve(&self, reference: &str) -> Result<Image, Failure> {
         let parsed: Reference =
             reference.parse().map_err(|e| Failure::Input(format!("image: {:?}: {e}", clipped(reference))))?;
         let host = parsed.host().to_string();
