@@ -20,6 +20,7 @@ mod power;
 mod setup;
 mod sigstore;
 mod soak;
+mod softhsm;
 mod stages;
 mod strace;
 mod tidy;
@@ -66,6 +67,7 @@ cargo xtask COMMAND
   sigstore                 a node's signatures before other people's verifiers, and each of them changed
   foreign                  images signed by a node before cosign, its log before litewitness; needs Go, and is not part of `test`
   jose                     signed artifacts before other people's JOSE libraries, and each of them changed
+  softhsm                  keys on a PKCS#11 token: sign, rotate, restart, and a token that goes away
   observe                  metrics and spans of a real node, read by other people's parsers
   soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
                            a share of the peak load, for long; samples and a graph
@@ -149,6 +151,8 @@ fn run(arguments: &[String]) -> Result<bool> {
             let control = rest.first().context("where is the control directory?")?;
             hostile::upstream::serve(Path::new(control)).map(|()| true)
         }
+        "jose" => jose::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "softhsm" => softhsm::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "foreign" => foreign::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "sigstore" => sigstore::run(&binary(&Options::parse(rest, &["binary"])?)?),

@@ -1,6 +1,7 @@
 //! A real node on a loopback socket, with the sample upstream as a child process, driven over raw HTTP.
 
 mod artifacts;
+mod assess;
 mod exchange;
 mod http;
 mod identity;
