@@ -8,6 +8,7 @@
 pub mod load;
 pub mod machine;
 mod nodes;
+mod trust;
 pub mod upstream;
 mod waiters;
 
@@ -129,6 +130,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let waiting = optional("waiters", &|| waiters::row(&binary, &directory, upstream_address))?;
     let nodes = optional("postgres", &|| nodes::rows(&binary, &directory, upstream_address, plan.seconds))?;
     let appends = optional("appends", &|| appends(&directory))?;
+    let trust = optional("trust", &|| trust::run(&binary, &directory, plan.seconds))?;
     let report = json!({
         "version": 1,
         "machine": machine,
@@ -142,6 +144,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
         "waiting_for_people": waiting,
         "postgres_nodes": nodes,
         "ledger_appends": appends,
+        "trust": trust,
     });
     fs::write(&plan.json, serde_json::to_string_pretty(&report)? + "\n")?;
     println!("written to {}", plan.json.display());
