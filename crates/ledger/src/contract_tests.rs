@@ -1040,7 +1040,7 @@ fn cosignatures_are_found_by_what_they_cover(store: &mut impl Store) {
         let expected: Vec<_> = expected.into_iter().map(|n: usize| rows[n].clone()).collect();
         assert_eq!(reader.cosignatures(0, above, up_to).unwrap(), expected, "{above}..={up_to}");
     }
-    assert_eq!(reader.cosignatures(1, 0, 100).unwrap(), [elsewhere.clone()]);
+    assert_eq!(reader.cosignatures(1, 0, 100).unwrap(), [elsewhere]);
     assert_eq!(reader.newest_cosignatures(0).unwrap(), [rows[3].clone(), rows[5].clone()]);
     assert!(reader.newest_cosignatures(2).unwrap().is_empty());
     let again = CosignatureRow { line: "— a again".into(), at: 99, ..rows[2].clone() };

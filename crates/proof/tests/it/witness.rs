@@ -49,7 +49,8 @@ fn a_witness_answers_as_the_specification_says() {
     let at = |size| Some(head(&tree, size));
     let with_proof = |old, proof: &[Hash], size| request(old, proof, &note(&tree, size));
     let fork = |size| Refusal::Fork { latest: head(&tree, size), other: head(&other, size).root };
-    let cases: Vec<(&str, Option<TreeHead>, String, Result<u64, Refusal>)> = vec![
+    type Case<'a> = (&'a str, Option<TreeHead>, String, Result<u64, Refusal>);
+    let cases: Vec<Case<'_>> = vec![
         ("the first one", None, asked(&tree, 0, 13), Ok(13)),
         ("the next one", at(13), asked(&tree, 13, 40), Ok(40)),
         ("the same again", at(13), asked(&tree, 13, 13), Ok(13)),
