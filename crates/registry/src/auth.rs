@@ -188,6 +188,8 @@ pub(crate) fn granted(answer: &[u8]) -> Result<HeaderValue, RegistryError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn bearer(realm: &str, service: Option<&str>) -> Option<Wanted> {
@@ -217,6 +219,16 @@ mod tests {
                 headers.append(WWW_AUTHENTICATE, HeaderValue::from_str(text).expect("a header"));
             }
             assert_eq!(wanted(&headers), expected, "{texts:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_not(text in "[ -~]{0,80}") {
+            // Every character is in a scheme, a name or a value at most once.
+            let found = challenges(&text).unwrap_or_default();
+            let length = |c: &Challenge| c.parameters.iter().fold(c.scheme.len(), |sum, (n, v)| sum + n.len() + v.len());
+            prop_assert!(found.iter().map(length).sum::<usize>() <= text.len());
         }
     }
 

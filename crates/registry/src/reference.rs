@@ -20,9 +20,9 @@ const DOCKER_HUB: &str = "docker.io";
 /// Where the API of `docker.io` is.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
 
-/// A text is no image reference.
+/// A text is no image reference, or no registry's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no image reference: {why}")]
+#[error("{text:?} names no image in a registry: {why}")]
 pub struct ReferenceError {
     text: String,
     why: &'static str,
@@ -107,7 +107,7 @@ impl FromStr for Reference {
             return Err(refuse("a tag has 1 to 128 of A-Z, a-z, 0-9, _, ., - and begins with none of the last two"));
         }
         let (host, path) = match name.split_once('/') {
-            Some((first, path)) if names_a_registry(first) => (first.parse().map_err(refuse)?, path.to_owned()),
+            Some((first, path)) if names_a_registry(first) => (host(first).map_err(refuse)?, path.to_owned()),
             _ => (Host(DOCKER_HUB.to_owned()), name.to_owned()),
         };
         let repository = if host.0 == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path };
@@ -163,35 +163,40 @@ impl fmt::Display for Host {
 }
 
 impl FromStr for Host {
-    type Err = &'static str;
+    type Err = ReferenceError;
 
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        const WHY: &str = "a registry is a host name or an address, with a port or without";
-        let text = text.to_ascii_lowercase();
-        // What a URL makes of it is what will be connected to; other spellings (`0x7f.1`) are not taken.
-        let url = Url::parse(&format!("https://{text}/")).map_err(|_| WHY)?;
-        let (Some(host), "/") = (url.host_str(), url.path()) else { return Err(WHY) };
-        let port = match text.strip_prefix(host).ok_or(WHY)? {
-            "" => None,
-            rest => Some(rest.strip_prefix(':').ok_or(WHY)?),
-        };
-        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port);
-        let is_label = |label: &str| {
-            let bytes = label.as_bytes();
-            let ends = [bytes.first(), bytes.last()];
-            ends.iter().all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
-                && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
-        };
-        if port.is_some_and(|port| !is_port(port)) || !(host.starts_with('[') || host.split('.').all(is_label)) {
-            return Err(WHY);
-        }
-        Ok(Self(if text == "index.docker.io" { DOCKER_HUB.to_owned() } else { text }))
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        host(text).map_err(|why| ReferenceError { text: text.chars().take(MAX_TEXT).collect(), why })
     }
 }
 
-/// What tells `localhost/x` and `example.com/x` from a repository of Docker's.
+fn host(text: &str) -> Result<Host, &'static str> {
+    const WHY: &str = "a registry is a host name or an address, with a port or without";
+    let text = text.to_ascii_lowercase();
+    // What a URL makes of it is what will be connected to; other spellings (`0x7f.1`) are not taken.
+    let url = Url::parse(&format!("https://{text}/")).map_err(|_| WHY)?;
+    let (Some(host), "/") = (url.host_str(), url.path()) else { return Err(WHY) };
+    let port = match text.strip_prefix(host).ok_or(WHY)? {
+        "" => None,
+        rest => Some(rest.strip_prefix(':').ok_or(WHY)?),
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port);
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        let ends = [bytes.first(), bytes.last()];
+        ends.iter().all(|end| end.is_some_and(u8::is_ascii_alphanumeric))
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+    };
+    if port.is_some_and(|port| !is_port(port)) || !(host.starts_with('[') || host.split('.').all(is_label)) {
+        return Err(WHY);
+    }
+    Ok(Host(if text == "index.docker.io" { DOCKER_HUB.to_owned() } else { text }))
+}
+
+/// What tells `localhost/x` and `example.com/x` from a repository of Docker's. A capital letter alone does not, as it does in Docker's
+/// own grammar: the name in lower case would be a repository.
 fn names_a_registry(first: &str) -> bool {
-    first == "localhost" || first.contains(['.', ':']) || first.bytes().any(|byte| byte.is_ascii_uppercase())
+    first == "localhost" || first.contains(['.', ':'])
 }
 
 fn is_component(text: &str) -> bool {
@@ -262,6 +267,8 @@ mod tests {
             "example.com/../x",
             "example.com/%2e%2e/x",
             "example.com/A",
+            "Registry/a",
+            "LOCALHOST/a",
             "a_-b",
             "a...b",
             "a___b",

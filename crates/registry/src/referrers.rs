@@ -20,6 +20,8 @@ use crate::wire::{Order, expect};
 
 /// Pages of a list that are read.
 const MAX_PAGES: usize = 20;
+/// What registries without a list answer, beside pages for people.
+const WITHOUT: &[StatusCode] = &[StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST, StatusCode::NOT_ACCEPTABLE];
 /// How often the list of a registry without the API is written, if others write it at the same time.
 const MAX_WRITES: usize = 4;
 
@@ -128,13 +130,10 @@ impl Repository {
             let mut order = Order::new(Method::GET, &url, what);
             order.headers.insert(ACCEPT, HeaderValue::from_static(IMAGE_INDEX));
             let response = self.call(Access::Pull, order, deadline).await?;
-            let lacks = [StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST, StatusCode::NOT_ACCEPTABLE];
-            if page == 0 && (lacks.contains(&response.status()) || !is_index(response.headers())) {
-                return match response.status() {
-                    StatusCode::OK => Ok(None),
-                    status if lacks.contains(&status) => Ok(None),
-                    _ => expect(response, &[StatusCode::OK], what, deadline).await.map(|_| None),
-                };
+            let status = response.status();
+            let is_list = status == StatusCode::OK && is_index(response.headers());
+            if page == 0 && !is_list && (status == StatusCode::OK || WITHOUT.contains(&status)) {
+                return Ok(None);
             }
             let response = expect(response, &[StatusCode::OK], what, deadline).await?;
             let next = next_page(&url, response.headers());

@@ -102,10 +102,7 @@ fn verify(program: &Path, directory: &Path, case: &Case) -> Result<Result<(), St
 /// Images in the registry, signed and not.
 async fn images(registry: &DockerRegistry, client: &mut Client) -> Result<Vec<Case>> {
     let host = registry.address().to_string();
-    let settings = Settings {
-        named: vec![Named { host: host.parse().map_err(anyhow::Error::msg)?, plain_http: true }],
-        any_public: false,
-    };
+    let settings = Settings { named: vec![Named { host: host.parse()?, plain_http: true }], any_public: false };
     let registries = Registries::new(Egress::new(EgressConfig::default()), settings);
     let open = |name: &str| -> Result<Repository> {
         Ok(registries.open(&format!("{host}/{name}").parse::<Reference>()?, None)?)
@@ -134,7 +131,7 @@ async fn images(registry: &DockerRegistry, client: &mut Client) -> Result<Vec<Ca
 
     let many = open("team/many:v1")?;
     let index = push_index(&many, "v1").await?;
-    let signed_index = sign(client, &index, Some(json!({})))?;
+    let signed_index = sign(client, &index, Some(SIGNED_IMAGE))?;
     push(&many, &index, &signed_index["bundle"], &signed_index).await?;
     add("an index", "team/many:v1", whom, None);
 
@@ -146,10 +143,17 @@ async fn images(registry: &DockerRegistry, client: &mut Client) -> Result<Vec<Ca
     add("another image's signature", "team/other:v1", whom, Some("does not match any digest in statement"));
     let changed = open("team/changed:v1")?;
     let image = push_image(&changed, "v1", "changed").await?;
-    let mut bundle = sign(client, &image, Some(json!({})))?["bundle"].clone();
+    let mut bundle = sign(client, &image, Some(SIGNED_IMAGE))?["bundle"].clone();
     flip(&mut bundle, "/dsseEnvelope/signatures/0/sig")?;
     push(&changed, &image, &bundle, &signed).await?;
     add("a changed signature", "team/changed:v1", whom, Some("failed to verify log inclusion"));
+
+    // `cosign verify` takes any statement of the signer about the image for its signature.
+    let stated = open("team/stated:v1")?;
+    let image = push_image(&stated, "v1", "stated").await?;
+    let statement = sign(client, &image, Some("https://slsa.dev/provenance/v1"))?;
+    push(&stated, &image, &statement["bundle"], &statement).await?;
+    add("a statement of another type", "team/stated:v1", whom, None);
 
     let message = open("team/message:v1")?;
     let image = push_image(&message, "v1", "message").await?;
@@ -159,11 +163,11 @@ async fn images(registry: &DockerRegistry, client: &mut Client) -> Result<Vec<Ca
     Ok(cases)
 }
 
-/// Signs an image's digest, or a statement of what cosign states with this predicate.
-fn sign(client: &mut Client, image: &Resolved, predicate: Option<Value>) -> Result<Value> {
+/// Signs an image's digest, or a statement of this type about it.
+fn sign(client: &mut Client, image: &Resolved, predicate_type: Option<&str>) -> Result<Value> {
     let mut wanted = json!({ "artifact": image.digest, "artifact_type": "container_image", "subject": "app" });
-    if let Some(predicate) = predicate {
-        wanted["statement"] = json!({ "predicate_type": SIGNED_IMAGE, "predicate": predicate });
+    if let Some(predicate_type) = predicate_type {
+        wanted["statement"] = json!({ "predicate_type": predicate_type, "predicate": {} });
     }
     client.post("/v1/sign", &wanted)?.expect(200)
 }

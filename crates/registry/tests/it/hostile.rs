@@ -103,6 +103,7 @@ async fn a_blob_is_followed_once_to_https_without_credentials() {
         (format!("https://blobs.example:{port}/blob"), None),
         (format!("https://blobs.example:{port}/again"), Some("not followed")),
         (format!("http://{}/blob", plain.host()), Some("not on https or not public")),
+        (format!("http://blobs.example:{}/blob", plain.port()), Some("not on https or not public")),
         (format!("https://u:p@blobs.example:{port}/blob"), Some("not on https or not public")),
         ("https://10.0.0.1/blob".to_owned(), Some("not on https or not public")),
         ("https://169.254.169.254/latest/meta-data".to_owned(), Some("not on https or not public")),
@@ -141,6 +142,15 @@ async fn blobs_are_what_was_named_and_no_longer_than_is_read() {
         let pulled = at(&fake, "").pull_bundle(&subject, &referrer, soon()).await;
         assert_eq!(pulled.is_ok(), ok, "{pulled:?}");
     }
+}
+
+#[tokio::test]
+async fn a_referrer_is_what_was_named() {
+    let (fake, subject, referrer) =
+        with_blob(bundle("x"), |_| Answer::text(std::str::from_utf8(&bundle("x")).expect("text"))).await;
+    assert!(at(&fake, "").pull_bundle(&subject, &referrer, soon()).await.is_ok());
+    let error = at(&fake, "").pull_bundle(&subject, &Digest::of(b"x"), soon()).await.expect_err("another");
+    assert!(matches!(error, RegistryError::Mismatch { .. }), "{error}");
 }
 
 /// A registry that takes everything, but says where to upload to by `place` and answers a manifest by `manifest`.
@@ -196,6 +206,7 @@ async fn a_token_endpoint_is_on_https_or_the_registry_itself() {
         (format!("https://auth.example:{}/token?a=b", issuer.port()), true),
         ("OWN/token".to_owned(), true),
         (format!("http://{}/token", plain.host()), false),
+        (format!("http://auth.example:{}/token", plain.port()), false),
         (format!("https://localhost:{}/token", issuer.port()), false),
         ("https://169.254.169.254/token".to_owned(), false),
         ("https://inside.example/token".to_owned(), false),
@@ -308,7 +319,7 @@ async fn a_token_of_the_registry_goes_to_the_registry() {
 #[tokio::test]
 async fn lists_of_referrers_are_read_page_by_page_within_bounds() {
     let entry = |n: usize| {
-        let kind = if n % 2 == 0 { "a/b" } else { "c/d" };
+        let kind = if n.is_multiple_of(2) { "a/b" } else { "c/d" };
         json!({ "mediaType": MANIFEST, "digest": Digest::of(&n.to_be_bytes()), "size": 1, "artifactType": kind })
     };
     let page = move |n: usize, next: Option<String>| {
@@ -384,12 +395,14 @@ async fn an_entry_that_another_writer_overwrote_is_written_again_within_bounds()
 
 #[tokio::test]
 async fn an_image_under_the_tag_of_the_list_is_not_overwritten() {
-    let fake = taking("/v2/app/blobs/uploads/1".to_owned(), |request| match request.starts_with("GET ") {
-        true => manifest(&image()),
-        false => Answer::status(201),
-    })
-    .await;
-    let error = push(&at(&fake, ""), "x").await.expect_err("an image");
-    assert!(matches!(error, RegistryError::Malformed(_)), "{error}");
-    assert!(!fake.requests().iter().any(|request| request.starts_with("PUT /v2/app/manifests/sha256-")));
+    for body in [image(), json!({ "schemaVersion": 2, "layers": [] }).to_string()] {
+        let fake = taking("/v2/app/blobs/uploads/1".to_owned(), move |request| match request.starts_with("GET ") {
+            true => manifest(&body),
+            false => Answer::status(201),
+        })
+        .await;
+        let error = push(&at(&fake, ""), "x").await.expect_err("an image");
+        assert!(matches!(error, RegistryError::Malformed(_)), "{error}");
+        assert!(!fake.requests().iter().any(|request| request.starts_with("PUT /v2/app/manifests/sha256-")));
+    }
 }
