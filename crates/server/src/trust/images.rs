@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use countersign_egress::Egress;
 use countersign_registry::{
-    Credentials, Named, Reference, Registries, RegistryError, Repository, Resolved, Secret, Settings,
+    Credentials, Host, Named, Reference, Registries, RegistryError, Repository, Resolved, Secret, Settings,
     bundle_annotations,
 };
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ impl Images {
     pub fn open(settings: &[RegistrySettings], egress: &Egress) -> Result<Self, String> {
         let (mut named, mut credentials) = (Vec::new(), Vec::new());
         for registry in settings {
-            let host = registry.host.parse().map_err(|e| format!("the registry {}: {e}", registry.host))?;
+            let host: Host = registry.host.parse().map_err(|e| format!("the registry {}: {e}", registry.host))?;
             let credential = match (&registry.username, &registry.password_file) {
                 (None, None) => None,
                 (Some(username), Some(path)) => {
@@ -41,8 +41,9 @@ impl Images {
                     return Err(format!("the registry {}: username and password_file go together", registry.host));
                 }
             };
+            // By its usual spelling, which is what references have.
+            credentials.push((host.to_string(), credential));
             named.push(Named { host, plain_http: registry.plain_http });
-            credentials.push((registry.host.clone(), credential));
         }
         let registries = Registries::new(egress.clone(), Settings { named, any_public: false });
         Ok(Self { registries, credentials })
