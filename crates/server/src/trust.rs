@@ -129,7 +129,7 @@ impl Trust {
 
     /// What the identities of the principal's workspace begin with.
     fn identities(&self, principal: &Principal) -> String {
-        format!("{}/workspaces/{}/signers/", self.base_url, principal.workspace)
+        format!("{}/workspaces/{}/signers/", self.custody.issuer(), principal.workspace)
     }
 
     /// What tells a person or agent of a workspace from others, and says nothing else: to see whether a reviewer signed.

@@ -179,7 +179,8 @@ impl Trust {
         let ops = vec![StateOp::TrustRecord { row: Box::new(row) }];
         self.ledger.append(Append { ops, ..Append::default() }).await?;
         let known = self.known(principal, &artifact.to_string()).await.map_err(Failure::after_the_fact)?;
-        let standing = known.stood(&Requirements::default());
+        let asked = Requirements { teams: vec![review.team.clone()], ..Requirements::default() };
+        let standing = known.stood(&asked);
         Ok(json!({
             "review_id": id.to_string(), "artifact": artifact.to_string(), "team": review.team, "decision": review.decision,
             "by": review.by, "recorded_at": rfc3339(now), "standing": standing,
@@ -234,7 +235,9 @@ impl Trust {
         known: &Known,
         standard: &Standard,
     ) -> Result<Vec<PreviousFact>, Failure> {
-        let Some(own) = known.signatures.iter().find(|row| row.subject.is_some()) else { return Ok(Vec::new()) };
+        let Some(own) = known.signatures.iter().find(|row| row.subject.is_some() && !is_statement(row)) else {
+            return Ok(Vec::new());
+        };
         let name = own.subject.as_deref().and_then(|subject| subject.rsplit_once(':')).map(|(name, _)| name.to_owned());
         let Some(name) = name else { return Ok(Vec::new()) };
         let query = TrustQuery {
@@ -315,8 +318,12 @@ impl Trust {
         for row in rows.iter().filter(|row| row.kind == TrustKind::Signature) {
             let (report, place) = self.verified_again(row, standard).await?;
             let valid = report.is_valid();
-            let of_type = types.entry(row.artifact_type.clone()).or_default();
-            *of_type.entry(row.artifact.clone()).or_default() |= valid;
+            let is_scan = kept_scan(row).is_some();
+            // What a scanner wrote is about an artifact, and none that somebody would review.
+            if !is_scan {
+                let of_type = types.entry(row.artifact_type.clone()).or_default();
+                *of_type.entry(row.artifact.clone()).or_default() |= valid;
+            }
             let subject = row.subject.clone().unwrap_or_else(|| row.artifact.clone());
             if !valid {
                 let codes: Vec<&str> = report.failures().map(|code| code.name()).collect();
@@ -325,7 +332,7 @@ impl Trust {
             if facts.evidence.len() < MAX_EVIDENCE {
                 facts.evidence.push(Evidence {
                     id: row.id.to_string(),
-                    kind: if kept_scan(row).is_some() { "scan" } else { "signature" }.to_owned(),
+                    kind: if is_scan { "scan" } else { "signature" }.to_owned(),
                     subject,
                     log: place.origin,
                     index: place.index,
@@ -476,6 +483,12 @@ fn marks_of(row: &TrustRow) -> Vec<String> {
     let body: Option<Value> = serde_json::from_str(&row.body).ok();
     let marks = body.and_then(|body| serde_json::from_value(body.get("authors")?.clone()).ok());
     marks.unwrap_or_default()
+}
+
+/// Whether a signature is of a statement about the artifact.
+fn is_statement(row: &TrustRow) -> bool {
+    let body: Option<Value> = serde_json::from_str(&row.body).ok();
+    body.is_some_and(|body| body["statement"].is_string())
 }
 
 fn outcome_of(report: &Report) -> Outcome {

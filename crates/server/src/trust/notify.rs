@@ -66,13 +66,13 @@ impl Trust {
         })?;
         let (id, now) = (Uuid::now_v7(), (self.clock)());
         let subject = wanted.subject.unwrap_or_else(|| "please have a look".to_owned());
+        let person = principal.on_behalf_of.as_ref().map(|person| format!(" for {person}")).unwrap_or_default();
+        let by = format!("— {}{person} in {}", principal.id, principal.workspace);
         let draft = Draft {
             team: wanted.team.clone(),
             artifact: wanted.artifact,
             subject,
-            text: format!("{}\n— {} in {}", wanted.text.unwrap_or_default(), principal.id, principal.workspace)
-                .trim()
-                .to_owned(),
+            text: [wanted.text.as_deref().unwrap_or_default(), &by].join("\n").trim().to_owned(),
             link: wanted.link,
             event_id: id.to_string(),
             at_ms: i64::try_from(now).unwrap_or(i64::MAX),
