@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::walkthrough;
 
@@ -17,25 +17,31 @@ const USE_CASES: &[&str] = &[
     "7-detect-anomalies",
     "8-shared-verification",
 ];
-const EDITORS: &[&str] = &["vscode", "cursor", "zed", "claude-code", "claude-desktop"];
+const EDITORS: &[&str] = &["vscode", "cursor", "zed", "claude-code", "claude-desktop", "troubleshooting"];
 
-/// Runs every page; the answer is whether all of them held.
+/// Runs every page, or those whose path has a text in it; the answer is whether all of them held.
 ///
 /// # Errors
-/// If a page cannot be read, or bash cannot be run.
+/// If there is no such page, a page cannot be read, or bash cannot be run.
 pub fn run(binary: &Path, only: Option<&str>) -> Result<bool> {
-    let editors = pages(binary, "editors", EDITORS, only)?;
-    let use_cases = pages(binary, "use-cases", USE_CASES, only)?;
-    Ok(editors && use_cases)
+    let mut all = true;
+    let mut found = false;
+    for (directory, names) in [("editors", EDITORS), ("use-cases", USE_CASES)] {
+        let paths = names.iter().map(|name| format!("docs/{directory}/{name}.md"));
+        let paths: Vec<String> = paths.filter(|path| only.is_none_or(|text| path.contains(text))).collect();
+        found |= !paths.is_empty();
+        all &= pages(binary, directory, &paths)?;
+    }
+    ensure!(found, "no page has {:?} in its path", only.unwrap_or_default());
+    Ok(all)
 }
 
-fn pages(binary: &Path, directory: &str, names: &[&str], only: Option<&str>) -> Result<bool> {
-    let names: Vec<&&str> = names.iter().filter(|name| only.is_none_or(|text| name.contains(text))).collect();
+fn pages(binary: &Path, directory: &str, paths: &[String]) -> Result<bool> {
     let mut held = 0;
-    for name in &names {
-        let page = format!("docs/{directory}/{name}.md");
-        held += usize::from(walkthrough::document(binary, &page, &format!("{directory}-{name}"))?);
+    for path in paths {
+        let name = path.trim_start_matches("docs/").trim_end_matches(".md").replace('/', "-");
+        held += usize::from(walkthrough::document(binary, path, &name)?);
     }
-    println!("{directory}: {held}/{}", names.len());
-    Ok(held == names.len())
+    println!("{directory}: {held}/{}", paths.len());
+    Ok(held == paths.len())
 }

@@ -142,8 +142,7 @@ fn steps(name: &str, document: &str) -> Result<Vec<Step>> {
             "sh" => steps.push(Step { line: number + 1, commands: text, expected: None }),
             "text" => {
                 let step = steps.last_mut().filter(|step| step.expected.is_none());
-                step.with_context(|| format!("{name}:{}: the output of nothing", number + 1))?.expected =
-                    Some(text);
+                step.with_context(|| format!("{name}:{}: the output of nothing", number + 1))?.expected = Some(text);
             }
             _ => bail!("{name}:{}: blocks are sh or text", number + 1),
         }
