@@ -25,6 +25,7 @@ mod stages;
 mod strace;
 mod tidy;
 mod twins;
+mod use_cases;
 mod walkthrough;
 mod witness;
 
@@ -61,6 +62,7 @@ cargo xtask COMMAND
   strace                   a system-call trace: no answer leaves before its sync
   oidc                     a real OpenID provider in front of a node: tokens, key rotation, absence
   walkthrough              docs/walkthrough.md, executed
+  use-cases [--only TEXT]  docs/use-cases and docs/editors, executed
   twins [--set tuning|held-out]
                            what the scan of definitions catches, and what it lets pass
   witness                  two nodes witness each other; forked logs are refused and reported
@@ -159,6 +161,10 @@ fn run(arguments: &[String]) -> Result<bool> {
         "witness" => witness::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "observe" => observe::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "soak" => soak(rest),
+        "use-cases" => {
+            let options = Options::parse(rest, &["binary", "only"])?;
+            use_cases::run(&binary(&options)?, options.text("only"))
+        }
         "walkthrough" => walkthrough::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "fuzz" => {
             let options = Options::parse(rest, &["minutes", "only", "jobs"])?;

@@ -14,7 +14,7 @@ use countersign_testkit::random::Random;
 
 use crate::{
     conformance, crash, evidence, fuzz, hostile, jose, observe, oidc, paths, peers, power, setup, sigstore, softhsm,
-    strace, tidy, twins, walkthrough, witness,
+    strace, tidy, twins, use_cases, walkthrough, witness,
 };
 
 /// The demo promises less than a minute after the build.
@@ -43,6 +43,7 @@ const STAGES: &[Stage] = &[
     ("advisories", |_| advisories()),
     ("observe", |binary| one(observe::run(binary))),
     ("walkthrough", |binary| one(walkthrough::run(binary))),
+    ("use cases", |binary| one(use_cases::run(binary, None))),
     ("peers", |binary| one(peers::run(binary))),
     ("oidc", |binary| one(oidc::run(binary))),
     ("sigstore", |binary| one(sigstore::run(binary))),

@@ -1,5 +1,5 @@
-//! `cargo xtask walkthrough`: `docs/walkthrough.md`, executed. The shell blocks run in one bash, in an empty directory, as they
-//! stand but for the port; what they write is compared with the text block that follows each of them.
+//! `cargo xtask walkthrough`: `docs/walkthrough.md`, executed; and how any such document is. The shell blocks run in one bash, in an
+//! empty directory, as they stand but for the ports; what they write is compared with the text block that follows each of them.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -16,8 +16,8 @@ use nix::unistd::Pid;
 use crate::paths;
 
 const DOCUMENT: &str = "docs/walkthrough.md";
-/// The port in the document. A run takes a free one, so that it disturbs nobody.
-const PORT: &str = "8000";
+/// The ports in documents: the node's, and those of what stands around it. A run takes free ones, so that it disturbs nobody.
+const PORTS: [&str; 4] = ["8000", "8001", "8002", "8003"];
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A shell block, and what it should write.
@@ -35,36 +35,61 @@ struct Step {
 /// # Errors
 /// If the document has no steps, or bash cannot be run.
 pub fn run(binary: &Path) -> Result<bool> {
-    let steps = steps(&fs::read_to_string(paths::root().join(DOCUMENT))?)?;
-    ensure!(!steps.is_empty(), "{DOCUMENT} has no shell blocks");
-    let directory = paths::run_directory("walkthrough")?;
-    let port = free_address()?.port().to_string();
+    let held = document(binary, DOCUMENT, "walkthrough")?;
+    println!("{}", if held { "ok" } else { "FAILED" });
+    Ok(held)
+}
+
+/// Runs a document, named by its path from the root, in the run directory of that name.
+///
+/// # Errors
+/// If the document has no steps, or bash cannot be run.
+pub fn document(binary: &Path, document: &str, name: &str) -> Result<bool> {
+    let text = fs::read_to_string(paths::root().join(document)).with_context(|| document.to_owned())?;
+    let steps = steps(document, &free_ports(&text)?)?;
+    ensure!(!steps.is_empty(), "{document} has no shell blocks");
+    let directory = paths::run_directory(name)?;
     fs::create_dir(directory.join("bin"))?;
     symlink(binary, directory.join("bin/countersign"))?;
     fs::create_dir(directory.join("work"))?;
-    fs::write(directory.join("script.sh"), script(&steps, &port))?;
+    fs::write(directory.join("script.sh"), script(&steps))?;
     let done = execute(&directory)?;
     let mut held = 0;
     for (number, step) in steps.iter().enumerate() {
         let output = fs::read_to_string(directory.join(format!("output.{number}"))).unwrap_or_default();
         match &step.expected {
             Some(expected) if !matches(expected, output.trim_end()) => {
-                println!("{DOCUMENT}:{}: not as it says. It says:\n{expected}\nand it is:\n{output}", step.line);
+                println!("{document}:{}: not as it says. It says:\n{expected}\nand it is:\n{output}", step.line);
             }
-            _ if !done.contains(&number) => println!("{DOCUMENT}:{}: did not run to its end:\n{output}", step.line),
+            _ if !done.contains(&number) => println!("{document}:{}: did not run to its end:\n{output}", step.line),
             _ => held += 1,
         }
     }
-    println!("walkthrough: {held}/{} steps as {DOCUMENT} says", steps.len());
-    println!("{}", if held == steps.len() { "ok" } else { "FAILED" });
+    println!("{name}: {held}/{} steps as {document} says", steps.len());
     Ok(held == steps.len())
 }
 
+/// The text with free ports in the place of its own.
+fn free_ports(text: &str) -> Result<String> {
+    let mut taken: Vec<u16> = Vec::new();
+    while taken.len() < PORTS.len() {
+        let port = free_address()?.port();
+        if !taken.contains(&port) {
+            taken.push(port);
+        }
+    }
+    Ok(with_ports(text, &taken))
+}
+
+fn with_ports(text: &str, ports: &[u16]) -> String {
+    let pairs = PORTS.iter().zip(ports);
+    pairs.fold(text.to_owned(), |text, (port, free)| text.replace(&format!(":{port}"), &format!(":{free}")))
+}
+
 /// Each step writes to a file of its own and leaves a mark when it is through.
-fn script(steps: &[Step], port: &str) -> String {
+fn script(steps: &[Step]) -> String {
     let mut script = String::from("set -euo pipefail\n");
-    for (number, step) in steps.iter().enumerate() {
-        let commands = step.commands.replace(&format!(":{PORT}"), &format!(":{port}"));
+    for (number, Step { commands, .. }) in steps.iter().enumerate() {
         script.push_str(&format!("exec > ../output.{number} 2>&1\n{commands}\n: > ../done.{number}\n"));
     }
     script
@@ -99,7 +124,7 @@ fn execute(directory: &Path) -> Result<Vec<usize>> {
 }
 
 /// Takes the steps out of a Markdown text.
-fn steps(document: &str) -> Result<Vec<Step>> {
+fn steps(name: &str, document: &str) -> Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
     let mut lines = document.lines().enumerate();
     while let Some((number, line)) = lines.next() {
@@ -109,7 +134,7 @@ fn steps(document: &str) -> Result<Vec<Step>> {
             match lines.next() {
                 Some((_, "```")) => break,
                 Some((_, line)) => block.push(line),
-                None => bail!("{DOCUMENT}:{}: the block does not end", number + 1),
+                None => bail!("{name}:{}: the block does not end", number + 1),
             }
         }
         let text = block.join("\n");
@@ -117,10 +142,9 @@ fn steps(document: &str) -> Result<Vec<Step>> {
             "sh" => steps.push(Step { line: number + 1, commands: text, expected: None }),
             "text" => {
                 let step = steps.last_mut().filter(|step| step.expected.is_none());
-                step.with_context(|| format!("{DOCUMENT}:{}: the output of nothing", number + 1))?.expected =
-                    Some(text);
+                step.with_context(|| format!("{name}:{}: the output of nothing", number + 1))?.expected = Some(text);
             }
-            _ => bail!("{DOCUMENT}:{}: blocks are sh or text", number + 1),
+            _ => bail!("{name}:{}: blocks are sh or text", number + 1),
         }
     }
     Ok(steps)
@@ -178,10 +202,17 @@ mod tests {
 
     #[test]
     fn a_document_is_commands_and_what_they_write() {
-        let found = steps("# T\n\n```sh\na\nb\n```\nsays\n```text\nx\n```\n```sh\nc\n```\n").unwrap();
+        let found = steps("T", "# T\n\n```sh\na\nb\n```\nsays\n```text\nx\n```\n```sh\nc\n```\n").unwrap();
         assert_eq!(found[0], Step { line: 3, commands: "a\nb".into(), expected: Some("x".into()) });
         assert_eq!(found[1], Step { line: 11, commands: "c".into(), expected: None });
-        assert!(steps("```text\nx\n```\n").is_err() && steps("```sh\nx\n").is_err());
-        assert!(script(&found, "9").contains("exec > ../output.1"));
+        assert!(steps("T", "```text\nx\n```\n").is_err() && steps("T", "```sh\nx\n").is_err());
+        assert!(script(&found).contains("exec > ../output.1"));
+    }
+
+    #[test]
+    fn ports_give_way_in_commands_and_in_what_they_write() {
+        let text = "curl localhost:8000/v1 :8001\n{\"url\":\"http://127.0.0.1:8000/v1\",\"budget\":800}";
+        let expected = "curl localhost:9/v1 :10\n{\"url\":\"http://127.0.0.1:9/v1\",\"budget\":800}";
+        assert_eq!(with_ports(text, &[9, 10, 11, 12]), expected);
     }
 }
