@@ -749,6 +749,7 @@ mod tests {
         let source = [
             include_str!("../http.rs"),
             include_str!("admin.rs"),
+            include_str!("artifacts.rs"),
             include_str!("members.rs"),
             include_str!("connections.rs"),
             include_str!("trust.rs"),

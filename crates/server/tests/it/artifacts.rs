@@ -139,7 +139,7 @@ async fn what_is_no_artifact_is_refused_in_words_and_leaves_nothing() {
     }
     // One byte more than there may be, and exactly as many.
     let mut large = good.clone();
-    large["jsonBody"]["recommendation"] = json!("");
+    large["jsonBody"]["recommendation"] = json!("x");
     let base = serde_json::to_string(&large).expect("JSON").len();
     large["jsonBody"]["notes"] = json!("x".repeat((1 << 20) - base - 11));
     let fits = create(&world, &agent, &large).await;

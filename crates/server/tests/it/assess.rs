@@ -150,7 +150,12 @@ async fn what_is_deployed_was_signed_scanned_and_reviewed_by_somebody_else() {
         (&json!("complete"), &json!(3)),
         "{report}"
     );
-    assert!(report["markdown"].as_str().is_some_and(|text| text.contains("container_image")), "{report}");
+    let types = report["report"]["types"].as_array().expect("types");
+    assert_eq!((types.len(), &types[0]["artifacts"]), (1, &json!(3)), "scans are no artifacts of their own: {report}");
+    assert!(
+        report["markdown"].as_str().is_some_and(|text| text.starts_with('#') && text.contains("container")),
+        "{report}"
+    );
     let elsewhere = world.token(MintRequest {
         sub: "eve".into(),
         kind: Some("person".into()),
