@@ -17,25 +17,34 @@ use crate::{paths, setup, sigstore};
 
 /// Bodies whose canonical form is easily got wrong: numbers, order, escapes, text beyond the basic plane.
 const BODIES: &[(&str, &str)] = &[
-    ("plain", r#"{"name":"baseline","module_version":"1","controls":[]}"#),
+    (
+        "plain",
+        r#"{"name":"baseline","module_version":"1","controls":[{"id":"AC-2","statement":"Accounts are reviewed."}]}"#,
+    ),
     (
         "integers",
-        r#"{"name":"n","module_version":"1","controls":[],"a":9007199254740991,"b":-9007199254740991,"c":0,"d":-0}"#,
+        r#"{"name":"n","module_version":"1","controls":[{"id":"AC-2","statement":"Accounts are reviewed."}],"a":9007199254740991,"b":-9007199254740991,"c":0,"d":-0}"#,
     ),
     (
         "decimals",
-        r#"{"name":"n","module_version":"1","controls":[],"a":0.1,"b":1.0,"c":1e-7,"d":123456.789e-3,"e":4.35,"f":5e-324}"#,
+        r#"{"name":"n","module_version":"1","controls":[{"id":"AC-2","statement":"Accounts are reviewed."}],"a":0.1,"b":1.0,"c":1e-7,"d":123456.789e-3,"e":4.35,"f":5e-324}"#,
     ),
     (
         "exponents",
-        r#"{"name":"n","module_version":"1","controls":[],"a":1E2,"b":2.5e-10,"c":9.007199254740991e15,"d":1e15}"#,
+        r#"{"name":"n","module_version":"1","controls":[{"id":"AC-2","statement":"Accounts are reviewed."}],"a":1E2,"b":2.5e-10,"c":9.007199254740991e15,"d":1e15}"#,
     ),
-    ("escapes", r#"{"name":"\u0041\u000a\u001f\"\\\/\b\f\r\t","module_version":"\u2028\u2029","controls":[]}"#),
+    (
+        "escapes",
+        r#"{"name":"\u0041\u000a\u001f\"\\\/\b\f\r\t","module_version":"\u2028\u2029","controls":[{"id":"AC-2","statement":"Accounts are reviewed."}]}"#,
+    ),
     (
         "planes",
-        r#"{"name":"\ud83d\ude00 😀 é e\u0301 שלום","module_version":"1","controls":[],"\ud83d\ude00":1,"\ufb33":2,"\u20ac":3,"\r":4,"1":5}"#,
+        r#"{"name":"\ud83d\ude00 😀 é e\u0301 שלום","module_version":"1","controls":[{"id":"AC-2","statement":"Accounts are reviewed."}],"\ud83d\ude00":1,"\ufb33":2,"\u20ac":3,"\r":4,"1":5}"#,
     ),
-    ("order", r#"{"name":"n","module_version":"1","controls":[],"b":{"z":1,"a":2,"A":3,"":4},"a":[{"d":1,"c":2}]}"#),
+    (
+        "order",
+        r#"{"name":"n","module_version":"1","controls":[{"id":"AC-2","statement":"Accounts are reviewed."}],"b":{"z":1,"a":2,"A":3,"":4},"a":[{"d":1,"c":2}]}"#,
+    ),
 ];
 
 /// A signed artifact in one of its forms, and what should come of it.

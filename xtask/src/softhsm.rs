@@ -118,7 +118,7 @@ fn create(client: &mut Client, number: usize) -> Result<countersign_testkit::Res
     let artifact = json!({
         "id": id(number), "type": "baseline_module", "version": 1, "workspaceId": "default",
         "createdAt": "2026-03-01T12:00:00Z",
-        "jsonBody": { "name": format!("module {number}"), "module_version": "1", "controls": [] },
+        "jsonBody": { "name": format!("module {number}"), "module_version": "1", "controls": [{ "id": "AC-2", "statement": "Accounts are reviewed." }] },
     });
     client.post("/artifacts", &artifact)
 }

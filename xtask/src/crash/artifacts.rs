@@ -133,7 +133,7 @@ fn artifact(number: usize) -> Value {
     json!({
         "id": id(number), "type": "baseline_module", "version": 1, "workspaceId": "default",
         "createdAt": "2026-03-01T12:00:00Z",
-        "jsonBody": { "name": format!("module {number}"), "module_version": "1", "controls": [], "filler": "x".repeat(2_000) },
+        "jsonBody": { "name": format!("module {number}"), "module_version": "1", "controls": [{ "id": "AC-2", "statement": "Accounts are reviewed." }], "filler": "x".repeat(2_000) },
     })
 }
 

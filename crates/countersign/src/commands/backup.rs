@@ -20,10 +20,11 @@ const FORMAT: &str = "countersign-backup/v1";
 const DATABASE: &str = "countersign.db";
 const MANIFEST: &str = "backup.json";
 /// What a reader of the manifest must not expect.
-const NOT_INCLUDED: [&str; 4] = [
+const NOT_INCLUDED: [&str; 5] = [
     "keys/ (root.key unwraps the contents, log.seed signs the log, witness.seed cosigns others'): keep them apart from backups, or a thief has both",
     "countersign.toml, manifests/ and policies/: keep them in version control",
     "the head file: it must outlive the database, so that a restore is noticed",
+    "the objects of signed artifacts (objects/): they are never changed, so that a copy made after this one has them all; `countersign artifacts scrub` says what is missing",
     "whatever the upstreams keep",
 ];
 
@@ -34,7 +35,7 @@ Examples:
   countersign backup /backups/countersign-2026-11-21
   countersign restore /backups/countersign-2026-11-21
 
-Not included: keys/, countersign.toml, manifests/, policies/ and the head file. Without keys/root.key, stored contents
+Not included: keys/, objects/, countersign.toml, manifests/, policies/ and the head file. Without keys/root.key, stored contents
 cannot be read; receipts that were given out verify without any of it.")]
 pub struct BackupArgs {
     /// A directory that does not exist yet
