@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
     let redactor = Redactor::new([SECRET]);
     assert!(!redactor.text(&text).contains(SECRET));
     let Ok(raw) = RawValue::from_string(text) else { return };
-    let Ok(clean) = redactor.outcome(Ok(ToolResult { raw, is_error: false })) else { return };
+    let Ok(clean) = redactor.outcome(Ok(ToolResult { raw, is_error: false, remarks: serde_json::Map::new() })) else { return };
     let Ok(value) = serde_json::from_str::<Value>(clean.raw.get()) else { return };
     assert!(!holds(&value));
 });
