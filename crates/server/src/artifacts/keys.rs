@@ -216,7 +216,7 @@ impl SigningKeys {
         if let Some(key) = self.signing(workspace).await? {
             return Ok(key);
         }
-        self.replace(&Principal::node(), workspace, "on schedule").await?;
+        self.replaced(&Principal::node(), workspace, "on schedule").await?;
         let undone = || Failure::Undone("the signing key that was made is gone".to_owned());
         self.signing(workspace).await?.ok_or_else(undone)
     }
@@ -238,6 +238,12 @@ impl SigningKeys {
     /// # Errors
     /// [`Failure::Exists`] if the workspace has had as many keys as a set holds.
     pub async fn replace(&self, by: &Principal, workspace: &WorkspaceName, reason: &str) -> Result<Key, Failure> {
+        let _one = self.making.lock().await;
+        self.replaced(by, workspace, &bounded(reason)).await
+    }
+
+    /// As [`Self::replace`], for who holds [`Self::making`].
+    async fn replaced(&self, by: &Principal, workspace: &WorkspaceName, reason: &str) -> Result<Key, Failure> {
         let keys = self.of(workspace).await?;
         let had = keys.len();
         if had >= MAX_OF_WORKSPACE {
@@ -321,7 +327,7 @@ impl SigningKeys {
             return Err(Failure::Exists("the key is revoked already".to_owned()));
         }
         let now = (self.clock)();
-        let reason: String = reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+        let reason = bounded(reason);
         key.facts.revoked = Some(Revoked { at: now, reason: reason.clone() });
         let draft = drafted(EventType::KeyRevoked, by, &key, now, &reason);
         let event = draft.id;
@@ -382,6 +388,10 @@ fn drafted(kind: EventType, by: &Principal, key: &Key, now: Millis, reason: &str
         .by(by)
         .with("key", key.public.kid())
         .with("reason_given", Some(reason).filter(|reason| !reason.is_empty()))
+}
+
+fn bounded(reason: &str) -> String {
+    reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect()
 }
 
 fn purpose(kid: &str) -> Vec<u8> {
