@@ -32,7 +32,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::capability::{Computing, Failure, Told, answer, clipped, read};
+use crate::capability::{Computing, Failure, Told, clipped, described, read, worked};
 use keys::SigningKeys;
 
 pub(crate) use tools::NAME;
@@ -72,7 +72,7 @@ impl Artifacts {
     /// # Errors
     /// If a definition of ours cannot be pinned, in words.
     pub fn capability(parts: Parts) -> Result<(Manifest, Arc<Self>), String> {
-        let (manifest, tools) = tools::described()?;
+        let (manifest, tools) = described(NAME, tools::TITLE, tools::definitions())?;
         let name = manifest.upstream.clone();
         let Parts { ledger, keys, objects, types, base_url, clock } = parts;
         let (changes, computing) = (watch::Sender::new(0), Computing::new());
@@ -160,13 +160,8 @@ impl Upstream for Artifacts {
     async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
         // An artifact that was begun is finished; what only looks can be left.
         let name = permit.tool().tool.clone();
-        let called = self.call(&name, permit.principal(), permit.arguments().get());
-        let answered = tokio::select! {
-            biased;
-            answered = tokio::time::timeout_at(permit.deadline().into(), called) => answered,
-            () = exchange.cancelled(), if name != tools::CREATE => return Err(DispatchError::Cancelled),
-        };
-        answered.map_or(Err(DispatchError::Timeout), answer)
+        let work = self.call(&name, permit.principal(), permit.arguments().get());
+        worked(permit.deadline(), exchange, name == tools::CREATE, work).await
     }
 
     fn remarks(&self, tool: &str, input: &Value) -> Remarks {

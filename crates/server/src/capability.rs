@@ -1,11 +1,17 @@
 //! What the built-in upstreams share: how their tools fail, what their answers look like, and how they compute.
 
-use countersign_domain::{Millis, RefusalKind};
-use countersign_gate::upstream::{DispatchError, ToolResult};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use countersign_catalog::manifest::ToolEntry;
+use countersign_catalog::{Definition, Kind, Manifest};
+use countersign_domain::{Effect, Millis, RefusalKind};
+use countersign_gate::upstream::{DispatchError, Exchange, ToolResult};
 use countersign_ledger::objects::ObjectError;
 use countersign_ledger::{AppendError, StoreError};
 use countersign_trust::time::parse_rfc3339;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
@@ -82,7 +88,7 @@ impl From<Value> for Told {
 }
 
 /// What is answered to the gate.
-pub(crate) fn answer(told: Result<Told, Failure>) -> Result<ToolResult, DispatchError> {
+fn answer(told: Result<Told, Failure>) -> Result<ToolResult, DispatchError> {
     match told {
         Ok(told) => result(&told.value, None, told.remarks),
         Err(Failure::Input(why)) => result(&json!(why), Some(RefusalKind::InvalidArguments), Map::new()),
@@ -110,9 +116,44 @@ fn result(
     Ok(ToolResult { raw, is_error, remarks })
 }
 
+/// Does a tool's work within its call's deadline, and answers the gate. Work that `finishes` goes on when the caller leaves.
+pub(crate) async fn worked(
+    deadline: Instant,
+    exchange: &dyn Exchange,
+    finishes: bool,
+    work: impl Future<Output = Result<Told, Failure>>,
+) -> Result<ToolResult, DispatchError> {
+    let told = tokio::select! {
+        biased;
+        told = tokio::time::timeout_at(deadline.into(), work) => told,
+        () = exchange.cancelled(), if !finishes => return Err(DispatchError::Cancelled),
+    };
+    told.map_or(Err(DispatchError::Timeout), answer)
+}
+
 /// Reads a tool's arguments. The gate has checked them against the schema already; this is the same once more, as types.
 pub(crate) fn read<T: DeserializeOwned>(arguments: &str) -> Result<T, Failure> {
     serde_json::from_str(arguments).map_err(|error| Failure::Input(format!("the arguments: {error}")))
+}
+
+/// A built-in upstream's manifest, with the pin of each definition, and the definitions.
+///
+/// # Errors
+/// In words, if one of them cannot be pinned.
+pub(crate) fn described(
+    name: &str,
+    title: &str,
+    definitions: Vec<(Effect, Value)>,
+) -> Result<(Manifest, Vec<Box<RawValue>>), String> {
+    let (mut entries, mut raw) = (BTreeMap::new(), Vec::new());
+    for (effect, definition) in definitions {
+        let text = definition.to_string();
+        let read = Definition::read(Kind::Tool, &text).map_err(|why| format!("{}: {why}", definition["name"]))?;
+        entries.insert(read.name, ToolEntry { effect: Some(effect), pin: Some(read.pin), ..ToolEntry::default() });
+        raw.push(RawValue::from_string(text).map_err(|why| why.to_string())?);
+    }
+    let name = name.parse().map_err(|_| format!("{name} is no upstream's name"))?;
+    Ok((Manifest::built_in(name, title, entries), raw))
 }
 
 /// A definition. Of the results, the members that are always there are named; more may come.

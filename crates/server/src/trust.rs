@@ -32,7 +32,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use crate::capability::{Computing, Failure, Told, answer, read};
+use crate::capability::{Computing, Failure, Told, described, read, worked};
 
 pub(crate) use custody::{Custody, CustodyError, Published, entropy};
 pub(crate) use images::Images;
@@ -70,7 +70,7 @@ impl Trust {
         clock: fn() -> Millis,
         (teams, packages, images): (Teams, Packages, Images),
     ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
-        let (manifest, tools) = tools::described()?;
+        let (manifest, tools) = described(NAME, tools::TITLE, tools::definitions())?;
         let name = manifest.upstream.clone();
         let computing = Computing::new();
         let changes = watch::Sender::new(0);
@@ -153,13 +153,9 @@ impl Upstream for Trust {
     async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {
         // A signature that was begun is finished; what only looks can be left.
         let name = permit.tool().tool.clone();
-        let called = self.call(&name, permit.principal(), permit.arguments().get());
-        let answered = tokio::select! {
-            biased;
-            answered = tokio::time::timeout_at(permit.deadline().into(), called) => answered,
-            () = exchange.cancelled(), if !tools::WRITES.contains(&name.as_str()) => return Err(DispatchError::Cancelled),
-        };
-        answered.map_or(Err(DispatchError::Timeout), |told| answer(told.map(Told::from)))
+        let work = self.call(&name, permit.principal(), permit.arguments().get());
+        let finishes = tools::WRITES.contains(&name.as_str());
+        worked(permit.deadline(), exchange, finishes, async { work.await.map(Told::from) }).await
     }
 
     async fn discover(&self) -> Result<Discovered, DiscoverError> {

@@ -1,19 +1,15 @@
 //! What the tools are called, take and give: one table, from which definitions, effects and pins follow.
 
-use std::collections::BTreeMap;
-
-use countersign_catalog::manifest::ToolEntry;
-use countersign_catalog::{Definition, Kind, Manifest};
 use countersign_domain::Effect;
 use countersign_trust::artifact::schema;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::capability::tool;
 
 /// The upstream's name.
 pub(crate) const NAME: &str = "artifacts";
+pub(super) const TITLE: &str = "Signed artifacts";
 pub(super) const CREATE: &str = "create";
 pub(super) const GET: &str = "get";
 pub(super) const VERIFY: &str = "verify";
@@ -82,23 +78,8 @@ pub(super) struct Declare {
     pub details: Option<Map<String, Value>>,
 }
 
-/// The manifest, with the pin of each definition, and the definitions.
-///
-/// # Errors
-/// In words, if one of them cannot be pinned.
-pub(super) fn described() -> Result<(Manifest, Vec<Box<RawValue>>), String> {
-    let (mut entries, mut raw) = (BTreeMap::new(), Vec::new());
-    for (effect, definition) in definitions() {
-        let text = definition.to_string();
-        let read = Definition::read(Kind::Tool, &text).map_err(|why| format!("{}: {why}", definition["name"]))?;
-        entries.insert(read.name, ToolEntry { effect: Some(effect), pin: Some(read.pin), ..ToolEntry::default() });
-        raw.push(RawValue::from_string(text).map_err(|why| why.to_string())?);
-    }
-    let name = NAME.parse().map_err(|_| format!("{NAME} is no upstream's name"))?;
-    Ok((Manifest::built_in(name, "Signed artifacts", entries), raw))
-}
-
-fn definitions() -> Vec<(Effect, Value)> {
+/// Each tool with what it does to the world.
+pub(super) fn definitions() -> Vec<(Effect, Value)> {
     let word = |description: &str| json!({ "type": "string", "maxLength": 1024, "description": description });
     let version = json!({ "type": "integer", "minimum": 1, "description": "Which version; the newest if not said" });
     let id = json!({ "type": "string", "format": "uuid", "maxLength": 64, "description": "The artifact's id" });

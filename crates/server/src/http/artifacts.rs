@@ -16,10 +16,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::admin::body_of;
-use super::capability::{Name, arguments_of, asked, instead, page_of, posted};
+use super::capability::{Name, arguments_in, arguments_of, asked, called, instead, page_of, posted};
 use super::problem::Refused;
-use super::request::{Caller, parsed, parsed_value, query, read_body};
-use super::tools::unread;
+use super::request::{Caller, parsed, parsed_value, query};
 use super::{Answered, json};
 use crate::app::App;
 use crate::artifacts::keys::refusal;
@@ -54,15 +53,8 @@ fn artifacts(app: &App) -> Result<&Arc<Artifacts>, Refusal> {
 /// The artifact alone in the body; the JWS in the answer.
 async fn create(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
     let name: Name<'_> = (NAME, "create");
-    let arguments = match read_body(&app, &headers, body).await {
-        Ok(body) => Vec::from(body),
-        Err(refused) => {
-            let tool = format!("{}:{}", name.0, name.1).parse();
-            let tool = tool.map_err(|_| Refusal::new(RefusalKind::UnknownTool, "there is no such tool"))?;
-            return Err(unread(&app, &caller, &tool, refused).await);
-        }
-    };
-    let (response, made) = super::capability::called(&app, caller, name, arguments, &headers).await?;
+    let arguments = arguments_in(&app, &caller, name, &headers, body).await?;
+    let (response, made) = called(&app, caller, name, arguments, &headers).await?;
     let Some(made) = made else { return Ok(response) };
     let mut answer = instead(&response, signed(&made, &headers)?);
     *answer.status_mut() = StatusCode::CREATED;

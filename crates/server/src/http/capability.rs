@@ -35,12 +35,25 @@ pub(super) async fn posted(
     headers: &HeaderMap,
     body: Body,
 ) -> Answered {
-    let arguments = match read_body(app, headers, body).await {
-        Ok(body) if body.is_empty() => b"{}".to_vec(),
-        Ok(body) => Vec::from(body),
-        Err(refusal) => return Err(unread(app, &caller, &tool(name)?, refusal).await),
-    };
+    let mut arguments = arguments_in(app, &caller, name, headers, body).await?;
+    if arguments.is_empty() {
+        arguments.extend(b"{}");
+    }
     called(app, caller, name, arguments, headers).await.map(|(response, _)| response)
+}
+
+/// The body as a call's arguments. What cannot be read is a call that was refused, with an event.
+pub(super) async fn arguments_in(
+    app: &Arc<App>,
+    caller: &Caller,
+    name: Name<'_>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<u8>, Refused> {
+    match read_body(app, headers, body).await {
+        Ok(body) => Ok(Vec::from(body)),
+        Err(refusal) => Err(unread(app, caller, &tool(name)?, refusal).await),
+    }
 }
 
 /// A call with these arguments, and what the tool gave; nothing, where people have to agree first.

@@ -1,9 +1,5 @@
 //! What the tools are called, take and give: one table, from which definitions, effects and pins follow.
 
-use std::collections::BTreeMap;
-
-use countersign_catalog::manifest::ToolEntry;
-use countersign_catalog::{Definition, Kind, Manifest};
 use countersign_domain::Effect;
 use countersign_proof::digest::Digest;
 use countersign_trust::anomalies::Settings;
@@ -11,13 +7,13 @@ use countersign_trust::readiness::Required;
 use countersign_trust::review::Decision;
 use countersign_trust::scans::policy::ScanPolicy;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::capability::{Failure, clipped, tool};
 
 /// The upstream's name.
 pub(crate) const NAME: &str = "trust";
+pub(super) const TITLE: &str = "Signing and verifying";
 pub(super) const SIGN: &str = "sign";
 pub(super) const VERIFY: &str = "verify";
 pub(super) const PROVENANCE: &str = "get_provenance";
@@ -202,23 +198,8 @@ pub(super) fn digest(text: &str) -> Result<Digest, Failure> {
     text.to_ascii_lowercase().parse().map_err(|_| wrong())
 }
 
-/// The manifest, with the pin of each definition, and the definitions.
-///
-/// # Errors
-/// In words, if one of them cannot be pinned.
-pub(super) fn described() -> Result<(Manifest, Vec<Box<RawValue>>), String> {
-    let (mut entries, mut raw) = (BTreeMap::new(), Vec::new());
-    for (effect, definition) in definitions() {
-        let text = definition.to_string();
-        let read = Definition::read(Kind::Tool, &text).map_err(|why| format!("{}: {why}", definition["name"]))?;
-        entries.insert(read.name, ToolEntry { effect: Some(effect), pin: Some(read.pin), ..ToolEntry::default() });
-        raw.push(RawValue::from_string(text).map_err(|why| why.to_string())?);
-    }
-    let name = NAME.parse().map_err(|_| format!("{NAME} is no upstream's name"))?;
-    Ok((Manifest::built_in(name, "Signing and verifying", entries), raw))
-}
-
-fn definitions() -> Vec<(Effect, Value)> {
+/// Each tool with what it does to the world.
+pub(super) fn definitions() -> Vec<(Effect, Value)> {
     let artifact = json!({
         "type": "string", "pattern": "^[sS][hH][aA]256:[0-9a-fA-F]{64}$",
         "description": "The artifact's SHA-256: sha256: and 64 hexadecimal digits"
@@ -474,7 +455,7 @@ mod tests {
 
     #[test]
     fn every_tool_has_an_effect_and_a_pin_of_its_own() {
-        let (manifest, raw) = described().expect("definitions of ours");
+        let (manifest, raw) = crate::capability::described(NAME, TITLE, definitions()).expect("definitions of ours");
         assert_eq!((manifest.tools.len(), raw.len()), (14, 14));
         let pins: std::collections::BTreeSet<_> = manifest.tools.values().map(|tool| tool.pin).collect();
         assert_eq!(pins.len(), 14);
