@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -71,16 +70,8 @@ pub fn run(binary: &Path) -> Result<bool> {
     node.stop()?;
 
     let files = write(&directory, &cases)?;
-    let verifiers = setup::verifiers_directory();
-    let script = |name: &str| paths::root().join("xtask/verifiers").join(name);
-    let mut python = Command::new(verifiers.join("venv/bin/python"));
-    python.arg(script("jose_verify.py"));
-    let mut javascript = Command::new(setup::node_path());
-    javascript.arg(script("jose_verify.mjs")).current_dir(&verifiers);
     let (mut verified, mut good, mut refused, mut changed) = (0, 0, 0, 0);
-    for (verifier, verdicts) in
-        [("python", sigstore::verdicts(python, &files)?), ("javascript", sigstore::verdicts(javascript, &files)?)]
-    {
+    for (verifier, verdicts) in sigstore::others("jose_verify", &files)? {
         for case in &cases {
             let verdict = verdicts.get(&case.name).copied();
             let (counted, right) =

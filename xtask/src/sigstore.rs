@@ -51,21 +51,11 @@ pub fn run(binary: &Path) -> Result<bool> {
     node.stop()?;
 
     let files = write(&directory, &cases)?;
-    let verifiers = setup::verifiers_directory();
-    let script = |name: &str| paths::root().join("xtask/verifiers").join(name);
-    let mut python = Command::new(verifiers.join("venv/bin/python"));
-    python.arg(script("sigstore_verify.py"));
-    let mut javascript = Command::new(setup::node_path());
-    javascript.arg(script("sigstore_verify.mjs")).current_dir(&verifiers);
-    let verdicts = [
-        ("python", verdicts(python, &files)?),
-        ("javascript", verdicts(javascript, &files)?),
-        ("countersign", own(binary, &directory, &files)?),
-    ];
-    Ok(count(&cases, &verdicts))
+    let [python, javascript] = others("sigstore_verify", &files)?;
+    Ok(count(&cases, &[python, javascript, ("countersign", own(binary, &directory, &files)?)]))
 }
 
-fn count(cases: &[Case], verdicts: &[(&str, BTreeMap<String, bool>)]) -> bool {
+fn count(cases: &[Case], verdicts: &[Verdicts]) -> bool {
     let (mut accepted, mut good, mut refused, mut changed) = (0, 0, 0, 0);
     for (verifier, verdicts) in verdicts {
         for case in cases {
@@ -223,8 +213,24 @@ fn write(directory: &Path, cases: &[Case]) -> Result<Value> {
     Ok(Value::Array(list))
 }
 
-/// What another's program says of each case.
-pub(crate) fn verdicts(mut command: Command, cases: &Value) -> Result<BTreeMap<String, bool>> {
+/// By each verifier's name, whether it accepts each case.
+pub(crate) type Verdicts = (&'static str, BTreeMap<String, bool>);
+
+/// What the programs of that name, in Python and in JavaScript, say of each case.
+///
+/// # Errors
+/// If one of them cannot be run or fails.
+pub(crate) fn others(name: &str, cases: &Value) -> Result<[Verdicts; 2]> {
+    let verifiers = setup::verifiers_directory();
+    let script = |ending: &str| paths::root().join(format!("xtask/verifiers/{name}.{ending}"));
+    let mut python = Command::new(verifiers.join("venv/bin/python"));
+    python.arg(script("py"));
+    let mut javascript = Command::new(setup::node_path());
+    javascript.arg(script("mjs")).current_dir(&verifiers);
+    Ok([("python", verdicts(python, cases)?), ("javascript", verdicts(javascript, cases)?)])
+}
+
+fn verdicts(mut command: Command, cases: &Value) -> Result<BTreeMap<String, bool>> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("running a verifier")?;
     child.stdin.take().context("no pipe")?.write_all(cases.to_string().as_bytes())?;
     let output = child.wait_with_output()?;

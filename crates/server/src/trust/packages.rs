@@ -1,5 +1,6 @@
 //! `verify_package`: whether a package of a public registry may be used, by the workspace's own list and by what the configured sources answer.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,29 +51,20 @@ impl Packages {
             let client = egress.client_for(Purpose::Registry, &url).map_err(|e| format!("{}: {e}", base.as_str()))?;
             clients.push((base.as_str().to_owned(), client));
         }
-        let read_with = |path: &Path, parse: &dyn Fn(&[u8]) -> Result<(), String>| -> Result<(), String> {
-            let wrong = |why: String| format!("{}: {why}", path.display());
-            parse(&file(path).map_err(|e| wrong(e.to_string()))?).map_err(wrong)
-        };
-        let (mut root, mut npm_keys) = (None, Vec::new());
-        if let Some(path) = &settings.trusted_root {
-            let bytes = file(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            root = Some(Arc::new(TrustedRoot::parse(&bytes).map_err(|e| format!("{}: {e}", path.display()))?));
-        }
-        if let Some(path) = &settings.npm_keys {
-            let bytes = file(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            npm_keys = RegistryKey::parse_all(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
-        }
+        let root = settings.trusted_root.as_deref().map(|path| parsed_file(path, TrustedRoot::parse)).transpose()?;
+        let npm_keys =
+            settings.npm_keys.as_deref().map(|path| parsed_file(path, RegistryKey::parse_all)).transpose()?;
         if let Some(directory) = &settings.lists {
             // A list that is wrong is found when the node starts, not when somebody asks.
             for entry in std::fs::read_dir(directory).map_err(|e| format!("{}: {e}", directory.display()))? {
                 let path = entry.map_err(|e| format!("{}: {e}", directory.display()))?.path();
                 if path.extension().is_some_and(|end| end == "yaml") {
-                    read_with(&path, &|bytes| parsed(bytes).map(drop))?;
+                    parsed_file(&path, parsed)?;
                 }
             }
         }
-        Ok(Self { lists: settings.lists.clone(), sources, clients, root, npm_keys: Arc::new(npm_keys) })
+        let (root, npm_keys) = (root.map(Arc::new), Arc::new(npm_keys.unwrap_or_default()));
+        Ok(Self { lists: settings.lists.clone(), sources, clients, root, npm_keys })
     }
 
     /// The workspace's list as it is now. A list that cannot be read allows nothing.
@@ -127,6 +119,11 @@ fn file(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other(format!("it has more than {MAX_FILE} bytes")));
     }
     Ok(bytes)
+}
+
+fn parsed_file<T, E: Display>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, E>) -> Result<T, String> {
+    let wrong = |why: String| format!("{}: {why}", path.display());
+    parse(&file(path).map_err(|e| wrong(e.to_string()))?).map_err(|e| wrong(e.to_string()))
 }
 
 fn parsed(bytes: &[u8]) -> Result<Lists, String> {
