@@ -23,13 +23,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::sign::Kept as Signed;
 use super::verify::Standard;
 use super::{Trust, tools};
 use crate::capability::{Failure, clipped, moment};
 use crate::time::rfc3339;
 
-/// The member of a signature's row that holds what a scan says.
-const SCAN: &str = "scan";
 /// Rows that one question looks at in a page, and in all.
 const PAGE: u32 = 1000;
 const MAX_ROWS: usize = 200_000;
@@ -85,7 +84,6 @@ impl Trust {
         scan.ids.truncate(KEPT_IDS);
         let mut metadata = Map::new();
         metadata.insert("scan_id".into(), json!(about.to_string()));
-        metadata.insert(SCAN.into(), json!(scan));
         let sign = tools::Sign {
             artifact: Some(Digest::of(&document).to_string()),
             image: None,
@@ -94,10 +92,10 @@ impl Trust {
             metadata: Some(metadata),
             statement: None,
         };
-        let signed = self.sign(principal, sign).await?;
+        let signed = self.signed(principal, sign, Some(scan)).await?;
         Ok(json!({
             "entry_id": signed["entry_id"], "artifact": about.to_string(), "document": signed["artifact"],
-            "signer": signed["signer"], "scan": scan, "bundle": signed["bundle"],
+            "signer": signed["signer"], "scan": signed["scan"], "bundle": signed["bundle"],
         }))
     }
 
@@ -469,26 +467,24 @@ impl Trust {
     }
 }
 
+/// What `sign` kept, if the row is of a signature.
+fn signed(row: &TrustRow) -> Option<Signed> {
+    (row.kind == TrustKind::Signature).then(|| serde_json::from_str(&row.body).ok()).flatten()
+}
+
 /// What a scanner's document says, if the row is of one.
 fn kept_scan(row: &TrustRow) -> Option<Scan> {
-    if row.kind != TrustKind::Signature || !matches!(row.artifact_type.as_str(), "scan_result" | "sbom") {
-        return None;
-    }
-    let body: Value = serde_json::from_str(&row.body).ok()?;
-    serde_json::from_value(body.pointer(&format!("/metadata/{SCAN}"))?.clone()).ok()
+    signed(row)?.scan
 }
 
 /// The marks of whoever counts as the signer, as `sign` kept them.
 fn marks_of(row: &TrustRow) -> Vec<String> {
-    let body: Option<Value> = serde_json::from_str(&row.body).ok();
-    let marks = body.and_then(|body| serde_json::from_value(body.get("authors")?.clone()).ok());
-    marks.unwrap_or_default()
+    signed(row).map(|signed| signed.authors).unwrap_or_default()
 }
 
 /// Whether a signature is of a statement about the artifact.
 fn is_statement(row: &TrustRow) -> bool {
-    let body: Option<Value> = serde_json::from_str(&row.body).ok();
-    body.is_some_and(|body| body["statement"].is_string())
+    signed(row).is_some_and(|signed| signed.statement.is_some())
 }
 
 fn outcome_of(report: &Report) -> Outcome {

@@ -12,6 +12,7 @@ use countersign_trust::certificate::Identity;
 use countersign_trust::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE, Statement};
 use countersign_trust::hashedrekord::{HashedRekord, Verifier};
 use countersign_trust::keys::HashAlgorithm;
+use countersign_trust::scans::Scan;
 use countersign_trust::sign::{Logged, Payload, Signatory, log_entry, prepare};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -35,13 +36,16 @@ pub(super) struct Kept {
     timestamp: String,
     /// The statement's bytes, base64, if it is one about the artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    statement: Option<String>,
+    pub statement: Option<String>,
     /// The marks of whoever counts as the signer: the caller, and the person behind it.
     #[serde(default)]
     pub authors: Vec<String>,
     /// What the signer said of it.
     #[serde(default)]
     pub metadata: Map<String, Value>,
+    /// What a scanner's document says, as this node read it. Beside the metadata, so that nobody can say it in the document's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<Scan>,
 }
 
 impl From<CustodyError> for Failure {
@@ -56,6 +60,16 @@ impl From<CustodyError> for Failure {
 
 impl Trust {
     pub(super) async fn sign(&self, principal: &Principal, wanted: tools::Sign) -> Result<Value, Failure> {
+        self.signed(principal, wanted, None).await
+    }
+
+    /// Signs; the scan is what the artifact, a scanner's document, says.
+    pub(super) async fn signed(
+        &self,
+        principal: &Principal,
+        wanted: tools::Sign,
+        scan: Option<Scan>,
+    ) -> Result<Value, Failure> {
         let image = match &wanted.image {
             Some(reference) => Some(self.images.resolve(reference).await?),
             None => None,
@@ -74,7 +88,9 @@ impl Trust {
             }
         };
         let metadata = wanted.metadata.unwrap_or_default();
-        if serde_json::to_vec(&metadata).map_or(usize::MAX, |text| text.len()) > tools::MAX_METADATA {
+        let bytes = |json: serde_json::Result<Vec<u8>>| json.map_or(usize::MAX, |text| text.len());
+        let of_scan = scan.as_ref().map_or(0, |scan| bytes(serde_json::to_vec(scan)));
+        if bytes(serde_json::to_vec(&metadata)).saturating_add(of_scan) > tools::MAX_METADATA {
             return Err(Failure::Input(format!("metadata is more than {} bytes long", tools::MAX_METADATA)));
         }
         // What cosign looks for beside an image is a statement about it.
@@ -113,6 +129,7 @@ impl Trust {
             timestamp: STANDARD.encode(&unlogged.timestamps()[0]),
             statement: statement.map(|bytes| STANDARD.encode(bytes)),
             metadata,
+            scan,
         };
         let row = TrustRow {
             id,
@@ -142,7 +159,7 @@ impl Trust {
     /// A signature as callers see it.
     pub(super) async fn shown(&self, row: &TrustRow) -> Result<Value, Failure> {
         let whole = self.whole(row).await?;
-        Ok(json!({
+        let mut shown = json!({
             "entry_id": row.id.to_string(),
             "artifact": row.artifact,
             "artifact_type": row.artifact_type,
@@ -159,7 +176,11 @@ impl Trust {
             "rekor_url": self.url_of(row.id),
             "metadata": whole.kept.metadata,
             "bundle": serde_json::from_slice::<Value>(&whole.bundle.to_json()).unwrap_or_default(),
-        }))
+        });
+        if let Some(scan) = &whole.kept.scan {
+            shown["scan"] = json!(scan);
+        }
+        Ok(shown)
     }
 
     /// Where a signature is found.

@@ -169,6 +169,28 @@ async fn what_is_deployed_was_signed_scanned_and_reviewed_by_somebody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_may_only_sign_does_not_say_what_scanners_found() {
+    let world = World::start_with(SETTINGS).await;
+    let marcus = person(&world, "marcus", "development");
+    let (released, harmless) = (digest(b"released"), digest(b"harmless"));
+    let scan = async |artifact: &str, severity: &str| {
+        let document = sarif(severity, "api");
+        ask(&world, &marcus, "/v1/scans", &json!({ "artifact": artifact, "document": document })).await["scan"].clone()
+    };
+    let (grave, clean) = (scan(&released, "9.8").await, scan(&harmless, "0").await);
+    assert_ne!(grave, clean);
+    let check = async || ask(&world, &marcus, "/v1/scans/check", &json!({ "artifact": released })).await;
+    assert_eq!(check().await["passed"], false);
+
+    let metadata = json!({ "scan_id": released, "scan": clean });
+    let forged = json!({ "artifact": digest(b"a document"), "artifact_type": "scan_result", "metadata": metadata });
+    ask(&world, &marcus, "/v1/sign", &forged).await;
+    let checked = check().await;
+    assert_eq!((&checked["passed"], checked["scans"].as_array().map(Vec::len)), (&json!(false), Some(1)), "{checked}");
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_unusual_is_told_by_numbers_and_a_thin_baseline_is_not_called_normal() {
     let world = World::start_with(SETTINGS).await;
     let agent = world.agent("bot");
