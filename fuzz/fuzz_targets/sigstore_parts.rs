@@ -8,8 +8,10 @@ use countersign_trust::authority::Authority;
 use countersign_trust::certificate::Certificate;
 use countersign_trust::entry::LogEntry;
 use countersign_trust::hashedrekord::HashedRekord;
+use countersign_trust::issuing::{SigningCertificateRequest, Wanted};
+use countersign_trust::keys::PublicKey;
 use countersign_trust::root::TrustedRoot;
-use countersign_trust::timestamp::{Token, respond};
+use countersign_trust::timestamp::{Request, Token, grant, respond};
 use libfuzzer_sys::fuzz_target;
 
 static AUTHORITY: LazyLock<Authority> =
@@ -17,7 +19,7 @@ static AUTHORITY: LazyLock<Authority> =
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
-    match kind % 6 {
+    match kind % 8 {
         0 => {
             let answer = respond(&AUTHORITY, data, [7; 16], 1_772_366_400_000);
             // Granted or refused, the answer is one.
@@ -55,9 +57,25 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(LogEntry::parse(&entry.to_json()), Ok(entry));
             }
         }
-        _ => {
+        5 => {
             if let Ok(root) = TrustedRoot::parse(data) {
                 assert_eq!(TrustedRoot::parse(&root.to_json()), Ok(root));
+            }
+        }
+        6 => {
+            if let Ok(asked) = SigningCertificateRequest::parse(data) {
+                let key = asked.key.as_ref().map(|(key, proof)| (key.as_str(), proof.as_str()));
+                // A key is certified only if it is one.
+                if let Ok(spki) = Wanted::new(asked.request.as_deref(), key).and_then(|wanted| wanted.proven(&["ada"])) {
+                    assert!(PublicKey::from_spki(&spki).is_ok());
+                }
+            }
+            let _ = Wanted::Request(data.to_vec()).proven(&[]);
+        }
+        _ => {
+            if let Ok(request) = Request::parse_json(data) {
+                let granted = grant(&AUTHORITY, &request, [7; 16], 1_772_366_400_000).expect("a valid authority");
+                assert!(Token::from_response(&granted).is_ok());
             }
         }
     }

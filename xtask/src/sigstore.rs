@@ -1,5 +1,6 @@
-//! `cargo xtask sigstore`: bundles that a running node signs are accepted by other people's verifiers, unmodified, and refused by
-//! each of them after one thing was changed. The verifiers are sigstore-python, `@sigstore/verify` and, offline, our own command
+//! `cargo xtask sigstore`: bundles that a running node signs, and such as other people's clients sign at a running node, are accepted by
+//! other people's verifiers, unmodified, and refused by each of them after one thing was changed. The clients are sigstore-python and
+//! `@sigstore/sign`; the verifiers are sigstore-python, `@sigstore/verify` and, offline, our own command
 //! line; each reads the node's published trust config and nothing else of it.
 
 use std::collections::BTreeMap;
@@ -12,8 +13,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_proof::digest::Digest;
+use countersign_testkit::issuer::{Claims, unix_now};
 use countersign_testkit::node::Launch;
 use countersign_testkit::{Home, Node, mcp};
+use countersign_trust::certificate::Certificate;
 use serde_json::{Value, json};
 
 use crate::{paths, setup};
@@ -44,10 +47,11 @@ struct Case {
 pub fn run(binary: &Path) -> Result<bool> {
     setup::verifiers()?;
     let directory = paths::run_directory("sigstore")?;
-    let home = Home::create(&directory.join("home"), "[trust]\nenabled = true\n")?;
+    let home = Home::create(&directory.join("home"), "[trust]\nenabled = true\n[trust.clients]\n")?;
     home.access("all", "permit (principal, action, resource);\n")?;
     let node = Launch::new(binary).start(&home)?;
-    let cases = cases(&node)?;
+    let mut cases = cases(&node)?;
+    cases.extend(clients(&node, &directory)?);
     node.stop()?;
 
     let files = write(&directory, &cases)?;
@@ -118,6 +122,53 @@ fn cases(node: &Node) -> Result<Vec<Case>> {
         cases.push(good);
     }
     Ok(cases)
+}
+
+/// What other people's clients sign at the node, with keys of their own.
+fn clients(node: &Node, directory: &Path) -> Result<Vec<Case>> {
+    let artifact = b"signed elsewhere\n".to_vec();
+    let files = [directory.join("client-artifact"), directory.join("client-trustconfig.json")];
+    // A node without a public name calls itself by that of its log, which leads nowhere here: the services are at its address.
+    let mut published = node.anonymous().get("/trust/trustconfig.json")?.expect(200)?;
+    let issuer = published.pointer("/signingConfig/caUrls/0/url").and_then(Value::as_str).context("an authority")?;
+    let signing = published["signingConfig"].to_string().replace(issuer, &format!("http://{}", node.home().address()));
+    published["signingConfig"] = serde_json::from_str(&signing)?;
+    fs::write(&files[0], &artifact)?;
+    fs::write(&files[1], published.to_string())?;
+    let claims =
+        Claims::agent("release-bot", &["tester"]).with("aud", json!("sigstore")).with("iat", json!(unix_now()));
+    let token = node.home().issuer().token(&claims);
+    let mut cases = Vec::new();
+    for (mut program, name, kinds) in [
+        (script("sigstore_sign", "py"), "sigstore-python", &["artifact", "statement"][..]),
+        (script("sigstore_sign", "mjs"), "@sigstore/sign", &["artifact"][..]),
+    ] {
+        let out = directory.join(format!("client-{}", cases.len()));
+        let order = json!({ "trust_config": files[1], "token": token, "artifact": files[0], "out": out });
+        answered(&mut program, &order).with_context(|| format!("{name} did not sign"))?;
+        for kind in kinds {
+            let path = PathBuf::from(format!("{}-{kind}.json", out.display()));
+            let good = client_case(&path, &format!("{name}, {kind}"), &published, &artifact)?;
+            cases.extend(changed(&good)?);
+            cases.push(good);
+        }
+    }
+    Ok(cases)
+}
+
+fn client_case(bundle: &Path, name: &str, trust_config: &Value, artifact: &[u8]) -> Result<Case> {
+    let bundle: Value = serde_json::from_slice(&fs::read(bundle).with_context(|| bundle.display().to_string())?)?;
+    let raw = bundle.pointer("/verificationMaterial/certificate/rawBytes").and_then(Value::as_str);
+    let certificate = Certificate::from_der(&STANDARD.decode(raw.context("a certificate")?)?)?;
+    Ok(Case {
+        name: name.to_owned(),
+        trust_config: trust_config.clone(),
+        artifact: artifact.to_vec(),
+        identity: certificate.identity()?.text().to_owned(),
+        issuer: certificate.identity_issuer()?,
+        bundle,
+        accepted: true,
+    })
 }
 
 /// The same with one thing changed, well-formed as far as a changed byte can be.
@@ -221,22 +272,34 @@ pub(crate) type Verdicts = (&'static str, BTreeMap<String, bool>);
 /// # Errors
 /// If one of them cannot be run or fails.
 pub(crate) fn others(name: &str, cases: &Value) -> Result<[Verdicts; 2]> {
+    let verdicts = |ending| verdicts(script(name, ending), cases);
+    Ok([("python", verdicts("py")?), ("javascript", verdicts("mjs")?)])
+}
+
+/// A program of ours over other people's packages.
+fn script(name: &str, ending: &str) -> Command {
     let verifiers = setup::verifiers_directory();
-    let script = |ending: &str| paths::root().join(format!("xtask/verifiers/{name}.{ending}"));
-    let mut python = Command::new(verifiers.join("venv/bin/python"));
-    python.arg(script("py"));
-    let mut javascript = Command::new(setup::node_path());
-    javascript.arg(script("mjs")).current_dir(&verifiers);
-    Ok([("python", verdicts(python, cases)?), ("javascript", verdicts(javascript, cases)?)])
+    let path = paths::root().join(format!("xtask/verifiers/{name}.{ending}"));
+    let mut command = match ending {
+        "py" => Command::new(verifiers.join("venv/bin/python")),
+        _ => Command::new(setup::node_path()),
+    };
+    command.arg(path).current_dir(&verifiers);
+    command
+}
+
+/// What a program prints, given this.
+fn answered(command: &mut Command, input: &Value) -> Result<String> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("running a program")?;
+    child.stdin.take().context("no pipe")?.write_all(input.to_string().as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{command:?} ended with {}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn verdicts(mut command: Command, cases: &Value) -> Result<BTreeMap<String, bool>> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("running a verifier")?;
-    child.stdin.take().context("no pipe")?.write_all(cases.to_string().as_bytes())?;
-    let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "a verifier ended with {}", output.status);
     let mut verdicts = BTreeMap::new();
-    for line in String::from_utf8(output.stdout)?.lines() {
+    for line in answered(&mut command, cases)?.lines() {
         let verdict: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
         let (Some(name), Some(ok)) = (verdict["name"].as_str(), verdict["ok"].as_bool()) else {
             bail!("not a verdict: {line}");

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    administer, approvals, artifacts, audit, backup, call, config, connections, doctor, health, limits, log, mcp,
-    members, policy, receipt, sample, shell, token, tools, trust, up, verify, witness,
+    administer, approvals, artifacts, audit, authority, backup, call, config, connections, doctor, health, limits, log,
+    mcp, members, policy, receipt, sample, shell, token, tools, trust, up, verify, witness,
 };
 use crate::demo;
 use crate::exit::Exit;
@@ -121,6 +121,9 @@ enum Command {
     /// The keys that sign artifacts
     #[command(subcommand)]
     Keys(artifacts::KeysCommand),
+    /// Who issues the certificates of signatures
+    #[command(subcommand)]
+    Authority(authority::Command),
     /// Stop a principal, tool, upstream or workspace at once
     Freeze(administer::FreezeArgs),
     /// Let it go on
@@ -185,6 +188,7 @@ impl Cli {
             Command::Trust(command) => trust::run(global, command).await,
             Command::Artifacts(command) => artifacts::run(global, command).await,
             Command::Keys(command) => artifacts::keys(global, command).await,
+            Command::Authority(command) => authority::run(global, command).await,
             Command::Freeze(args) => administer::freeze(global, args).await,
             Command::Unfreeze(args) => administer::unfreeze(global, args).await,
             Command::Freezes => administer::freezes(global).await,

@@ -50,6 +50,10 @@ pub struct Claims {
     pub roles: Vec<String>,
     /// Scopes.
     pub scopes: Vec<String>,
+    /// A mail address, said to be verified.
+    pub mail: Option<String>,
+    /// The audience; the node's own without.
+    pub audience: Option<String>,
     /// How long it is good for, milliseconds.
     pub ttl_ms: i64,
 }
@@ -64,6 +68,8 @@ impl Claims {
             workspace: "default".to_owned(),
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             scopes: Vec::new(),
+            mail: None,
+            audience: None,
             ttl_ms: i64::try_from(OWN_TOKEN.as_millis()).unwrap_or(i64::MAX),
         }
     }
@@ -147,7 +153,8 @@ pub fn mint(global: &Global, claims: &Claims) -> anyhow::Result<String> {
         workspace: Some(claims.workspace.clone()),
         roles: claims.roles.clone(),
         scopes: claims.scopes.clone(),
-        audience: config.audience,
+        mail: claims.mail.clone(),
+        audience: claims.audience.clone().unwrap_or(config.audience),
         ttl: Duration::from_millis(u64::try_from(claims.ttl_ms).unwrap_or(0)),
     };
     let now = u64::try_from(output::now_ms() / 1000).unwrap_or(0);

@@ -99,6 +99,8 @@ event_types! {
     ConnectionRemoved = "connection.removed";
     /// An authority was made that issues certificates for signatures.
     AuthorityCreated = "authority.created";
+    /// An authority was retired: another issues certificates now. With a time from which on nothing of it is believed, if it leaked.
+    AuthorityRetired = "authority.retired";
     /// A key was made that signs a workspace's artifacts.
     KeyCreated = "key.created";
     /// A signing key was retired: it signs no more, and what it signed stays good.

@@ -119,6 +119,8 @@ pub struct Presented<'a> {
     pub client: Option<std::net::IpAddr>,
     /// The path of the protected resource that is asked for, such as `/mcp/ads`.
     pub resource: &'a str,
+    /// Audiences that are good for this resource besides those of the issuer.
+    pub audiences: &'a [String],
 }
 
 struct Issuer {
@@ -206,7 +208,8 @@ impl Authenticator {
             }
         };
         let issuer = self.issuers.get(&verified.issuer).ok_or(Cause::Issuer)?;
-        if !self.is_for_us(&verified.audiences, &issuer.config, presented.resource) {
+        let is_for_this = verified.audiences.iter().any(|audience| presented.audiences.contains(audience));
+        if !is_for_this && !self.is_for_us(&verified.audiences, &issuer.config, presented.resource) {
             return Err(Cause::Audience);
         }
         if verified.certificate.is_some() && verified.certificate != presented.certificate {

@@ -16,6 +16,8 @@ pub enum TrustKind {
     Verification,
     /// Somebody decided about an artifact.
     Review,
+    /// A certificate was issued to somebody who signs elsewhere.
+    Certificate,
 }
 
 /// A signature or a verification.

@@ -46,7 +46,7 @@ const MAX_FLAGS: usize = 64;
 pub(crate) struct Artifacts {
     name: UpstreamName,
     ledger: Ledger,
-    pub(crate) keys: SigningKeys,
+    pub(crate) keys: Arc<SigningKeys>,
     pub(crate) objects: Arc<dyn Objects>,
     pub(crate) types: Types,
     base_url: String,
@@ -59,7 +59,7 @@ pub(crate) struct Artifacts {
 /// What artifacts are made with.
 pub(crate) struct Parts {
     pub ledger: Ledger,
-    pub keys: SigningKeys,
+    pub keys: Arc<SigningKeys>,
     pub objects: Arc<dyn Objects>,
     pub types: Types,
     pub base_url: String,

@@ -23,12 +23,14 @@ pub use starter::{starter_files, write_starter};
 pub use tls::{ClientAuth, ClientRule, SubjectName, TlsSettings};
 pub use witness::{WitnessForSettings, WitnessSettings};
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_catalog::scan::Severity;
+use countersign_domain::WorkspaceName;
 use countersign_gate::breakers::BreakerRule;
 use countersign_gate::budgets::Budget;
 use countersign_gate::directory::WorkspaceMode;
@@ -172,12 +174,41 @@ pub struct TrustSettings {
     pub objects: PathBuf,
     /// For how long a workspace's key signs.
     pub key_rotation: Duration,
+    /// For how long the node's authority issues certificates.
+    pub authority_rotation: Duration,
     /// Teams that can be told about artifacts.
     pub teams: Vec<TeamSettings>,
     /// Whom to ask about packages.
     pub packages: PackageSettings,
     /// Registries in which images are signed.
     pub registries: Vec<RegistrySettings>,
+    /// What clients of Sigstore's may do; nothing, without.
+    pub clients: Option<ClientSettings>,
+    /// How workspaces name their signers, where it is said of them.
+    pub identities: BTreeMap<WorkspaceName, Naming>,
+    /// How all others do.
+    pub other_identities: Naming,
+}
+
+/// What clients of Sigstore's may do.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// Audiences of identity tokens that are good for a certificate, and for nothing else.
+    pub audiences: Vec<String>,
+    /// Timestamps for anybody, in a minute.
+    pub timestamps_per_minute: u32,
+}
+
+/// How signers are named in certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Naming {
+    /// By a URI that says nothing.
+    #[default]
+    Pseudonym,
+    /// People by their verified mail address.
+    Mail,
+    /// By the subject of their token.
+    Subject,
 }
 
 /// A registry of images.
@@ -526,18 +557,14 @@ fn trust(
     data_dir: &Path,
 ) -> Result<Option<TrustSettings>, ConfigError> {
     let Some(section) = file.filter(|section| section.enabled) else { return Ok(None) };
-    let key_rotation = match &section.key_rotation {
-        None => Duration::from_secs(180 * 24 * 3600),
-        Some(text) => {
-            let duration = parse_duration(text.get_ref()).map_err(|m| source.complain(text, m))?;
-            if duration < Duration::from_secs(24 * 3600) {
-                return Err(source.complain(text, "a key signs for at least a day; write 1d or more".to_owned()));
-            }
-            duration
-        }
-    };
+    let key_rotation = rotation(section.key_rotation.as_ref(), 180, source)?;
+    let authority_rotation = rotation(section.authority_rotation.as_ref(), 365, source)?;
     let teams = section.teams.into_iter().map(|team| team_of(team, source, base)).collect::<Result<_, _>>()?;
+    let (identities, other_identities) = identities(&section.identities, source)?;
     Ok(Some(TrustSettings {
+        clients: section.clients.map(|clients| clients_of(clients, source)).transpose()?,
+        identities,
+        other_identities,
         teams,
         registries: section
             .registries
@@ -558,7 +585,58 @@ fn trust(
         artifact_types: section.artifact_types.map(|path| base.join(path)),
         objects: section.objects.map_or_else(|| data_dir.join("objects"), |path| base.join(path)),
         key_rotation,
+        authority_rotation,
     }))
+}
+
+/// For how long something signs until another takes over: so many days, if nothing is said.
+fn rotation(given: Option<&toml::Spanned<String>>, usual_days: u64, source: &Source) -> Result<Duration, ConfigError> {
+    const DAY: u64 = 24 * 3600;
+    let Some(text) = given else { return Ok(Duration::from_secs(usual_days * DAY)) };
+    let duration = parse_duration(text.get_ref()).map_err(|m| source.complain(text, m))?;
+    // The longest leaves an authority of ten years with years to spare.
+    if !(DAY..=5 * 365 * DAY).contains(&duration.as_secs()) {
+        return Err(source.complain(text, "a key signs for one day (1d) to five years (1825d)".to_owned()));
+    }
+    Ok(duration)
+}
+
+/// `[trust.clients]`
+fn clients_of(section: file::FileClients, source: &Source) -> Result<ClientSettings, ConfigError> {
+    let audiences = section.audiences.unwrap_or_else(|| vec!["sigstore".to_owned()]);
+    let per_minute = section.timestamps_per_minute;
+    if let Some(number) = per_minute.as_ref().filter(|number| !(1..=60_000).contains(number.get_ref())) {
+        return Err(source.complain(number, "timestamps_per_minute is from 1 to 60000".to_owned()));
+    }
+    let timestamps_per_minute = per_minute.map_or(600, toml::Spanned::into_inner);
+    Ok(ClientSettings { audiences, timestamps_per_minute })
+}
+
+/// `[trust.identities]`: by workspace, and `"*"` for all others.
+fn identities(
+    section: &BTreeMap<String, toml::Spanned<String>>,
+    source: &Source,
+) -> Result<(BTreeMap<WorkspaceName, Naming>, Naming), ConfigError> {
+    let (mut known, mut others) = (BTreeMap::new(), Naming::default());
+    for (workspace, word) in section {
+        let naming = match word.get_ref().as_str() {
+            "pseudonym" => Naming::Pseudonym,
+            "mail" => Naming::Mail,
+            "subject" => Naming::Subject,
+            other => {
+                return Err(source.complain(word, format!("{other:?} is none of pseudonym, mail and subject")));
+            }
+        };
+        match workspace.as_str() {
+            "*" => others = naming,
+            name => {
+                let name =
+                    name.parse().map_err(|_| source.complain(word, format!("{name:?} is no workspace's name")))?;
+                known.insert(name, naming);
+            }
+        }
+    }
+    Ok((known, others))
 }
 
 fn team_of(team: file::FileTeam, source: &Source, base: &Path) -> Result<TeamSettings, ConfigError> {

@@ -42,6 +42,8 @@ pub struct MintRequest {
     pub roles: Vec<String>,
     /// OAuth scopes.
     pub scopes: Vec<String>,
+    /// A mail address, said to be verified.
+    pub mail: Option<String>,
     /// The audience; `countersign` if empty.
     pub audience: String,
     /// How long it is good for.
@@ -136,6 +138,8 @@ impl DevIssuer {
         ]);
         let mut optional = |name: &str, value: Option<Value>| value.map(|value| claims.insert(name.to_owned(), value));
         optional("kind", request.kind.as_ref().map(|kind| json!(kind)));
+        optional("email", request.mail.as_ref().map(|mail| json!(mail)));
+        optional("email_verified", request.mail.as_ref().map(|_| json!(true)));
         optional("act", request.act.as_ref().map(|agent| json!({ "sub": agent })));
         optional("scope", Some(&request.scopes).filter(|s| !s.is_empty()).map(|s| json!(s.join(" "))));
         let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::EdDSA) };

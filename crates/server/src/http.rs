@@ -6,7 +6,7 @@
 //! - [`request`]: what every handler needs of a request: caller, correlation id, bounded body.
 //! - [`page`]: where a person decides about one request.
 //! - `capability`: what the routes of built-in upstreams share.
-//! - `tools`, `approvals`, `artifacts`, `audit`, `log`, `admin`, `members`, `replay`, `connections`, `trust`, `witness`: the handlers; `openapi`: their description.
+//! - `tools`, `approvals`, `artifacts`, `audit`, `log`, `admin`, `members`, `replay`, `connections`, `trust`, `sigstore`, `witness`: the handlers; `openapi`: their description.
 
 mod admin;
 mod approvals;
@@ -25,6 +25,7 @@ mod replay;
 pub(crate) mod request;
 pub(crate) mod resource;
 pub mod serve;
+mod sigstore;
 pub(crate) mod tools;
 mod trust;
 mod witness;
@@ -80,6 +81,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(replay::routes())
         .merge(connections::routes())
         .merge(trust::routes())
+        .merge(sigstore::routes())
         .merge(artifacts::routes())
         .merge(witness::routes())
         .route_layer(NoteRoute)

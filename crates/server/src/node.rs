@@ -59,7 +59,7 @@ use crate::mcp::changes::Seats;
 use crate::mcp::parked::Parking;
 use crate::mcp::session::Sessions;
 use crate::tls::Tls;
-use crate::trust::{Custody, Images, Packages, Teams, Trust};
+use crate::trust::{Clients, Custody, Images, Names, Packages, Parts as TrustParts, Teams, Trust};
 use crate::witness::{Asking, Witness};
 
 pub(crate) use storage::{backup, export, fsck};
@@ -250,6 +250,7 @@ impl Node {
             // Their definitions are here: nobody has to find the tools missing while they are listed.
             gate.registry().refresh(name).await.map_err(|error| StartError::Setup(error.to_string()))?;
         }
+        let clients = capabilities.as_ref().and_then(|c| c.clients.clone());
         let (custody, artifacts) = capabilities.map(|c| (c.custody, c.artifacts.1)).unzip();
 
         let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -264,6 +265,7 @@ impl Node {
             upstreams: names.into_iter().collect(),
             assertion: broker.assertion,
             custody,
+            clients,
             artifacts,
             witness,
             asking,
@@ -281,6 +283,9 @@ impl Node {
         background.extend(watch::policies(Arc::clone(&app.gate), app.config.policies.clone()));
         background.extend(reporting::metrics(&app).await?);
         background.extend(app.artifacts.clone().map(|artifacts| tokio::spawn(artifacts.keep_scrubbing())));
+        if let (Some(custody), Some(trust)) = (app.custody.clone(), &app.config.trust) {
+            background.push(tokio::spawn(custody.keep_rotating(trust.authority_rotation)));
+        }
         background.extend(app.asking.clone().map(|asking| tokio::spawn(asking.run())));
         background.extend(app.tls.clone().map(|tls| tokio::spawn(tls.follow())));
         write_node_file(&app.config.data_dir, &url)?;
@@ -356,6 +361,7 @@ type BuiltIn = (Manifest, Arc<dyn Upstream>);
 /// The capabilities of a node that signs.
 struct Capabilities {
     custody: Arc<Custody>,
+    clients: Option<Arc<Clients>>,
     trust: BuiltIn,
     artifacts: (Manifest, Arc<Artifacts>),
 }
@@ -377,18 +383,30 @@ fn capabilities(
     keeper: Option<Arc<dyn SigningKeeper>>,
 ) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
-    let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
-    let teams = Teams::open(&settings.teams, egress).map_err(StartError::Setup)?;
-    let images = Images::open(&settings.registries, egress).map_err(StartError::Setup)?;
-    let packages = Packages::open(&settings.packages, egress).map_err(StartError::Setup)?;
-    let (ledger_, keyring_) = (ledger.clone(), Arc::clone(keyring));
-    let trust =
-        Trust::capability(ledger_, keyring_, Arc::clone(&custody), config.url(), clock(), (teams, packages, images));
-    let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
+    let serves = settings.clients.is_some();
+    let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, serves, clock()));
     let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
+    let keys = Arc::new(SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()));
+    let clients = settings.clients.as_ref().map(|settings| {
+        let stores = (ledger.clone(), Arc::clone(keyring));
+        Arc::new(Clients::new(settings, stores, Arc::clone(&custody), Arc::clone(&keys), clock()))
+    });
+    let trust = Trust::capability(TrustParts {
+        ledger: ledger.clone(),
+        keyring: Arc::clone(keyring),
+        custody: Arc::clone(&custody),
+        base_url: config.url(),
+        clock: clock(),
+        teams: Teams::open(&settings.teams, egress).map_err(StartError::Setup)?,
+        packages: Packages::open(&settings.packages, egress).map_err(StartError::Setup)?,
+        images: Images::open(&settings.registries, egress).map_err(StartError::Setup)?,
+        clients: clients.clone(),
+        names: Names { by_workspace: settings.identities.clone(), others: settings.other_identities },
+    });
+    let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
     let artifacts = Artifacts::capability(ArtifactParts {
         ledger: ledger.clone(),
-        keys: SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()),
+        keys,
         objects: Arc::new(objects),
         types: artifact_types(settings)?,
         base_url: config.url(),
@@ -396,6 +414,7 @@ fn capabilities(
     });
     Ok(Capabilities {
         custody,
+        clients,
         trust: trust.map_err(StartError::Setup)?,
         artifacts: artifacts.map_err(StartError::Setup)?,
     })

@@ -3,11 +3,13 @@
 //! - [`tools`]: what the tools are called, take and give.
 //! - [`custody`]: the node's authorities, sealed in the directory; whom others may trust.
 //! - [`sign`], [`verify`], [`find`], [`assess`], [`notify`], [`packages`]: the tools. Pure cryptography is in `countersign_trust`.
+//! - [`clients`]: what Sigstore's own clients need to sign with keys of theirs.
 //!
 //! A signature is a public entry of the node's own log and a row beside it, in one append. Its bundle is made whenever it is asked
 //! for, with the newest checkpoint.
 
 mod assess;
+mod clients;
 mod custody;
 mod find;
 mod images;
@@ -17,23 +19,27 @@ mod sign;
 mod tools;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use countersign_catalog::Manifest;
-use countersign_domain::{Millis, Principal, UpstreamName};
+use countersign_domain::{Millis, Principal, PrincipalKind, UpstreamName, WorkspaceName};
 use countersign_gate::keyring::{Keyring, WorkspaceKeys};
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
     DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
 };
 use countersign_ledger::{Ledger, Reader, StoreError};
+use countersign_trust::certificate::{Identity, check_issuer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::capability::{Computing, Failure, Told, described, read, worked};
+use crate::config::Naming;
 
+pub(crate) use clients::{Clients, NotAdmitted};
 pub(crate) use custody::{Custody, CustodyError, Published, entropy};
 pub(crate) use images::Images;
 pub(crate) use notify::Teams;
@@ -52,9 +58,25 @@ pub(crate) struct Trust {
     teams: Teams,
     packages: Packages,
     images: Images,
+    clients: Option<Arc<Clients>>,
+    names: Names,
     tools: Vec<Box<RawValue>>,
     changes: watch::Sender<u64>,
     computing: Computing,
+}
+
+/// What signing and verifying are done with.
+pub(crate) struct Parts {
+    pub ledger: Ledger,
+    pub keyring: Arc<Keyring>,
+    pub custody: Arc<Custody>,
+    pub base_url: String,
+    pub clock: fn() -> Millis,
+    pub teams: Teams,
+    pub packages: Packages,
+    pub images: Images,
+    pub clients: Option<Arc<Clients>>,
+    pub names: Names,
 }
 
 impl Trust {
@@ -62,20 +84,12 @@ impl Trust {
     ///
     /// # Errors
     /// If a definition of ours cannot be pinned, in words.
-    pub fn capability(
-        ledger: Ledger,
-        keyring: Arc<Keyring>,
-        custody: Arc<Custody>,
-        base_url: String,
-        clock: fn() -> Millis,
-        (teams, packages, images): (Teams, Packages, Images),
-    ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
-        let (manifest, tools) = described(NAME, tools::TITLE, tools::definitions())?;
-        let name = manifest.upstream.clone();
-        let computing = Computing::new();
-        let changes = watch::Sender::new(0);
+    pub fn capability(parts: Parts) -> Result<(Manifest, Arc<dyn Upstream>), String> {
+        let definitions = tools::definitions(parts.clients.is_some());
+        let (manifest, tools) = described(NAME, tools::TITLE, definitions)?;
+        let Parts { ledger, keyring, custody, base_url, clock, teams, packages, images, clients, names } = parts;
         let trust = Self {
-            name,
+            name: manifest.upstream.clone(),
             ledger,
             keyring,
             custody,
@@ -84,9 +98,11 @@ impl Trust {
             teams,
             packages,
             images,
+            clients,
+            names,
             tools,
-            changes,
-            computing,
+            changes: watch::Sender::new(0),
+            computing: Computing::new(),
         };
         Ok((manifest, Arc::new(trust)))
     }
@@ -107,6 +123,8 @@ impl Trust {
             tools::COMPLIANCE => self.compliance_report(principal, read(arguments)?).await,
             tools::NOTIFY => self.notify(principal, read(arguments)?).await,
             tools::PACKAGE => self.package(principal, read(arguments)?).await,
+            tools::ISSUE => self.issue(principal, read(arguments)?).await,
+            tools::LOG => self.log_entry(principal, read(arguments)?).await,
             other => Err(Failure::Input(format!("there is no tool {other:?} here"))),
         }
     }
@@ -118,13 +136,36 @@ impl Trust {
         Ok(self.ledger.read(read).await?)
     }
 
-    /// By whom signatures of this principal say that they were made: a URI that only this node can turn back into a name, unless
-    /// somebody tells.
-    async fn identity(&self, principal: &Principal) -> Result<String, Failure> {
+    /// By whom signatures of this principal say that they were made.
+    async fn identity(&self, principal: &Principal) -> Result<Named, Failure> {
+        let chosen = match self.names.of(&principal.workspace) {
+            Naming::Pseudonym => None,
+            Naming::Mail => named_by_mail(principal)?,
+            Naming::Subject => named_by_subject(principal)?,
+        };
+        let Some((identity, issuer)) = chosen else { return self.pseudonym(principal).await };
+        // Issuers that are no URL are this node's own.
+        let issuer = issuer.filter(|url| check_issuer(url).is_ok());
+        Ok(Named { identity, issuer: issuer.unwrap_or_else(|| self.custody.issuer().to_owned()) })
+    }
+
+    /// A URI that only this node can turn back into a name, unless somebody tells.
+    async fn pseudonym(&self, principal: &Principal) -> Result<Named, Failure> {
         let keys = self.keys(principal).await?;
         let pseudonym = keys.fingerprint("signer", &[principal.caller_key().as_bytes()]);
         let hexadecimal: String = pseudonym[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("{}{hexadecimal}", self.identities(principal)))
+        let identity = Identity::uri(&format!("{}{hexadecimal}", self.identities(principal)));
+        let identity = identity.map_err(|e| Failure::Undone(format!("the signer's identity: {e}")))?;
+        Ok(Named { identity, issuer: self.custody.issuer().to_owned() })
+    }
+
+    /// The marks of whoever counts as the signer: the caller, and the person behind it.
+    async fn authors(&self, principal: &Principal) -> Result<Vec<String>, Failure> {
+        let mut authors = Vec::new();
+        for key in principal.requester_keys() {
+            authors.push(self.mark(principal, &key).await?);
+        }
+        Ok(authors)
     }
 
     /// What the identities of the principal's workspace begin with.
@@ -142,6 +183,63 @@ impl Trust {
         let keys = self.keyring.workspace(&principal.workspace).await;
         keys.map_err(|error| Failure::Undone(format!("the workspace's key: {error}")))
     }
+}
+
+/// Who signs, and who vouches for that.
+#[derive(Debug, Clone)]
+struct Named {
+    identity: Identity,
+    issuer: String,
+}
+
+/// How workspaces name their signers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names {
+    pub by_workspace: BTreeMap<WorkspaceName, Naming>,
+    pub others: Naming,
+}
+
+impl Names {
+    fn of(&self, workspace: &WorkspaceName) -> Naming {
+        self.by_workspace.get(workspace).copied().unwrap_or(self.others)
+    }
+}
+
+type Chosen = Option<(Identity, Option<String>)>;
+
+/// A person by the address that the token says is verified. Agents keep their pseudonym: the address of the person for whom one acts
+/// would say that this person had signed.
+fn named_by_mail(principal: &Principal) -> Result<Chosen, Failure> {
+    if principal.on_behalf_of.is_some() || principal.kind != PrincipalKind::Person {
+        return Ok(None);
+    }
+    let verified = principal.attributes.get("email_verified").is_some_and(|verified| verified == "true");
+    let mail = principal.attributes.get("email").filter(|_| verified);
+    let mail = mail.ok_or_else(|| {
+        Failure::Input(
+            "people of this workspace sign with their mail address, and your token has no verified one".into(),
+        )
+    })?;
+    let identity = Identity::mail(mail).map_err(|e| Failure::Input(format!("the token's mail address: {e}")))?;
+    Ok(Some((identity, Some(principal.issuer.clone()))))
+}
+
+/// Anybody by the token's subject: as it is, if it is a URI, else below the issuer's.
+fn named_by_subject(principal: &Principal) -> Result<Chosen, Failure> {
+    if principal.on_behalf_of.is_some() {
+        return Ok(None);
+    }
+    let subject = &principal.id;
+    let is_uri = subject.contains("://") || subject.starts_with("urn:");
+    let text = match is_uri {
+        true => subject.clone(),
+        false => {
+            let escaped: String = url::form_urlencoded::byte_serialize(subject.as_bytes()).collect();
+            format!("{}#{escaped}", principal.issuer.trim_end_matches('/'))
+        }
+    };
+    // An issuer that is no URL makes no URI of its subjects.
+    Ok(Identity::uri(&text).ok().map(|identity| (identity, Some(principal.issuer.clone()))))
 }
 
 #[async_trait]

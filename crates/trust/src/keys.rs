@@ -252,6 +252,14 @@ impl PublicKey {
         }
     }
 
+    /// The key as a JSON Web Key, which has its thumbprint as its name; only of P-256 keys.
+    pub fn jwk(&self) -> Option<Jwk> {
+        match self {
+            Self::P256(key) => Some(Jwk::from(*key)),
+            Self::P384(_) | Self::Ed25519(_) => None,
+        }
+    }
+
     /// The hash that Sigstore's algorithm registry pairs with this key.
     pub fn registered_hash(&self) -> HashAlgorithm {
         match self {

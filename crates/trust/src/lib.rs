@@ -16,6 +16,7 @@
 //! | [`timestamp`] | timestamps: requests, answers, verification | RFC 3161, RFC 5652, RFC 5816 |
 //! | [`hashedrekord`] | the log's leaf for a signed artifact | Rekor `hashedrekord` 0.0.2 |
 //! | [`entry`] | a leaf with its proof, as a log answers it | Rekor `TransparencyLogEntry` |
+//! | [`issuing`] | certificates that clients ask for | Fulcio's API, RFC 2986 |
 //! | [`dsse`] | envelopes and in-toto statements | DSSE 1.0, in-toto Statement 1 |
 //! | [`bundle`] | the bundle file | Sigstore bundle 0.3 |
 //! | [`root`] | whom a verifier trusts, and for which time | Sigstore trusted root 0.1, client trust config 0.1 |
@@ -28,6 +29,7 @@
 //! | [`notify`] | what a team is told: webhooks and mails | Standard Webhooks 1.0.0, RFC 5322 |
 //! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
+//! | [`pem`] | certificates and keys as text | RFC 7468 |
 //! | [`package`] | what a registry's package is known for, and what the answer means | PEP 740, npm provenance, OSV |
 //! | [`report`], [`verify`] | what was checked, and what that means | Sigstore client specification |
 #![forbid(unsafe_code)]
@@ -41,9 +43,11 @@ pub mod compliance;
 pub mod dsse;
 pub mod entry;
 pub mod hashedrekord;
+pub mod issuing;
 pub mod keys;
 pub mod notify;
 pub mod package;
+pub mod pem;
 pub mod readiness;
 pub mod report;
 pub mod review;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use der::asn1::{Any, BitString, GeneralizedTime, Int, ObjectIdentifier, OctetString, SetOfVec};
 use der::{DateTime, Decode, Encode, Tag, Tagged as _};
+use serde::Deserialize;
 use spki::AlgorithmIdentifierOwned;
 
 use crate::asn1::{
@@ -15,6 +16,7 @@ use crate::asn1::{
 use crate::authority::{Authority, Holder};
 use crate::certificate::{Certificate, ecdsa_sha256, one};
 use crate::keys::{HashAlgorithm, PublicKey};
+use crate::wire::{self, Base64, Int64};
 
 /// The largest request that is read, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 4096;
@@ -84,6 +86,30 @@ impl Request {
         Self { hash, digest: hash.digest(message), nonce: None, certificates: true }
     }
 
+    /// Reads the JSON that Sigstore's timestamp authority takes instead of DER: `artifactHash` in base64, `hashAlgorithm`, and if
+    /// wanted `nonce` and `certificates`.
+    ///
+    /// # Errors
+    /// [`Rejection`].
+    pub fn parse_json(json: &[u8]) -> Result<Self, Rejection> {
+        let wire: RequestWire = wire::parse(json, MAX_REQUEST_BYTES).map_err(|_| Rejection::BadDataFormat)?;
+        let named = wire.hash_algorithm.to_ascii_lowercase().replace('-', "");
+        let hash = HashAlgorithm::ALL.into_iter().find(|hash| hash.in_toto_name() == named);
+        let hash = hash.ok_or(Rejection::BadAlgorithm)?;
+        if wire.artifact_hash.0.len() != hash.digest_len() {
+            return Err(Rejection::BadDataFormat);
+        }
+        // DER has no zeros in front, but for the sign's.
+        let number = |nonce: Int64| {
+            let bytes = nonce.0.to_be_bytes();
+            let first = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len() - 1);
+            let sign: &[u8] = if bytes[first] > 0x7f { &[0] } else { &[] };
+            Int::new(&[sign, &bytes[first..]].concat())
+        };
+        let nonce = wire.nonce.map(number).transpose().map_err(|_| Rejection::BadRequest)?;
+        Ok(Self { hash, digest: wire.artifact_hash.0, nonce, certificates: wire.certificates.unwrap_or(true) })
+    }
+
     /// Reads DER of a TimeStampReq.
     ///
     /// # Errors
@@ -111,6 +137,15 @@ impl Request {
         let digest = request.imprint.digest.into_bytes().into_vec();
         Ok(Self { hash, digest, nonce: request.nonce, certificates: request.certificates })
     }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestWire {
+    artifact_hash: Base64,
+    hash_algorithm: String,
+    nonce: Option<Int64>,
+    certificates: Option<bool>,
 }
 
 /// Absent parameters and NULL mean the same (RFC 5754 section 2).

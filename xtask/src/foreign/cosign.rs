@@ -1,4 +1,5 @@
-//! An image that a node signed passes an unmodified `cosign verify`, and others do not.
+//! An image that a node signed passes an unmodified `cosign verify`, and others do not; what an unmodified `cosign sign-blob` signs at a node
+//! passes `cosign verify-blob`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,9 +12,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_egress::{Egress, EgressConfig};
 use countersign_registry::{Named, Reference, Registries, Repository, Resolved, Settings, bundle_annotations};
+use countersign_testkit::issuer::{Claims, unix_now};
 use countersign_testkit::node::Launch;
 use countersign_testkit::registry::DockerRegistry;
-use countersign_testkit::{Client, Home};
+use countersign_testkit::{Client, Home, Node};
 use serde_json::{Value, json};
 
 use crate::{paths, setup};
@@ -59,7 +61,7 @@ pub(super) fn run(binary: &Path, go: &Path) -> Result<bool> {
     let directory = paths::run_directory("foreign-cosign")?;
     let registry = DockerRegistry::start(&directory.join("registry"), "")?;
     let settings = format!(
-        "[trust]\nenabled = true\n[[trust.registries]]\nhost = \"{}\"\nplain_http = true\n",
+        "[trust]\nenabled = true\n[trust.clients]\n[[trust.registries]]\nhost = \"{}\"\nplain_http = true\n",
         registry.address()
     );
     let home = Home::create(&directory.join("home"), &settings)?;
@@ -70,6 +72,7 @@ pub(super) fn run(binary: &Path, go: &Path) -> Result<bool> {
     let mut client = node.client(&home.agent("release-bot", &["tester"]));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let cases = runtime.block_on(images(&registry, &mut client))?;
+    let blob = blob(&program, &directory, &node)?;
     node.stop()?;
 
     let mut good = 0;
@@ -81,10 +84,53 @@ pub(super) fn run(binary: &Path, go: &Path) -> Result<bool> {
             (_, verdict) => println!("cosign, {}: {verdict:?} instead of {:?}", case.name, case.refusal),
         }
     }
-    let ok = good == cases.len();
+    let ok = good == cases.len() && blob;
     let accepted = cases.iter().filter(|case| case.refusal.is_none()).count();
-    println!("cosign {} ({accepted} accepted, {} refused)", if ok { "ok" } else { "FAILED" }, cases.len() - accepted);
+    println!(
+        "cosign {} ({accepted} accepted, {} refused, {} signed by cosign itself)",
+        if ok { "ok" } else { "FAILED" },
+        cases.len() - accepted,
+        usize::from(blob)
+    );
     Ok(ok)
+}
+
+/// cosign signs a file at the node, with a key of its own, and verifies it by the node's trusted root.
+fn blob(program: &Path, directory: &Path, node: &Node) -> Result<bool> {
+    let file = |name: &str| directory.join(name);
+    let published = node.anonymous().get("/trust/trustconfig.json")?.expect(200)?;
+    let issuer = published.pointer("/signingConfig/caUrls/0/url").and_then(Value::as_str).context("an authority")?;
+    // A node without a public name calls itself by that of its log, which leads nowhere here.
+    let signing = published["signingConfig"].to_string();
+    fs::write(file("signing.json"), signing.replace(issuer, &format!("http://{}", node.home().address())))?;
+    fs::write(file("blob"), "signed by cosign\n")?;
+    let claims = Claims::agent("cosign", &["tester"]).with("aud", json!("sigstore")).with("iat", json!(unix_now()));
+    let token = node.home().issuer().token(&claims);
+    let said = |arguments: &[&str], files: &[(&str, PathBuf)]| -> Result<(bool, String)> {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        for (option, path) in files {
+            command.arg(option).arg(path);
+        }
+        let output = command.arg(file("blob")).env_clear().env("HOME", directory).output().context("running cosign")?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let both = [("--trusted-root", file("trusted_root.json")), ("--bundle", file("blob.sigstore.json"))];
+    let signing = [("--signing-config", file("signing.json")), both[0].clone(), both[1].clone()];
+    let (signed, why) = said(&["sign-blob", "--yes", "--identity-token", &token], &signing)?;
+    if !signed {
+        println!("cosign did not sign: {why}");
+        return Ok(false);
+    }
+    let verify = |identity: &str| {
+        said(&["verify-blob", "--certificate-identity-regexp", identity, "--certificate-oidc-issuer", issuer], &both)
+    };
+    let (good, why) = verify("/workspaces/default/signers/[0-9a-f]{32}$")?;
+    let (other, _) = verify("/workspaces/other/")?;
+    if !good || other {
+        println!("cosign verifies what it signed: {good} ({why}); as somebody else's: {other}");
+    }
+    Ok(good && !other)
 }
 
 /// Its standard error if it refuses.

@@ -4,6 +4,7 @@ pub mod administer;
 pub mod approvals;
 pub mod artifacts;
 pub mod audit;
+pub mod authority;
 pub mod backup;
 pub mod call;
 pub mod config;

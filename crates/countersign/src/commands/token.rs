@@ -41,6 +41,12 @@ pub struct Mint {
     /// A scope; may be repeated
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<String>,
+    /// A mail address, said to be verified
+    #[arg(long, value_name = "ADDRESS")]
+    mail: Option<String>,
+    /// For whom the token is, if not for the node's tools: sigstore, for clients of Sigstore's
+    #[arg(long)]
+    audience: Option<String>,
     /// How long it is good for: 15m, 12h, 7d
     #[arg(long, default_value = "12h", value_parser = output::parse_span)]
     ttl: i64,
@@ -59,6 +65,8 @@ pub fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         workspace: mint.workspace,
         roles: mint.roles,
         scopes: mint.scopes,
+        mail: mint.mail,
+        audience: mint.audience,
         ttl_ms: mint.ttl,
     };
     let token = local::mint(global, &claims)?;

@@ -245,6 +245,10 @@ fn attributes(claims: &Map<String, Value>, rules: &ClaimRules) -> BTreeMap<Strin
             all.entry(name.clone()).or_insert_with(|| text.to_owned());
         }
     }
+    // OpenID Connect Core, section 5.1: the one standard claim that says whether another can be relied on.
+    if let Some(verified) = claims.get("email_verified").and_then(Value::as_bool) {
+        all.insert("email_verified".into(), verified.to_string());
+    }
     all
 }
 

@@ -165,6 +165,11 @@ impl SigningKeys {
         Ok(all.iter().filter(|key| key.workspace == *workspace).cloned().collect())
     }
 
+    /// The key of this name, whosever it is, if it signs.
+    pub async fn signing_by_name(&self, kid: &str) -> Result<Option<Key>, Failure> {
+        Ok(self.all().await?.iter().find(|key| key.public.kid() == kid && key.signs()).cloned())
+    }
+
     /// The workspace's key set (RFC 7517). Revoked keys are left out unless they are asked for: a library that looks at nothing but the set must not
     /// accept what they sign.
     pub async fn key_set(&self, workspace: &WorkspaceName, with_revoked: bool) -> Result<Value, Failure> {

@@ -1,5 +1,6 @@
 //! The configuration file as it is written; unknown keys are refused. Values that can be wrong keep their place.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -63,6 +64,17 @@ pub(super) struct FileTrust {
     pub packages: FilePackages,
     #[serde(default)]
     pub registries: Vec<FileRegistry>,
+    pub clients: Option<FileClients>,
+    pub authority_rotation: Option<Spanned<String>>,
+    #[serde(default)]
+    pub identities: BTreeMap<String, Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileClients {
+    pub audiences: Option<Vec<String>>,
+    pub timestamps_per_minute: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Deserialize)]

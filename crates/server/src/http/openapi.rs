@@ -3,6 +3,7 @@
 mod artifacts;
 mod connections;
 mod members;
+mod sigstore;
 mod trust;
 mod witness;
 
@@ -32,6 +33,7 @@ pub(super) fn describe() -> Value {
         members::members(),
         connections::connections(),
         trust::trust(),
+        sigstore::sigstore(),
         artifacts::artifacts(),
         witness::witness(),
         node(),

@@ -49,6 +49,16 @@ impl Correlation {
     }
 }
 
+/// What says who calls where it is not only the header: the token of a protocol that has it in the body, and the audiences that such
+/// tokens may have.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct InBody<'a> {
+    /// The token.
+    pub token: Option<&'a str>,
+    /// Good for the resource that is asked for, besides the issuer's own.
+    pub audiences: &'a [String],
+}
+
 /// The authenticated caller of a request.
 pub(crate) struct Caller {
     /// Who.
@@ -64,7 +74,20 @@ impl Caller {
     /// [`RefusalKind::Unauthenticated`], or [`RefusalKind::Forbidden`] if scopes are missing; counted, since there is no event
     /// before authentication.
     pub async fn authenticate(app: &App, parts: &Parts, surface: &'static str) -> Result<Arc<Principal>, Refusal> {
-        let principal = Self::recognise(app, parts).await.inspect_err(|refusal| {
+        Self::authenticate_with(app, parts, &InBody::default(), surface).await
+    }
+
+    /// As [`Self::authenticate`], where a token may stand in the body, too.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn authenticate_with(
+        app: &App,
+        parts: &Parts,
+        in_body: &InBody<'_>,
+        surface: &'static str,
+    ) -> Result<Arc<Principal>, Refusal> {
+        let principal = Self::recognise(app, parts, in_body).await.inspect_err(|refusal| {
             let cause = refusal.extra.get("cause").and_then(serde_json::Value::as_str);
             app.gate.note_refusal(surface, cause.unwrap_or("other"));
         })?;
@@ -72,16 +95,21 @@ impl Caller {
         Ok(principal)
     }
 
-    async fn recognise(app: &App, parts: &Parts) -> Result<Arc<Principal>, Refusal> {
+    async fn recognise(app: &App, parts: &Parts, in_body: &InBody<'_>) -> Result<Arc<Principal>, Refusal> {
         let peer = parts.extensions.get::<Peer>();
         let certificate = peer.and_then(|peer| peer.certificate.as_ref());
-        let principal = match (credential(&parts.headers)?, certificate.and_then(|known| known.principal.as_ref())) {
+        let given = match (credential(&parts.headers)?, in_body.token) {
+            (Some(header), Some(body)) if header != body => return Err(ambiguous()),
+            (header, body) => header.or(body),
+        };
+        let principal = match (given, certificate.and_then(|known| known.principal.as_ref())) {
             (Some(bearer), _) => {
                 let presented = Presented {
                     bearer,
                     certificate: certificate.map(|known| known.thumbprint),
                     client: peer.map(|peer| app.config.proxies.client(peer.address, &parts.headers)),
                     resource: parts.uri.path(),
+                    audiences: in_body.audiences,
                 };
                 app.gate.authenticate(&presented).await?
             }
@@ -96,7 +124,7 @@ impl Caller {
     }
 }
 
-/// The token of an `Authorization: Bearer` header (RFC 6750, section 2.1). Tokens in queries or bodies are not looked at.
+/// The token of an `Authorization: Bearer` header (RFC 6750, section 2.1). Tokens in queries are not looked at.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;

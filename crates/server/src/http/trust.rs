@@ -11,14 +11,17 @@ use axum::routing::{get, post};
 use countersign_domain::{Refusal, RefusalKind};
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use serde_json::json;
+use serde::Deserialize;
 
-use super::Answered;
+use super::admin::body_of;
 use super::capability::{arguments_of, asked, page_of, posted};
 use super::problem::Refused;
 use super::request::Caller;
+use super::{Answered, json};
 use crate::app::App;
-use crate::trust::{CustodyError, NAME, Published};
+use crate::artifacts::keys::refusal;
+use crate::capability::moment;
+use crate::trust::{Custody, CustodyError, NAME, Published};
 
 /// Verifiers fetch it seldom, and a new authority signs nothing that an old copy has to verify within a minute.
 const CACHED: &str = "public, max-age=60";
@@ -42,6 +45,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/packages/verify", post(package))
         .route("/trust/trusted_root.json", get(trusted_root))
         .route("/trust/trustconfig.json", get(trust_config))
+        .route("/admin/authorities", get(authorities))
+        .route("/admin/authorities/rotate", post(rotate))
 }
 
 async fn sign(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
@@ -90,7 +95,7 @@ async fn provenance(
     Path(scan): Path<String>,
     headers: HeaderMap,
 ) -> Answered {
-    asked(&app, caller, (NAME, "get_provenance"), json!({ "scan_id": scan }), &headers)
+    asked(&app, caller, (NAME, "get_provenance"), serde_json::json!({ "scan_id": scan }), &headers)
         .await
         .map(|(response, _)| response)
 }
@@ -101,13 +106,13 @@ async fn signature(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Answered {
-    asked(&app, caller, (NAME, "get_signature"), json!({ "entry_id": id }), &headers)
+    asked(&app, caller, (NAME, "get_signature"), serde_json::json!({ "entry_id": id }), &headers)
         .await
         .map(|(response, _)| response)
 }
 
 async fn stats(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap) -> Answered {
-    asked(&app, caller, (NAME, "get_stats"), json!({}), &headers).await.map(|(response, _)| response)
+    asked(&app, caller, (NAME, "get_stats"), serde_json::json!({}), &headers).await.map(|(response, _)| response)
 }
 
 /// The entries alone; the next page is led to by a `Link`.
@@ -130,13 +135,49 @@ async fn trust_config(State(app): State<Arc<App>>) -> Answered {
     Ok(public(published(&app).await?.trust_config))
 }
 
-async fn published(app: &App) -> Result<Published, Refused> {
-    let off = || Refusal::new(RefusalKind::NotFound, "this node does not sign; see [trust] in docs/trust.md");
-    let custody = app.custody.as_ref().ok_or_else(off)?;
-    custody.published().await.map_err(|error: CustodyError| {
-        tracing::error!(%error, "what verifiers need cannot be told");
-        Refused(Refusal::new(RefusalKind::LedgerUnavailable, "the ledger cannot be used right now; try again later"))
+async fn authorities(State(app): State<Arc<App>>, caller: Caller) -> Answered {
+    app.gate.require_operator(&caller.principal)?;
+    json(&custody(&app)?.shown().await.map_err(away)?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotation {
+    reason: String,
+    /// Since when somebody else may have had the authority: RFC 3339.
+    #[serde(default)]
+    leaked_since: Option<String>,
+}
+
+async fn rotate(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answered {
+    app.gate.require_operator(&caller.principal)?;
+    let order: Rotation = body_of(&app, &headers, body).await?;
+    let custody = custody(&app)?;
+    let leaked = order.leaked_since.as_deref().map(|text| moment(text, "leaked_since", false)).transpose();
+    let leaked = leaked.map_err(refusal)?;
+    if leaked.is_some_and(|since| since > countersign_ledger::handle::system_clock()) {
+        return Err(Refused(Refusal::new(RefusalKind::MalformedRequest, "leaked_since is in the future")));
+    }
+    json(&custody.rotate(&caller.principal, &order.reason, leaked).await.map_err(away)?)
+}
+
+fn custody(app: &App) -> Result<&Arc<Custody>, Refused> {
+    let off = || Refused(Refusal::new(RefusalKind::NotFound, "this node does not sign; see [trust] in docs/trust.md"));
+    app.custody.as_ref().ok_or_else(off)
+}
+
+fn away(error: CustodyError) -> Refused {
+    Refused(match error {
+        CustodyError::TooMany => Refusal::new(RefusalKind::TooMany, error.to_string()),
+        CustodyError::Store(_) | CustodyError::Append(_) | CustodyError::Unusable(_) => {
+            tracing::error!(%error, "the authorities cannot be used");
+            Refusal::new(RefusalKind::LedgerUnavailable, "the ledger cannot be used right now; try again later")
+        }
     })
+}
+
+pub(super) async fn published(app: &App) -> Result<Published, Refused> {
+    custody(app)?.published().await.map_err(away)
 }
 
 fn public(body: Vec<u8>) -> Response {

@@ -16,15 +16,14 @@ use countersign_trust::readiness::{
 };
 use countersign_trust::report::Report;
 use countersign_trust::review::{Decision, Requirements, Review, Standing, standing};
+use countersign_trust::root::TrustedRoot;
 use countersign_trust::scans::Scan;
 use countersign_trust::scans::policy::{ScanPolicy, Submitted, Verdict, evaluate};
-use countersign_trust::verify::Policy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::sign::Kept as Signed;
-use super::verify::Standard;
+use super::sign::{Kept as Signed, Whole};
 use super::{Trust, tools};
 use crate::capability::{Failure, clipped, moment};
 use crate::time::rfc3339;
@@ -189,10 +188,11 @@ impl Trust {
         let (policy, required) = (wanted.policy.unwrap_or_default(), wanted.required.unwrap_or_default());
         policy.check().map_err(|e| Failure::Input(format!("policy: {e}")))?;
         let known = self.known(principal, &wanted.artifact).await?;
-        let standard = self.own_standard(principal).await?;
+        let root = self.own_root().await?;
         let (mut signatures, mut provenance) = (Vec::new(), Vec::new());
         for row in &known.signatures {
-            let (report, logged) = self.verified_again(row, &standard).await?;
+            let (report, whole) = self.verified_again(row, &root).await?;
+            let logged = place_of(&whole);
             let outcome = outcome_of(&report);
             if let Some(predicate_type) = report.predicate_type.clone() {
                 provenance.push(ProvenanceFact { entry_id: row.id.to_string(), predicate_type, outcome });
@@ -213,7 +213,7 @@ impl Trust {
             reviews: Gathered::Known(known.stood(&requirements)),
             scans: Gathered::Known(ScanFact { verdict: self.scanned(&known, &policy) }),
             provenance: Gathered::Known(provenance),
-            previous: Gathered::Known(self.previous(principal, &known, &standard).await?),
+            previous: Gathered::Known(self.previous(principal, &known, &root).await?),
         };
         let readiness = assess(&facts, &required);
         Ok(json!({
@@ -231,7 +231,7 @@ impl Trust {
         &self,
         principal: &Principal,
         known: &Known,
-        standard: &Standard,
+        root: &Arc<TrustedRoot>,
     ) -> Result<Vec<PreviousFact>, Failure> {
         let Some(own) = known.signatures.iter().find(|row| row.subject.is_some() && !is_statement(row)) else {
             return Ok(Vec::new());
@@ -252,7 +252,7 @@ impl Trust {
         };
         let mut found = Vec::new();
         for row in page.rows.iter().filter(is_earlier).take(5) {
-            let (report, _) = self.verified_again(row, standard).await?;
+            let (report, _) = self.verified_again(row, root).await?;
             let subject = row.subject.clone().unwrap_or_default();
             found.push(PreviousFact { entry_id: row.id.to_string(), subject, outcome: outcome_of(&report) });
         }
@@ -286,7 +286,7 @@ impl Trust {
         let from =
             wanted.since.as_deref().map_or(Ok(to.saturating_sub(90 * DAY)), |text| moment(text, "since", false))?;
         let (rows, more) = self.rows(principal, from, to).await?;
-        let standard = self.own_standard(principal).await?;
+        let root = self.own_root().await?;
         let mut facts = compliance::Facts {
             workspace: principal.workspace.to_string(),
             from_ms: signed_ms(from),
@@ -297,7 +297,7 @@ impl Trust {
         if more {
             facts.gaps.push(format!("there are more than {MAX_ROWS} rows in the period; the oldest are not counted"));
         }
-        self.count_signatures(&rows, &standard, &mut facts).await?;
+        self.count_signatures(&rows, &root, &mut facts).await?;
         count_verifications(&rows, &mut facts);
         count_reviews(&rows, &mut facts);
         self.count_scans(&rows, &mut facts);
@@ -309,12 +309,13 @@ impl Trust {
     async fn count_signatures(
         &self,
         rows: &[TrustRow],
-        standard: &Standard,
+        root: &Arc<TrustedRoot>,
         facts: &mut compliance::Facts,
     ) -> Result<(), Failure> {
         let mut types: BTreeMap<String, BTreeMap<String, bool>> = BTreeMap::new();
         for row in rows.iter().filter(|row| row.kind == TrustKind::Signature) {
-            let (report, place) = self.verified_again(row, standard).await?;
+            let (report, whole) = self.verified_again(row, root).await?;
+            let place = place_of(&whole);
             let valid = report.is_valid();
             let is_scan = kept_scan(row).is_some();
             // What a scanner wrote is about an artifact, and none that somebody would review.
@@ -381,16 +382,8 @@ impl Trust {
         }
     }
 
-    /// A recorded signature, verified again, with its place in the log.
-    async fn verified_again(&self, row: &TrustRow, standard: &Standard) -> Result<(Report, LogPlace), Failure> {
-        let whole = self.whole(row).await?;
-        let report = self.report(whole.bundle.to_json(), tools::digest(&row.artifact)?, standard).await?;
-        Ok((report, LogPlace { origin: whole.inclusion.origin, index: whole.inclusion.index }))
-    }
-
-    async fn own_standard(&self, principal: &Principal) -> Result<Standard, Failure> {
-        let root = Arc::new(self.custody.published().await?.trusted_root);
-        Ok(Standard { root, policy: Policy { expected: self.colleagues(principal), ..Policy::default() } })
+    async fn own_root(&self) -> Result<Arc<TrustedRoot>, Failure> {
+        Ok(Arc::new(self.custody.published().await?.trusted_root))
     }
 
     /// An artifact by its digest or by what people call it: the newest that was signed under that name.
@@ -435,7 +428,7 @@ impl Trust {
                     let review = serde_json::from_str(&row.body);
                     known.reviews.push(review.map_err(|e| Failure::Undone(format!("review {}: {e}", row.id)))?);
                 }
-                TrustKind::Verification => {}
+                TrustKind::Verification | TrustKind::Certificate => {}
             }
         }
         Ok(known)
@@ -472,6 +465,10 @@ fn signed(row: &TrustRow) -> Option<Signed> {
     (row.kind == TrustKind::Signature).then(|| serde_json::from_str(&row.body).ok()).flatten()
 }
 
+fn place_of(whole: &Whole) -> LogPlace {
+    LogPlace { origin: whole.inclusion.origin.clone(), index: whole.inclusion.index }
+}
+
 /// What a scanner's document says, if the row is of one.
 fn kept_scan(row: &TrustRow) -> Option<Scan> {
     signed(row)?.scan
@@ -499,7 +496,7 @@ fn anomaly_row(row: &TrustRow) -> Option<anomalies::Row> {
     let kind = match row.kind {
         TrustKind::Signature => anomalies::RowKind::Signature,
         TrustKind::Verification => anomalies::RowKind::Verification,
-        TrustKind::Review => return None,
+        TrustKind::Review | TrustKind::Certificate => return None,
     };
     Some(anomalies::Row {
         id: row.id.to_string(),

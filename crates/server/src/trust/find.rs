@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use countersign_domain::Principal;
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
-use countersign_trust::verify::Policy;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::verify::Standard;
 use super::{Trust, tools};
 use crate::capability::{Failure, clipped, moment};
 use crate::time::rfc3339;
@@ -100,13 +98,10 @@ impl Trust {
         let (signatures, verifications): (Vec<_>, Vec<_>) =
             page.rows.into_iter().partition(|row| row.kind == TrustKind::Signature);
         let root = Arc::new(self.custody.published().await?.trusted_root);
-        let policy = Policy { expected: self.colleagues(principal), ..Policy::default() };
-        let standard = Standard { root, policy };
         let (mut scans, mut manifest, mut broken) = (Vec::new(), Value::Null, Vec::new());
         // Oldest first, as the chain grew.
         for row in signatures.iter().rev() {
-            let whole = self.whole(row).await?;
-            let report = self.report(whole.bundle.to_json(), tools::digest(&row.artifact)?, &standard).await?;
+            let (report, whole) = self.verified_again(row, &root).await?;
             let mut shown = self.listed(row);
             shown["valid"] = json!(report.is_valid());
             shown["transparency_index"] = json!(whole.inclusion.index);

@@ -6,12 +6,13 @@ use countersign_domain::Principal;
 use countersign_ledger::state::StateOp;
 use countersign_ledger::trust::{TrustKind, TrustRow};
 use countersign_ledger::{Append, Inclusion, PublicEntry};
+use countersign_proof::digest::Digest;
 use countersign_proof::note::VerifierKey;
 use countersign_trust::bundle::{Bundle, Content, Material};
-use countersign_trust::certificate::Identity;
 use countersign_trust::dsse::{Envelope, IN_TOTO_PAYLOAD_TYPE, Statement};
 use countersign_trust::hashedrekord::{HashedRekord, Verifier};
 use countersign_trust::keys::HashAlgorithm;
+use countersign_trust::pem;
 use countersign_trust::scans::Scan;
 use countersign_trust::sign::{Logged, Payload, Signatory, log_entry, prepare};
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub(super) struct Kept {
     /// The signature, base64: what lists show without a look into the log.
     pub signature: String,
     /// DER of the timestamp's answer, base64.
-    timestamp: String,
+    pub timestamp: String,
     /// The statement's bytes, base64, if it is one about the artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statement: Option<String>,
@@ -43,6 +44,9 @@ pub(super) struct Kept {
     /// What the signer said of it.
     #[serde(default)]
     pub metadata: Map<String, Value>,
+    /// Who vouches for the signer, if it is not this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// What a scanner's document says, as this node read it. Beside the metadata, so that nobody can say it in the document's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scan: Option<Scan>,
@@ -53,6 +57,7 @@ impl From<CustodyError> for Failure {
         match error {
             CustodyError::Append(error) => error.into(),
             CustodyError::Store(error) => error.into(),
+            CustodyError::TooMany => Self::Exists(error.to_string()),
             CustodyError::Unusable(why) => Self::Undone(why),
         }
     }
@@ -105,13 +110,13 @@ impl Trust {
             return Err(Failure::Input(format!("a statement has at most {MAX_STATEMENT} bytes")));
         }
         let authority = self.custody.authorities().await?;
-        let signer = self.identity(principal).await?;
-        let identity = Identity::uri(&signer).map_err(|e| Failure::Undone(format!("the signer's identity: {e}")))?;
-        let (now, seed, issuer) = ((self.clock)(), entropy()?, self.custody.issuer().to_owned());
+        let named = self.identity(principal).await?;
+        let (signer, vouched) = (named.identity.text().to_owned(), named.issuer.clone());
+        let (now, seed) = ((self.clock)(), entropy()?);
         let (unlogged, statement) = self
             .computing
             .run(move || {
-                let who = Signatory { identity: &identity, issuer: &issuer };
+                let who = Signatory { identity: &named.identity, issuer: &named.issuer };
                 let payload = statement.as_deref().map_or(Payload::Artifact(digest), Payload::Statement);
                 (prepare(&authority.current, who, &payload, &seed, now), statement)
             })
@@ -119,12 +124,9 @@ impl Trust {
         let unlogged = unlogged.map_err(|e| Failure::Undone(format!("nothing was signed: {e}")))?;
         let id = Uuid::now_v7();
         let chain = metadata.get("scan_id").and_then(Value::as_str).map(str::to_owned);
-        let mut authors = Vec::new();
-        for key in principal.requester_keys() {
-            authors.push(self.mark(principal, &key).await?);
-        }
         let kept = Kept {
-            authors,
+            authors: self.authors(principal).await?,
+            issuer: Some(vouched).filter(|issuer| issuer != self.custody.issuer()),
             signature: STANDARD.encode(unlogged.signature()),
             timestamp: STANDARD.encode(&unlogged.timestamps()[0]),
             statement: statement.map(|bytes| STANDARD.encode(bytes)),
@@ -166,9 +168,9 @@ impl Trust {
             "subject": row.subject,
             "timestamp": rfc3339(row.at),
             "signature": whole.kept.signature,
-            "certificate": whole.certificate.as_deref().map(pem),
+            "certificate": whole.certificate.as_deref().map(|der| pem::encode(der, pem::CERTIFICATE)),
             "signer": row.signer,
-            "issuer": self.custody.issuer(),
+            "issuer": whole.kept.issuer.as_deref().unwrap_or(self.custody.issuer()),
             "transparency_entry": {
                 "uuid": row.id.to_string(), "index": whole.inclusion.index, "log": whole.inclusion.origin,
                 "timestamp": rfc3339(row.at),
@@ -206,6 +208,8 @@ pub(super) struct Whole {
     pub bundle: Bundle,
     /// DER.
     pub certificate: Option<Vec<u8>>,
+    /// The key, where there is no certificate: DER.
+    pub key: Option<Vec<u8>>,
     pub inclusion: Inclusion,
     pub kept: Kept,
 }
@@ -217,9 +221,10 @@ fn assemble(leaf: &[u8], kept: Kept, inclusion: Inclusion) -> Result<Whole, Stri
     let proof = inclusion.hashes.clone();
     let logged = Logged { index: inclusion.index, proof, checkpoint: &inclusion.checkpoint, log: &log };
     let entries = vec![log_entry(leaf, &logged).map_err(|e| words(&e))?];
-    let (material, certificate) = match record.verifier {
-        Verifier::Certificate(der) => (Material::Certificate(der.clone()), Some(der)),
-        Verifier::PublicKey(_) => return Err("it is by a bare key".to_owned()),
+    let (material, certificate, key) = match record.verifier {
+        Verifier::Certificate(der) => (Material::Certificate(der.clone()), Some(der), None),
+        // Registered keys of workspaces; verifiers are given them otherwise.
+        Verifier::PublicKey(spki) => (Material::PublicKeyHint(Digest::of(&spki).to_base64()), None, Some(spki)),
     };
     let content = match &kept.statement {
         None => Content::MessageSignature {
@@ -234,13 +239,5 @@ fn assemble(leaf: &[u8], kept: Kept, inclusion: Inclusion) -> Result<Whole, Stri
         }),
     };
     let timestamps = vec![STANDARD.decode(&kept.timestamp).map_err(|e| words(&e))?];
-    Ok(Whole { bundle: Bundle { material, entries, timestamps, content }, certificate, inclusion, kept })
-}
-
-/// RFC 7468.
-pub(super) fn pem(der: &[u8]) -> String {
-    let encoded = STANDARD.encode(der);
-    let lines: Vec<&str> =
-        encoded.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    Ok(Whole { bundle: Bundle { material, entries, timestamps, content }, certificate, key, inclusion, kept })
 }

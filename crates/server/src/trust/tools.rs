@@ -28,9 +28,11 @@ pub(super) const ANOMALIES: &str = "detect_anomalies";
 pub(super) const COMPLIANCE: &str = "compliance_report";
 pub(super) const NOTIFY: &str = "notify_team";
 pub(super) const PACKAGE: &str = "verify_package";
+pub(super) const ISSUE: &str = "issue_certificate";
+pub(super) const LOG: &str = "log_entry";
 
 /// What is finished once it was begun: the caller may go away meanwhile.
-pub(super) const WRITES: &[&str] = &[SIGN, ADD_SCAN, REVIEW, NOTIFY];
+pub(super) const WRITES: &[&str] = &[SIGN, ADD_SCAN, REVIEW, NOTIFY, ISSUE, LOG];
 
 /// Most entries of one page.
 pub(super) const MAX_PAGE: u32 = 1000;
@@ -192,14 +194,25 @@ pub(super) struct Notify {
     pub link: Option<String>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Issue {
+    #[serde(default)]
+    pub certificate_signing_request: Option<String>,
+    #[serde(default)]
+    pub public_key: Option<String>,
+    #[serde(default)]
+    pub proof_of_possession: Option<String>,
+}
+
 /// `sha256:` and 64 hexadecimal digits.
 pub(super) fn digest(text: &str) -> Result<Digest, Failure> {
     let wrong = || Failure::Input(format!("{:?} is not a digest: sha256: and 64 hexadecimal digits", clipped(text)));
     text.to_ascii_lowercase().parse().map_err(|_| wrong())
 }
 
-/// Each tool with what it does to the world.
-pub(super) fn definitions() -> Vec<(Effect, Value)> {
+/// Each tool with what it does to the world. Those for clients of Sigstore's are there where such clients may sign.
+pub(super) fn definitions(with_clients: bool) -> Vec<(Effect, Value)> {
     let artifact = json!({
         "type": "string", "pattern": "^[sS][hH][aA]256:[0-9a-fA-F]{64}$",
         "description": "The artifact's SHA-256: sha256: and 64 hexadecimal digits"
@@ -251,7 +264,38 @@ pub(super) fn definitions() -> Vec<(Effect, Value)> {
     ]
     .into_iter()
     .chain(assessing(&word))
+    .chain(with_clients.then(for_clients).into_iter().flatten())
     .collect()
+}
+
+/// What clients of Sigstore's need to sign with keys of theirs.
+fn for_clients() -> Vec<(Effect, Value)> {
+    let text =
+        |most: u32, description: &str| json!({ "type": "string", "maxLength": most, "description": description });
+    let key = json!({
+        "certificate_signing_request": text(16_384, "A PKCS #10 request in PEM, signed with the key; its names are not looked at"),
+        "public_key": text(4096, "Instead of it: the key in PEM"),
+        "proof_of_possession": text(1024, "With public_key: a signature with it over your subject or mail address, in base64"),
+    });
+    let issue = tool(
+        ISSUE,
+        "A certificate in your name for a key of yours, good for ten minutes",
+        &key,
+        &[],
+        &["certificate_chain", "signer", "issuer", "expires_at"],
+    );
+    let request = json!({ "hashedRekordRequestV002": {
+        "type": "object", "required": ["digest", "signature"],
+        "description": "The digest that was signed, the signature, and the certificate or key, as Rekor v2 takes them",
+    } });
+    let log = tool(
+        LOG,
+        "Puts a signature into the log that you made with a certificate of this node",
+        &request,
+        &["hashedRekordRequestV002"],
+        &["logIndex", "logId", "kindVersion", "inclusionProof", "canonicalizedBody"],
+    );
+    vec![(Effect::Write, issue), (Effect::Write, log)]
 }
 
 /// Scans, reviews and what they come to.
@@ -455,7 +499,8 @@ mod tests {
 
     #[test]
     fn every_tool_has_an_effect_and_a_pin_of_its_own() {
-        let (manifest, raw) = crate::capability::described(NAME, TITLE, definitions()).expect("definitions of ours");
+        let (manifest, raw) =
+            crate::capability::described(NAME, TITLE, definitions(true)).expect("definitions of ours");
         assert_eq!((manifest.tools.len(), raw.len()), (14, 14));
         let pins: std::collections::BTreeSet<_> = manifest.tools.values().map(|tool| tool.pin).collect();
         assert_eq!(pins.len(), 14);

@@ -7,13 +7,14 @@ use countersign_ledger::Append;
 use countersign_ledger::state::StateOp;
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
 use countersign_proof::digest::Digest;
+use countersign_trust::pem;
 use countersign_trust::report::Report;
 use countersign_trust::root::TrustedRoot;
 use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::sign::pem;
+use super::sign::Whole;
 use super::{Trust, tools};
 use crate::capability::Failure;
 use crate::time::rfc3339;
@@ -55,7 +56,7 @@ impl Trust {
                 let report = self.report(bundle.to_string().into_bytes(), digest, &standard).await?;
                 Some(Verified { report, recorded: None, chain: Vec::new() })
             }
-            None => self.recorded(principal, digest, wanted.signature.as_deref(), &standard).await?,
+            None => self.recorded(principal, digest, &wanted, &standard).await?,
         };
         let now = (self.clock)();
         let recorded = verified.as_ref().and_then(|verified| verified.recorded.as_ref());
@@ -70,7 +71,7 @@ impl Trust {
             chain: recorded.and_then(|row| row.chain.clone()),
             signer: verified.as_ref().and_then(|v| v.report.signer.clone()).unwrap_or_default(),
             valid: Some(verified.as_ref().is_some_and(|v| v.report.is_valid())),
-            body: json!({ "by": self.identity(principal).await? }).to_string(),
+            body: json!({ "by": self.pseudonym(principal).await?.identity.text() }).to_string(),
         };
         let ops = vec![StateOp::TrustRecord { row: Box::new(row) }];
         self.ledger.append(Append { ops, ..Append::default() }).await?;
@@ -123,14 +124,35 @@ impl Trust {
         Expected::Certificate { identity, issuer: Pattern::Exact(self.custody.issuer().to_owned()) }
     }
 
+    /// A recorded signature, verified again: it has to be by whom it was recorded as.
+    pub(super) async fn verified_again(
+        &self,
+        row: &TrustRow,
+        root: &Arc<TrustedRoot>,
+    ) -> Result<(Report, Whole), Failure> {
+        let whole = self.whole(row).await?;
+        let exactly = |text: &str| Pattern::Exact(text.to_owned());
+        let expected = match &whole.key {
+            Some(spki) => Expected::Key(spki.clone()),
+            None => Expected::Certificate {
+                identity: exactly(&row.signer),
+                issuer: exactly(whole.kept.issuer.as_deref().unwrap_or(self.custody.issuer())),
+            },
+        };
+        let standard = Standard { root: Arc::clone(root), policy: Policy { expected, ..Policy::default() } };
+        let report = self.report(whole.bundle.to_json(), tools::digest(&row.artifact)?, &standard).await?;
+        Ok((report, whole))
+    }
+
     /// The newest recorded signature that is valid, or else the newest. One that the caller names is the only one.
     async fn recorded(
         &self,
         principal: &Principal,
         artifact: Digest,
-        signature: Option<&str>,
+        wanted: &tools::Verify,
         standard: &Standard,
     ) -> Result<Option<Verified>, Failure> {
+        let signature = wanted.signature.as_deref();
         let query = TrustQuery {
             kind: Some(TrustKind::Signature),
             artifact: Some(artifact.to_string()),
@@ -140,11 +162,13 @@ impl Trust {
         let page = self.read(move |r| r.trust_rows(&query)).await?;
         let mut first = None;
         for row in page.rows {
-            let whole = self.whole(&row).await?;
+            let (mut report, whole) = self.verified_again(&row, &standard.root).await?;
             if signature.is_some_and(|wanted| wanted != whole.kept.signature) {
                 continue;
             }
-            let report = self.report(whole.bundle.to_json(), artifact, standard).await?;
+            if wanted.identity.is_some() {
+                report = self.report(whole.bundle.to_json(), artifact, standard).await?;
+            }
             let valid = report.is_valid();
             let chain = whole.certificate.into_iter().collect();
             let verified = Verified { report, recorded: Some(row), chain };
@@ -158,7 +182,7 @@ impl Trust {
 
     fn told(&self, verified: &Verified, now: u64) -> Value {
         let report = &verified.report;
-        let chain: Vec<String> = verified.chain.iter().map(|der| pem(der)).collect();
+        let chain: Vec<String> = verified.chain.iter().map(|der| pem::encode(der, pem::CERTIFICATE)).collect();
         let url = verified.recorded.as_ref().map(|row| self.url_of(row.id));
         let mut told = json!({
             "valid": report.is_valid(),

@@ -13,6 +13,7 @@ use crate::bundle::Content;
 use crate::entry::LogEntry;
 use crate::hashedrekord::MAX_BODY_BYTES;
 use crate::keys::HashAlgorithm;
+use crate::pem;
 use crate::report::Code;
 
 /// What an entry says, as far as it matters here.
@@ -83,7 +84,7 @@ fn said(signature: Option<Vec<u8>>, verifier: &Value, hash: &Value) -> Said {
     let named = |name: &str| HashAlgorithm::ALL.into_iter().find(|h| h.in_toto_name() == name);
     Said {
         signature,
-        verifier: verifier.as_str().and_then(bytes).and_then(|pem| from_pem(&pem)),
+        verifier: verifier.as_str().and_then(bytes).and_then(|bytes| from_pem(&bytes)),
         hash: hash["algorithm"].as_str().and_then(named),
         digest: hash["value"].as_str().map(str::to_owned),
     }
@@ -117,10 +118,8 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// RFC 7468, one block.
-fn from_pem(pem: &[u8]) -> Option<Vec<u8>> {
-    let text = std::str::from_utf8(pem).ok()?.trim();
-    let (label, rest) = text.strip_prefix("-----BEGIN ")?.split_once("-----")?;
-    let inner = rest.strip_suffix(&format!("-----END {label}-----"))?;
-    bytes(&inner.split_ascii_whitespace().collect::<String>())
+/// A certificate, or a key.
+fn from_pem(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    [pem::CERTIFICATE, pem::PUBLIC_KEY].into_iter().find_map(|label| pem::decode(text, label))
 }

@@ -4,7 +4,7 @@ use countersign_trust::authority::{Authority, AuthorityError, Issuance};
 use countersign_trust::certificate::{CertificateError, Identity};
 use countersign_trust::entry::LogEntry;
 use countersign_trust::keys::{HashAlgorithm, Signer};
-use countersign_trust::timestamp::{Rejection, Request, TimestampError, Token, respond};
+use countersign_trust::timestamp::{Rejection, Request, TimestampError, Token, grant, respond};
 
 use crate::cases::good;
 use crate::signing::NOW_MS;
@@ -172,5 +172,30 @@ fn a_log_entry_is_answered_as_rekor_answers_it() {
     let text = String::from_utf8(json).unwrap();
     for (from, to) in [("\"1\"", "\"-1\""), ("\"logId\"", "\"logID\""), ("\"hashes\":[", "\"hashes\":[\"AA==\",")] {
         assert!(LogEntry::parse(text.replacen(from, to, 1).as_bytes()).is_err(), "{from}");
+    }
+}
+
+#[test]
+fn a_request_as_json_is_the_same_request() {
+    let authority = authority();
+    let leaf = countersign_trust::certificate::Certificate::from_der(&authority.public().timestamp_chain[0]).unwrap();
+    let digest =
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, HashAlgorithm::Sha256.digest(b"abc"));
+    let json = |more: &str| format!(r#"{{"artifactHash":"{digest}","hashAlgorithm":"sha256"{more}}}"#);
+    for (nonce, expected) in [("0", vec![0]), ("127", vec![127]), ("128", vec![0, 128]), ("65536", vec![1, 0, 0])] {
+        let request = Request::parse_json(json(&format!(r#","nonce":{nonce}"#)).as_bytes()).unwrap();
+        let token = Token::from_response(&grant(&authority, &request, [7; 16], NOW_MS).unwrap()).unwrap();
+        assert_eq!(token.nonce(), Some(expected.as_slice()));
+        assert_eq!((token.check_message(b"abc"), token.check_signature(&leaf)), (Ok(()), Ok(())));
+    }
+    let bare = Request::parse_json(json(r#","certificates":false"#).as_bytes()).unwrap();
+    let token = Token::from_response(&grant(&authority, &bare, [7; 16], NOW_MS).unwrap()).unwrap();
+    assert_eq!((token.nonce(), token.certificates().len()), (None, 0));
+    for (wrong, why) in [
+        ("", Rejection::BadDataFormat),
+        (r#"{"artifactHash":"AAAA","hashAlgorithm":"sha256"}"#, Rejection::BadDataFormat),
+        (r#"{"artifactHash":"AAAA","hashAlgorithm":"md5"}"#, Rejection::BadAlgorithm),
+    ] {
+        assert_eq!(Request::parse_json(wrong.as_bytes()), Err(why), "{wrong}");
     }
 }

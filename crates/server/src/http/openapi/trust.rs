@@ -57,6 +57,21 @@ pub(super) fn trust() -> Vec<(String, Value)> {
     let config = operation("trustConfig", "The same with the node's services: a Sigstore client trust config")
         .public()
         .answers("200", "trustconfig.json", any_object());
+    let administered = |id: &str, summary: &str| Operation::new("administration", id, summary);
+    let authorities = administered("listAuthorities", "The authorities that there were and are").answers(
+        "200",
+        "Each with the time in which it is believed, oldest first.",
+        json!({ "type": "array", "items": { "type": "object" } }),
+    );
+    let rotate = administered("rotateAuthority", "Make another authority, and retire the one before")
+        .body(json!({
+            "type": "object", "required": ["reason"], "additionalProperties": false,
+            "properties": {
+                "reason": text(),
+                "leaked_since": { "type": "string", "description": "Nothing that the old one signed later is believed: RFC 3339, or a date." },
+            },
+        }))
+        .answers("200", "The new authority.", any_object());
     let asked = |path: &str, id: &str, summary: &str| {
         let operation = operation(id, summary).body(any_object()).answers("200", "What the tool gives.", any_object());
         item(path, vec![("post", operation)])
@@ -78,5 +93,7 @@ pub(super) fn trust() -> Vec<(String, Value)> {
         item("/v1/stats", vec![("get", stats)]),
         item("/trust/trusted_root.json", vec![("get", root)]),
         item("/trust/trustconfig.json", vec![("get", config)]),
+        item("/admin/authorities", vec![("get", authorities)]),
+        item("/admin/authorities/rotate", vec![("post", rotate)]),
     ]
 }
