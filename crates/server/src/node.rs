@@ -378,7 +378,7 @@ fn capabilities(
 ) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
     let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
-    let teams = Teams::open(&settings.teams, egress).map_err(StartError::Setup)?;
+    let teams = Teams::open(settings, domain, egress).map_err(StartError::Setup)?;
     let images = Images::open(&settings.registries, egress).map_err(StartError::Setup)?;
     let packages = Packages::open(&settings.packages, egress).map_err(StartError::Setup)?;
     let (ledger_, keyring_) = (ledger.clone(), Arc::clone(keyring));
