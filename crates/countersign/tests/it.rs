@@ -23,6 +23,8 @@ mod stand_in;
 mod stdio;
 
 use std::path::{Path, PathBuf};
+#[path = "it/trust.rs"]
+mod trust;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
