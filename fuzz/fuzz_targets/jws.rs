@@ -3,6 +3,7 @@
 
 use countersign_proof::jwk::{Jwk, JwkSet};
 use countersign_proof::jws::{self, Jws};
+use countersign_proof::{TrustAnchors, artifact};
 use libfuzzer_sys::fuzz_target;
 
 /// A key whose secret nobody has: the seeds are signed by another.
@@ -15,6 +16,12 @@ fuzz_target!(|data: &[u8]| {
     let report = jws::verify(data, &keys);
     assert!(!report.is_valid());
     let _ = report.to_string();
+    for workspace in [None, Some("north-clinic".to_owned())] {
+        let anchors = TrustAnchors::new().with_signers(keys.clone()).with_workspace(workspace).at(1_772_366_400);
+        let report = artifact::verify(data, &anchors);
+        assert!(!report.is_valid());
+        let _ = report.to_string();
+    }
     if let Ok(jws) = Jws::parse(data) {
         assert_eq!(Jws::parse(&jws.to_flattened()).as_ref(), Ok(&jws));
         assert_eq!(Jws::parse(jws.to_compact().as_bytes()).as_ref(), Ok(&jws));

@@ -11,6 +11,7 @@ mod foreign;
 mod fuzz;
 mod hostile;
 mod jose;
+mod mail;
 mod observe;
 mod oidc;
 mod options;
@@ -69,6 +70,7 @@ cargo xtask COMMAND
   sigstore                 a node's signatures before other people's verifiers, and each of them changed
   foreign                  images signed by a node before cosign, its log before litewitness; needs Go, and is not part of `test`
   jose                     signed artifacts before other people's JOSE libraries, and each of them changed
+  mail                     notices to a mail server of others, read by another parser; and servers that must not be trusted
   softhsm                  keys on a PKCS#11 token: sign, rotate, restart, and a token that goes away
   observe                  metrics and spans of a real node, read by other people's parsers
   soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
@@ -154,6 +156,7 @@ fn run(arguments: &[String]) -> Result<bool> {
             hostile::upstream::serve(Path::new(control)).map(|()| true)
         }
         "jose" => jose::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "mail" => mail::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "softhsm" => softhsm::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "foreign" => foreign::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),

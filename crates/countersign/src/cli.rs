@@ -86,7 +86,7 @@ enum Command {
     /// Fetch receipts
     #[command(subcommand)]
     Receipt(receipt::Command),
-    /// Check receipts, checkpoints and proofs offline: no node, no data directory
+    /// Check receipts, checkpoints, proofs and signed artifacts offline: no node, no data directory
     Verify(verify::Args),
     /// The transparency log: its head, its keys, its health
     #[command(subcommand)]

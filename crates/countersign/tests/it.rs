@@ -1,6 +1,8 @@
 //! The real binary over real sockets and a real database: exit codes, `--json`, offline verification, backup and restore.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "it/artifact.rs"]
+mod artifact;
 #[path = "it/authorization.rs"]
 mod authorization;
 #[path = "it/connections.rs"]
@@ -21,6 +23,8 @@ mod secrets;
 mod stand_in;
 #[path = "it/stdio.rs"]
 mod stdio;
+#[path = "it/trust.rs"]
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

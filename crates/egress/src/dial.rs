@@ -38,7 +38,20 @@ pub(crate) struct Dialer {
     lookup: Arc<dyn Lookup>,
     extra_roots: Vec<CertificateDer<'static>>,
     /// Made with the first connection that needs it: reading the platform's authorities takes time and memory.
-    tls: OnceLock<Result<TlsConnector, String>>,
+    tls: OnceLock<Result<Connectors, String>>,
+}
+
+/// TLS by the same authorities, for each of what is spoken inside it.
+struct Connectors {
+    http: TlsConnector,
+    other: TlsConnector,
+}
+
+/// What is spoken inside TLS: HTTP is named to the other side (RFC 7301), anything else is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    Http,
+    Other,
 }
 
 struct Proxy {
@@ -57,20 +70,41 @@ impl Dialer {
     /// A connection on which this URL can be requested.
     pub(crate) async fn dial(&self, url: &Url, rule: &Rule) -> Result<Connection, EgressError> {
         let dialled = async {
-            let stream: Box<dyn Stream> = match self.proxy_for(url) {
-                None => Box::new(self.connect(url, Some(rule)).await?),
-                Some(proxy) => {
-                    let stream = self.secured(&proxy.url, Box::new(self.connect(&proxy.url, None).await?)).await?;
-                    if url.scheme() == "https" { tunnel(stream, proxy, url).await? } else { stream }
-                }
-            };
-            let stream = self.secured(url, stream).await?;
+            let is_https = url.scheme() == "https";
+            let mut stream = self.way_to(url, rule, is_https).await?;
+            if is_https {
+                stream = self.secured(url, stream, Spoken::Http).await?;
+            }
             Connection::over(stream).await.map_err(|e| EgressError::Unreachable(chain(&e)))
         };
-        match tokio::time::timeout(self.connect_timeout, dialled).await {
-            Ok(dialled) => dialled,
+        self.in_time(dialled).await
+    }
+
+    /// A connection to the URL's host and port, still without TLS.
+    pub(crate) async fn open(&self, url: &Url, rule: &Rule) -> Result<Box<dyn Stream>, EgressError> {
+        self.in_time(self.way_to(url, rule, true)).await
+    }
+
+    /// TLS on a connection, by the name of the URL's host.
+    pub(crate) async fn upgrade(&self, url: &Url, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, EgressError> {
+        self.in_time(self.secured(url, stream, Spoken::Other)).await
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, EgressError>>) -> Result<T, EgressError> {
+        match tokio::time::timeout(self.connect_timeout, work).await {
+            Ok(done) => done,
             Err(_) => Err(EgressError::Unreachable("no connection in time".into())),
         }
+    }
+
+    /// TCP to the host, or to the proxy and, where it is to tunnel, through it.
+    async fn way_to(&self, url: &Url, rule: &Rule, tunnelled: bool) -> Result<Box<dyn Stream>, EgressError> {
+        let Some(proxy) = self.proxy_for(url) else { return Ok(Box::new(self.connect(url, Some(rule)).await?)) };
+        let mut stream: Box<dyn Stream> = Box::new(self.connect(&proxy.url, None).await?);
+        if proxy.url.scheme() == "https" {
+            stream = self.secured(&proxy.url, stream, Spoken::Http).await?;
+        }
+        if tunnelled { tunnel(stream, proxy, url).await } else { Ok(stream) }
     }
 
     /// Whether a proxy is asked for this URL itself, instead of for a tunnel.
@@ -109,12 +143,18 @@ impl Dialer {
         Ok(stream)
     }
 
-    async fn secured(&self, url: &Url, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, EgressError> {
-        if url.scheme() != "https" {
-            return Ok(stream);
-        }
-        let connector = self.tls.get_or_init(|| self.connector()).as_ref();
-        let connector = connector.map_err(|why| EgressError::Setup(why.clone()))?;
+    async fn secured(
+        &self,
+        url: &Url,
+        stream: Box<dyn Stream>,
+        spoken: Spoken,
+    ) -> Result<Box<dyn Stream>, EgressError> {
+        let connectors = self.tls.get_or_init(|| self.connectors()).as_ref();
+        let connectors = connectors.map_err(|why| EgressError::Setup(why.clone()))?;
+        let connector = match spoken {
+            Spoken::Http => &connectors.http,
+            Spoken::Other => &connectors.other,
+        };
         let name = match url.host() {
             Some(Host::Domain(name)) => ServerName::try_from(name.trim_end_matches('.').to_owned()).ok(),
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address).into()),
@@ -126,15 +166,16 @@ impl Dialer {
         Ok(Box::new(shaken.map_err(|e| EgressError::Unreachable(format!("TLS: {}", chain(&e))))?))
     }
 
-    fn connector(&self) -> Result<TlsConnector, String> {
+    fn connectors(&self) -> Result<Connectors, String> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = Verifier::new_with_extra_roots(self.extra_roots.iter().cloned(), Arc::clone(&provider));
         let verifier = Arc::new(verifier.map_err(|e| chain(&e))?);
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(|e| chain(&e))?.dangerous().with_custom_certificate_verifier(verifier);
-        let mut config = builder.with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsConnector::from(Arc::new(config)))
+        let other = builder.with_no_client_auth();
+        let mut http = other.clone();
+        http.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Connectors { http: TlsConnector::from(Arc::new(http)), other: TlsConnector::from(Arc::new(other)) })
     }
 }
 

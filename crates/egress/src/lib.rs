@@ -5,8 +5,10 @@
 //!   request forgery, DNS rebinding): the address that was checked is the address that is connected to.
 //! - No redirects, no cookies, no proxy from the environment, no retries, no decompression; every wait has a deadline, every
 //!   body a bound.
+//! - Where no HTTP is spoken, an [`Endpoint`] opens a [`Channel`], under the same rules.
 //! - [`EgressError::not_sent`] says with certainty that no byte of a request left. What is retried is decided elsewhere.
 
+mod channel;
 mod client;
 mod connection;
 mod dial;
@@ -16,12 +18,14 @@ mod resolve;
 mod rules;
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dial::Dialer;
-use url::Url;
+use url::{Host, Url};
 
+pub use channel::{Channel, Endpoint};
 pub use client::{PurposeClient, Response};
 pub use error::EgressError;
 pub use resolve::{Lookup, SystemLookup};
@@ -51,6 +55,8 @@ pub enum Purpose {
     Kms,
     /// Witnesses that cosign the log's checkpoints.
     Witness,
+    /// A server that takes mail.
+    Mail,
 }
 
 impl Purpose {
@@ -66,6 +72,7 @@ impl Purpose {
             Purpose::Registry => "registry",
             Purpose::Kms => "kms",
             Purpose::Witness => "witness",
+            Purpose::Mail => "mail",
         }
     }
 }
@@ -130,12 +137,41 @@ impl Egress {
         self.under(purpose, rule)
     }
 
+    /// One host and port, which an operator configured, for a protocol that is not HTTP. Private addresses are refused as for
+    /// [`Egress::client_for`], unless they are of the purpose's networks or of those given here.
+    ///
+    /// # Errors
+    /// [`EgressError::Refused`] if there can be no such host; [`EgressError::Setup`] as for [`Egress::client`].
+    pub fn endpoint(
+        &self,
+        purpose: Purpose,
+        (host, port): (&str, u16),
+        networks: &[Network],
+    ) -> Result<Endpoint, EgressError> {
+        let refused = |why: String| EgressError::Refused(format!("{host:?}: {why}"));
+        let bracketed = host.parse::<Ipv6Addr>().map_or_else(|_| host.to_owned(), |address| format!("[{address}]"));
+        let named = Host::parse(&bracketed).map_err(|e| refused(e.to_string()))?;
+        if port == 0 {
+            return Err(refused("port 0 is nobody's".into()));
+        }
+        // Rules name hosts and ports by URLs; nothing else is made of it.
+        let url = Url::parse(&format!("https://{named}:{port}/")).map_err(|e| refused(e.to_string()))?;
+        let origin = Origin::of(&url).map_err(|e| refused(e.to_string()))?;
+        let networks = self.rule(purpose).networks.into_iter().chain(networks.iter().copied()).collect();
+        let rule = Rule { origins: vec![origin], hosts: Vec::new(), networks };
+        Ok(Endpoint::new(purpose, url, rule, self.dialer()?))
+    }
+
     fn under(&self, purpose: Purpose, rule: Rule) -> Result<PurposeClient, EgressError> {
+        Ok(PurposeClient::new(purpose, rule, self.dialer()?))
+    }
+
+    fn dialer(&self) -> Result<Arc<Dialer>, EgressError> {
         let dialer = self.dialer.get_or_init(|| {
             let lookup = Arc::clone(&self.lookup);
             Dialer::new(&self.config, lookup).map(Arc::new)
         });
-        Ok(PurposeClient::new(purpose, rule, Arc::clone(dialer.as_ref().map_err(EgressError::clone)?)))
+        dialer.as_ref().map(Arc::clone).map_err(EgressError::clone)
     }
 
     fn rule(&self, purpose: Purpose) -> Rule {

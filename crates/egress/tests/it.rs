@@ -321,3 +321,90 @@ async fn tls_trusts_further_authorities_and_nobody_else() {
     let broken = "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n";
     assert!(matches!(through(roots(broken.into())), Err(EgressError::Setup(_))));
 }
+
+/// A server that speaks first, and goes on in TLS once it is told to; anything else ends it.
+async fn upgrading(acceptor: TlsAcceptor) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let _ = socket.write_all(b"hello").await;
+                let mut said = [0; 3];
+                if socket.read_exact(&mut said).await.is_err() || &said != b"TLS" {
+                    return;
+                }
+                let Ok(mut socket) = acceptor.accept(socket).await else { return };
+                let protocol = socket.get_ref().1.alpn_protocol().map_or(0, <[u8]>::len);
+                let _ = socket.write_all(&[b'0' + u8::try_from(protocol).unwrap_or(9)]).await;
+                let _ = socket.flush().await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn other_protocols_run_on_channels_that_become_secure_when_they_are_told() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("a server");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let port = upgrading(TlsAcceptor::from(Arc::new(config))).await;
+    let soon = || Instant::now() + Duration::from_secs(5);
+    let egress = |extra_roots| {
+        let config = EgressConfig { extra_roots, ..EgressConfig::default() };
+        Egress::with_lookup(config, leading_to(&[&["127.0.0.1"]]))
+    };
+    let upgraded = async |egress: Egress| {
+        let endpoint = egress.endpoint(Purpose::Mail, ("localhost", port), &[]).expect("an endpoint");
+        let mut channel = endpoint.open(soon()).await.expect("connected");
+        let mut hello = [0; 5];
+        channel.read_exact(&mut hello).await.expect("a word");
+        assert!(&hello == b"hello" && !channel.is_secure());
+        channel.write_all(b"TLS").await.expect("sent");
+        channel.secured(soon()).await
+    };
+    let mut channel = upgraded(egress(made.cert.pem().into_bytes())).await.expect("secure");
+    let mut protocol = [0];
+    channel.read_exact(&mut protocol).await.expect("a word");
+    assert!(protocol == *b"0" && channel.is_secure(), "HTTP is not announced: {protocol:?}");
+    let error = upgraded(egress(Vec::new())).await.expect_err("a stranger");
+    assert!(matches!(&error, EgressError::Unreachable(why) if why.contains("TLS")), "{error}");
+}
+
+#[tokio::test]
+async fn endpoints_lead_where_the_operator_says_and_nowhere_else() {
+    let (port, visits) = server(b"", true).await;
+    let soon = || Instant::now() + Duration::from_secs(2);
+    let inside = || Egress::with_lookup(EgressConfig::default(), leading_to(&[&["127.0.0.1"]]));
+    let refused = inside().endpoint(Purpose::Mail, ("mail.example", port), &[]).expect("an endpoint");
+    let error = refused.open(soon()).await.expect_err("refused");
+    assert!(matches!(&error, EgressError::Refused(why) if why.contains("not a public address")), "{error}");
+    let listed = ["127.0.0.0/8".parse().expect("a network")];
+    let endpoint = inside().endpoint(Purpose::Mail, ("mail.example", port), &listed).expect("an endpoint");
+    endpoint.open(soon()).await.expect("connected");
+    let literal = inside().endpoint(Purpose::Mail, ("127.0.0.1", port), &[]).expect("an endpoint");
+    literal.open(soon()).await.expect("connected");
+    assert_eq!(visits.load(Ordering::SeqCst), 2);
+    for (host, port) in [("", 25), ("a/b", 25), ("a@b", 25), ("a:1", 25), ("a b", 25), ("[::1", 25), ("a", 0)] {
+        let made = inside().endpoint(Purpose::Mail, (host, port), &[]);
+        assert!(matches!(made, Err(EgressError::Refused(_))), "{host}:{port}");
+    }
+    assert!(inside().endpoint(Purpose::Mail, ("::1", 25), &[]).is_ok());
+    // A proxy tunnels to it.
+    let (proxied, _, mut heard) = patient(1).await;
+    let proxy = Some(url(&format!("http://127.0.0.1:{proxied}/")));
+    let egress = Egress::with_lookup(EgressConfig { proxy, ..EgressConfig::default() }, leading_to(&[&[]]));
+    let endpoint = egress.endpoint(Purpose::Mail, ("mail.example", 587), &[]).expect("an endpoint");
+    // What is granted has a body here, which is none of a tunnel's.
+    drop(endpoint.open(soon()).await);
+    let head = heard.recv().await.expect("a request");
+    assert!(head.starts_with("CONNECT mail.example:587 HTTP/1.1\r\n"), "{head}");
+}

@@ -24,7 +24,7 @@ impl SecretText {
     }
 
     /// The text, for the one place that uses it.
-    pub(crate) fn expose(&self) -> &str {
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

@@ -19,6 +19,11 @@ pub const MAX_KEYS: usize = 100;
 /// Longest `kid` that is read, in bytes.
 pub const MAX_KID_BYTES: usize = 256;
 
+/// Members of ours, which others ignore (RFC 7517 section 4): what became of a key, and when, in seconds since 1970.
+const STATE: &str = "countersign_state";
+const RETIRED_AT: &str = "countersign_retired_at";
+const REVOKED_AT: &str = "countersign_revoked_at";
+
 /// Members that only private and symmetric keys have (RFC 7518 section 6).
 const SECRET_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
@@ -77,6 +82,26 @@ pub enum Unusable {
     /// The point is not one of the curve.
     #[error("its point is not on the curve")]
     Point,
+    /// `countersign_state` is none that is known, or the time is missing.
+    #[error("what became of it is not said in a known way")]
+    Mark,
+}
+
+/// What became of a key, as whoever published the set says (`countersign_state`). Times are in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// It signs.
+    Active,
+    /// It signed until then; what it signed stays good.
+    Retired {
+        /// When.
+        at: u64,
+    },
+    /// From then on somebody else may have had it, who can sign with any date.
+    Revoked {
+        /// When.
+        at: u64,
+    },
 }
 
 /// A public key that verifies ES256.
@@ -84,6 +109,7 @@ pub enum Unusable {
 pub struct Jwk {
     kid: String,
     key: VerifyingKey,
+    mark: Option<Mark>,
 }
 
 impl Jwk {
@@ -108,6 +134,17 @@ impl Jwk {
     /// The name by which signatures refer to the key.
     pub fn kid(&self) -> &str {
         &self.kid
+    }
+
+    /// What became of it, if the set says so.
+    pub fn mark(&self) -> Option<Mark> {
+        self.mark
+    }
+
+    /// The same key, with what became of it.
+    #[must_use]
+    pub fn marked(self, mark: Mark) -> Self {
+        Self { mark: Some(mark), ..self }
     }
 
     /// The key's thumbprint: SHA-256 over its required members, base64url (RFC 7638).
@@ -137,7 +174,15 @@ impl Jwk {
     /// The key as it is published.
     pub fn to_value(&self) -> Value {
         let [x, y] = self.coordinates();
-        json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": self.kid, "use": "sig", "alg": "ES256" })
+        let mut value =
+            json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": self.kid, "use": "sig", "alg": "ES256" });
+        match self.mark {
+            None => {}
+            Some(Mark::Active) => value[STATE] = json!("active"),
+            Some(Mark::Retired { at }) => (value[STATE], value[RETIRED_AT]) = (json!("retired"), json!(at)),
+            Some(Mark::Revoked { at }) => (value[STATE], value[REVOKED_AT]) = (json!("revoked"), json!(at)),
+        }
+        value
     }
 
     fn coordinates(&self) -> [String; 2] {
@@ -149,7 +194,7 @@ impl Jwk {
 impl From<VerifyingKey> for Jwk {
     /// The `kid` is the thumbprint.
     fn from(key: VerifyingKey) -> Self {
-        let mut jwk = Self { kid: String::new(), key };
+        let mut jwk = Self { kid: String::new(), key, mark: None };
         jwk.kid = jwk.thumbprint();
         jwk
     }
@@ -262,7 +307,20 @@ fn usable(key: &Value) -> Result<Jwk, Unusable> {
         let kid = kid.as_str().filter(|kid| (1..=MAX_KID_BYTES).contains(&kid.len())).ok_or(Unusable::Kid)?;
         kid.clone_into(&mut jwk.kid);
     }
+    jwk.mark = mark(members)?;
     Ok(jwk)
+}
+
+/// A mark that cannot be read may say that the key is revoked: such a key is not usable.
+fn mark(members: &Map<String, Value>) -> Result<Option<Mark>, Unusable> {
+    let Some(state) = members.get(STATE) else { return Ok(None) };
+    let time = |name: &str| members.get(name).and_then(Value::as_u64).ok_or(Unusable::Mark);
+    match state.as_str() {
+        Some("active") => Ok(Some(Mark::Active)),
+        Some("retired") => Ok(Some(Mark::Retired { at: time(RETIRED_AT)? })),
+        Some("revoked") => Ok(Some(Mark::Revoked { at: time(REVOKED_AT)? })),
+        _ => Err(Unusable::Mark),
+    }
 }
 
 /// RFC 7517 sections 4.2 and 4.3.
@@ -307,6 +365,13 @@ mod tests {
         let again = Jwk::parse(key.to_value().to_string().as_bytes()).unwrap();
         assert_eq!((&again, again.point()), (&key, key.point()));
         assert_eq!(Jwk::from_point(&key.point()).unwrap(), key);
+        for mark in [Mark::Active, Mark::Retired { at: 7 }, Mark::Revoked { at: 8 }] {
+            let marked = key.clone().marked(mark);
+            assert_eq!(Jwk::parse(marked.to_value().to_string().as_bytes()).unwrap().mark(), Some(mark));
+            // The same key, said to be two things.
+            let set = json!({ "keys": [key.to_value(), marked.to_value()] }).to_string();
+            assert!(matches!(JwkSet::parse(set.as_bytes()), Err(JwkError::DuplicateKid(_))));
+        }
     }
 
     #[test]
@@ -325,6 +390,10 @@ mod tests {
             ("RVEU", "RVEU=", Unusable::Coordinates),
             ("RVEU", "RVEUAA", Unusable::Coordinates),
             ("\"x\":\"f", "\"x\":\"g", Unusable::Point),
+            ("{", "{\"countersign_state\":\"gone\",", Unusable::Mark),
+            ("{", "{\"countersign_state\":true,", Unusable::Mark),
+            ("{", "{\"countersign_state\":\"retired\",", Unusable::Mark),
+            ("{", "{\"countersign_state\":\"revoked\",\"countersign_revoked_at\":\"now\",", Unusable::Mark),
         ] {
             let changed = A3.replacen(from, to, 1);
             assert_eq!(Jwk::parse(changed.as_bytes()), Err(JwkError::Unusable(why)), "{changed}");

@@ -359,20 +359,11 @@ pub fn verify(bytes: &[u8], keys: &JwkSet) -> Report {
             return Report::unreadable(FileKind::Jws, &names, error.code(), &error.to_string());
         }
     };
-    let signature = match jws.verify(keys) {
-        Ok(key) => Outcome::Passed(format!("by the key {:?}", key.kid())),
-        Err(error @ (SignatureError::KeyUnknown(_) | SignatureError::NoKeys)) => {
-            Outcome::Skipped(Some(error.code()), error.to_string())
-        }
-        Err(error @ (SignatureError::Wrong(_) | SignatureError::WrongForAll(_))) => {
-            Outcome::Failed(error.code(), error.to_string())
-        }
-    };
     let typ = jws.typ().unwrap_or("none stated");
     let checks = vec![
         Outcome::Passed(format!("a JWS by ES256, type {typ:?}, {} bytes of payload", jws.payload().len()))
             .named(CheckName::Parse),
-        signature.named(CheckName::Signature),
+        signed(jws.verify(keys)).named(CheckName::Signature),
     ];
     let mut report = Report::from_checks(FileKind::Jws, checks);
     match report.verdict {
@@ -386,6 +377,19 @@ pub fn verify(bytes: &[u8], keys: &JwkSet) -> Report {
         "Whether the keys that you gave belong to whom you think, or were revoked.".to_owned(),
     ]);
     report
+}
+
+/// How a signature ended. Without its key, nothing is wrong and nothing is proved.
+pub(crate) fn signed(signature: Result<&Jwk, SignatureError>) -> Outcome {
+    match signature {
+        Ok(key) => Outcome::Passed(format!("by the key {:?}", key.kid())),
+        Err(error @ (SignatureError::KeyUnknown(_) | SignatureError::NoKeys)) => {
+            Outcome::Skipped(Some(error.code()), error.to_string())
+        }
+        Err(error @ (SignatureError::Wrong(_) | SignatureError::WrongForAll(_))) => {
+            Outcome::Failed(error.code(), error.to_string())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,10 +17,12 @@
 //! | [`tlog_proof`] | offline proofs of inclusion | C2SP tlog-proof |
 //! | [`jwk`] | public keys and sets of them | RFC 7517, RFC 7638 |
 //! | [`jws`] | signed content: ES256, flattened JSON or compact | RFC 7515, RFC 7518 |
+//! | [`artifact`] | signed artifacts, as far as their signature is about them | `docs/artifact.md` |
 //! | [`receipt`] | the receipt file and its verification | `docs/receipt.md` |
 //! | [`report`], [`verify`] | what was checked, and against whose keys | `docs/receipt.md` |
 #![forbid(unsafe_code)]
 
+pub mod artifact;
 pub mod canonical;
 pub mod checkpoint;
 pub mod commitment;

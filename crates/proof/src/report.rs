@@ -60,6 +60,16 @@ pub enum CheckName {
     Disclosures,
     /// A JWS is signed by a key that the verifier knows.
     Signature,
+    /// That key was fit to sign when this was signed.
+    KeyState,
+    /// The payload of a JWS is an artifact in its canonical bytes.
+    Artifact,
+    /// The header of a JWS says what the artifact says.
+    Claims,
+    /// The artifact is of the workspace whose keys these are.
+    Workspace,
+    /// The signature's times are in order.
+    Times,
 }
 
 /// How a check ended.
@@ -135,7 +145,7 @@ failures! {
     QuorumMissed = "quorum_missed",
     /// A named parent is neither in the file nor said to be erased.
     ParentMissing = "parent_missing",
-    /// An event is of another workspace than the subject.
+    /// An event is of another workspace than the subject, or an artifact of another than the keys.
     WorkspaceMismatch = "workspace_mismatch",
     /// An event is neither of the subject's call nor an ancestor of the subject.
     CallMismatch = "call_mismatch",
@@ -165,6 +175,34 @@ failures! {
     SignatureLength = "signature_length",
     /// No key was given by the name that a JWS states.
     KeyUnknown = "key_unknown",
+    /// `typ` is not that of a signed artifact.
+    TypMismatch = "typ_mismatch",
+    /// The payload is no artifact.
+    ArtifactMalformed = "artifact_malformed",
+    /// The payload is an artifact, but not in its canonical bytes.
+    PayloadNotCanonical = "payload_not_canonical",
+    /// The header lacks a claim, or has one of the wrong type.
+    ClaimMissing = "claim_missing",
+    /// `iss` is not the artifact's workspace.
+    IssuerMismatch = "issuer_mismatch",
+    /// `sub` is not the artifact's id.
+    SubjectMismatch = "subject_mismatch",
+    /// `artifact_type` is not the artifact's type.
+    TypeMismatch = "type_mismatch",
+    /// `artifact_version` is not the artifact's version.
+    VersionMismatch = "version_mismatch",
+    /// Nobody said whose the keys are.
+    WorkspaceUnknown = "workspace_unknown",
+    /// The signature claims to expire before it was made.
+    TimesMismatch = "times_mismatch",
+    /// The signature claims to be made later than now.
+    IssuedInFuture = "issued_in_future",
+    /// It was signed after the key was retired.
+    KeyRetired = "key_retired",
+    /// The key was revoked, and nothing but the signer's word says that it was signed before.
+    KeyRevoked = "key_revoked",
+    /// Nobody said what state the key was in.
+    KeyStateUnknown = "key_state_unknown",
 }
 
 impl fmt::Display for Code {
@@ -222,6 +260,22 @@ pub struct EventSummary {
     pub development: bool,
 }
 
+/// The facts of a signed artifact that a reader wants to see first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactSummary {
+    /// Its name for all time.
+    pub id: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub artifact_type: String,
+    /// Its version.
+    pub version: u64,
+    /// Whose it is.
+    pub workspace: String,
+    /// When it was made, as it says.
+    pub created_at: String,
+}
+
 /// Everything that a verification found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -234,6 +288,9 @@ pub struct Report {
     /// ID of the receipt's own event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// The artifact of a JWS. Rely on it only if the verdict is valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<ArtifactSummary>,
     /// The events of a receipt, in the file's order. Rely on them only if the verdict is valid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<EventSummary>,

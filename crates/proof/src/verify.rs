@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::artifact;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::cosignature;
 use crate::jwk::JwkSet;
@@ -23,6 +24,10 @@ pub struct TrustAnchors {
     pub witnesses: Vec<VerifierKey>,
     /// Keys of those who sign JWS.
     pub signers: JwkSet,
+    /// The workspace whose keys those are. With one named, a JWS has to be an artifact of it.
+    pub workspace: Option<String>,
+    /// Now, in seconds since 1970, for what a signature says of its time.
+    pub now: Option<u64>,
     /// How many different witnesses must have cosigned every checkpoint. 0 demands none.
     pub quorum: usize,
 }
@@ -55,6 +60,20 @@ impl TrustAnchors {
         self
     }
 
+    /// Says whose keys the signers' are.
+    #[must_use]
+    pub fn with_workspace(mut self, workspace: Option<String>) -> Self {
+        self.workspace = workspace;
+        self
+    }
+
+    /// Says what time it is, in seconds since 1970.
+    #[must_use]
+    pub fn at(mut self, now: u64) -> Self {
+        self.now = Some(now);
+        self
+    }
+
     /// Demands cosignatures by `quorum` different witnesses on every checkpoint.
     #[must_use]
     pub fn with_quorum(mut self, quorum: usize) -> Self {
@@ -69,7 +88,7 @@ pub fn verify_file(bytes: &[u8], anchors: &TrustAnchors) -> Report {
         FileKind::Receipt => receipt::verify(bytes, anchors),
         FileKind::TlogProof => verify_tlog_proof(bytes, None, anchors),
         FileKind::Checkpoint => verify_checkpoint(bytes, anchors),
-        FileKind::Jws => jws::verify(bytes, &anchors.signers),
+        FileKind::Jws => artifact::verify(bytes, anchors),
         FileKind::Unknown => Report::unreadable(
             FileKind::Unknown,
             &[CheckName::Parse],
@@ -317,6 +336,7 @@ impl Report {
             verdict,
             checks,
             subject: None,
+            artifact: None,
             events: Vec::new(),
             cosigners: Vec::new(),
             independent_parties: 0,

@@ -32,6 +32,10 @@ pub(crate) enum Failure {
     /// There is something else already. A result, marked as an error.
     #[error("{0}")]
     Exists(String),
+    /// Nothing was done, because somebody outside did not do their part. A result, marked as an error: it says nothing about the
+    /// health of this upstream, whose other tools do without them.
+    #[error("{0}")]
+    Outside(String),
     /// Nothing was done.
     #[error("{0}")]
     Undone(String),
@@ -44,9 +48,8 @@ impl Failure {
     /// For something that is done already: only showing it failed.
     pub fn after_the_fact(self) -> Self {
         match self {
-            Self::Undone(why) | Self::Input(why) | Self::NotFound(why) | Self::Exists(why) | Self::Unknown(why) => {
-                Self::Unknown(why)
-            }
+            Self::Undone(why) | Self::Outside(why) | Self::Unknown(why) => Self::Unknown(why),
+            Self::Input(why) | Self::NotFound(why) | Self::Exists(why) => Self::Unknown(why),
         }
     }
 }
@@ -94,6 +97,7 @@ fn answer(told: Result<Told, Failure>) -> Result<ToolResult, DispatchError> {
         Err(Failure::Input(why)) => result(&json!(why), Some(RefusalKind::InvalidArguments), Map::new()),
         Err(Failure::NotFound(why)) => result(&json!(why), Some(RefusalKind::NotFound), Map::new()),
         Err(Failure::Exists(why)) => result(&json!(why), Some(RefusalKind::AlreadyExists), Map::new()),
+        Err(Failure::Outside(why)) => result(&json!(why), Some(RefusalKind::UpstreamUnavailable), Map::new()),
         Err(Failure::Undone(why)) => Err(DispatchError::NotSent(why)),
         Err(Failure::Unknown(why)) => Err(DispatchError::Lost(why)),
     }

@@ -8,6 +8,7 @@ mod file;
 mod issuers;
 mod keys;
 mod limits;
+mod mail;
 mod operations;
 mod reach;
 mod starter;
@@ -17,6 +18,7 @@ mod witness;
 pub use database::DatabaseUrl;
 pub use issuers::{IssuerSettings, JwksSource};
 pub use keys::{KeeperSettings, KeySettings};
+pub use mail::{MailLogin, MailSettings, MailTls};
 pub use operations::{DrainSettings, LogFormat, LogSettings, TelemetrySettings};
 pub use reach::{ForwardedHeader, ProxySettings, unsettled};
 pub use starter::{starter_files, write_starter};
@@ -178,6 +180,8 @@ pub struct TrustSettings {
     pub authority_rotation: Duration,
     /// Teams that can be told about artifacts.
     pub teams: Vec<TeamSettings>,
+    /// The server that takes mail for them.
+    pub mail: Option<MailSettings>,
     /// Whom to ask about packages.
     pub packages: PackageSettings,
     /// Registries in which images are signed.
@@ -237,13 +241,22 @@ pub struct PackageSettings {
     pub npm_keys: Option<PathBuf>,
 }
 
-/// How a team is told.
+/// How a team is told: by a webhook, by mail, or by both.
 #[derive(Debug, Clone)]
 pub struct TeamSettings {
     /// Its name.
     pub name: String,
     /// Where it is told.
-    pub webhook: Url,
+    pub webhook: Option<WebhookSettings>,
+    /// Addresses to which a mail goes.
+    pub mail: Vec<String>,
+}
+
+/// A team's webhook.
+#[derive(Debug, Clone)]
+pub struct WebhookSettings {
+    /// Where.
+    pub url: Url,
     /// In which shape.
     pub style: TeamStyle,
     /// File with the secret that signs what is sent (Standard Webhooks, `whsec_…`).
@@ -557,8 +570,25 @@ fn trust(
     data_dir: &Path,
 ) -> Result<Option<TrustSettings>, ConfigError> {
     let Some(section) = file.filter(|section| section.enabled) else { return Ok(None) };
+<<<<<<< HEAD
     let key_rotation = rotation(section.key_rotation.as_ref(), 180, source)?;
     let authority_rotation = rotation(section.authority_rotation.as_ref(), 365, source)?;
+=======
+    let key_rotation = match &section.key_rotation {
+        None => Duration::from_secs(180 * 24 * 3600),
+        Some(text) => {
+            let duration = parse_duration(text.get_ref()).map_err(|m| source.complain(text, m))?;
+            if duration < Duration::from_secs(24 * 3600) {
+                return Err(source.complain(text, "a key signs for at least a day; write 1d or more".to_owned()));
+            }
+            duration
+        }
+    };
+    let mail = section.mail.map(|mail| mail::settings(mail, source, base)).transpose()?;
+    if let (None, Some(address)) = (&mail, section.teams.iter().find_map(|team| team.mail.first())) {
+        return Err(source.complain(address, "mail needs a server: [trust.mail] with host and from".to_owned()));
+    }
+>>>>>>> 1afb3249f8ba81c03e85cdec19feba229fb10fc8
     let teams = section.teams.into_iter().map(|team| team_of(team, source, base)).collect::<Result<_, _>>()?;
     let (identities, other_identities) = identities(&section.identities, source)?;
     Ok(Some(TrustSettings {
@@ -566,6 +596,7 @@ fn trust(
         identities,
         other_identities,
         teams,
+        mail,
         registries: section
             .registries
             .into_iter()
@@ -641,17 +672,31 @@ fn identities(
 
 fn team_of(team: file::FileTeam, source: &Source, base: &Path) -> Result<TeamSettings, ConfigError> {
     let name = team.name.get_ref().clone();
+    let complain = |message: &str| source.complain(&team.name, message.to_owned());
     if !countersign_trust::review::is_team(&name) {
-        return Err(source.complain(&team.name, format!("{name:?} is no team's name; write for example security")));
+        return Err(complain(&format!("{name:?} is no team's name; write for example security")));
     }
-    let webhook = Url::parse(team.webhook.get_ref()).ok().filter(|url| matches!(url.scheme(), "https" | "http"));
-    let wrong = || source.complain(&team.webhook, "webhook is an http or https URL".to_owned());
+    if team.webhook.is_none() && (team.style.is_some() || team.secret_file.is_some()) {
+        return Err(complain("style and secret_file are about a webhook, and this team has none"));
+    }
     let style = match team.style {
         None | Some(file::FileTeamStyle::Webhook) => TeamStyle::Webhook,
         Some(file::FileTeamStyle::Slack) => TeamStyle::Slack,
     };
     let secret_file = team.secret_file.map(|path| base.join(path));
-    Ok(TeamSettings { name, webhook: webhook.ok_or_else(wrong)?, style, secret_file })
+    let webhook = match team.webhook {
+        None => None,
+        Some(text) => {
+            let url = Url::parse(text.get_ref()).ok().filter(|url| matches!(url.scheme(), "https" | "http"));
+            let wrong = || source.complain(&text, "webhook is an http or https URL".to_owned());
+            Some(WebhookSettings { url: url.ok_or_else(wrong)?, style, secret_file })
+        }
+    };
+    let mail = mail::recipients(&team.mail, source)?;
+    if webhook.is_none() && mail.is_empty() {
+        return Err(source.complain(&team.name, "a team has a webhook, mail addresses, or both".to_owned()));
+    }
+    Ok(TeamSettings { name, webhook, mail })
 }
 
 /// `[scan] quarantine_at`: a severity, or `never`; `high` where nothing is said.
@@ -801,7 +846,28 @@ mod tests {
         let witness =
             |url: &str, key: &str, line: &str| format!("[[witnesses]]\nurl = \"{url}\"\nvkey = \"{key}\"\n{line}");
         let tls = |line: &str| format!("[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n{line}\n");
+        let mail = |line: &str| {
+            format!("[trust]\nenabled = true\n[trust.mail]\nhost = \"h.example\"\nfrom = \"a@b.example\"\n{line}\n")
+        };
+        let team = |line: &str| format!("[trust]\nenabled = true\n[[trust.teams]]\nname = \"ops\"\n{line}\n");
         let cases: &[(&str, &str)] = &[
+            (&mail("tls = \"none\""), "countersign.toml:6: mail is sent without TLS to this machine alone"),
+            (&mail("tls = \"maybe\""), "countersign.toml:6: tls is \"starttls\", \"implicit\" or \"none\""),
+            (&mail("port = 0"), "countersign.toml:6: port 0 is nobody's"),
+            (&mail("password = \"x\""), "countersign.toml:6: unknown field `password`"),
+            (&mail("username = \"x\""), "countersign.toml:4: username and password_file go together"),
+            (&mail("networks = [\"10.0.0.0/40\"]"), "countersign.toml:6: \"10.0.0.0/40\" is not a network"),
+            (&mail("").replace("h.example", "smtp://h"), "countersign.toml:4: \"smtp://h\" is neither"),
+            (&mail("").replace("a@b", "A <a@b"), "countersign.toml:5: \"A <a@b.example\" is not a plain mail address"),
+            (&team(""), "countersign.toml:4: a team has a webhook, mail addresses, or both"),
+            (&team("mail = []"), "countersign.toml:4: a team has a webhook, mail addresses, or both"),
+            (&team("mail = [\"a@b.example\"]"), "countersign.toml:5: mail needs a server"),
+            (&team("style = \"slack\""), "countersign.toml:4: style and secret_file are about a webhook"),
+            (&mail("[[trust.teams]]\nname = \"x\"\nmail = [\"ops\"]"), "countersign.toml:8: \"ops\" is not a plain"),
+            (
+                &mail("[[trust.teams]]\nname = \"x\"\nmail = [\"a@b.c\", \"a@b.c\"]"),
+                "countersign.toml:8: a@b.c is there twice",
+            ),
             ("listen = \"127.0.0.1:8000\"\nlisten_on = 1\n", "countersign.toml:2: unknown field `listen_on`"),
             ("\nlisten = \"localhost\"\n", "countersign.toml:2: \"localhost\" is not an address and port"),
             ("trusted_proxies = [\"10.0.0.0/40\"]\n", "countersign.toml:1: \"10.0.0.0/40\" is not a network"),

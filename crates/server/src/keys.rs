@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use countersign_keys::{KeyError, SecretSource, SecretText};
 
 /// A key file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,17 @@ pub fn read_or_create_seed(path: &Path, kind: SeedKind) -> Result<[u8; 32], KeyF
 /// The system's.
 pub fn create_private_dir(path: &Path) -> Result<(), KeyFileError> {
     countersign_ledger::durable::create_dir_all(path).map_err(|error| KeyFileError::Io { path: path.to_owned(), error })
+}
+
+/// Reads a secret of the operator's: the one line of a file that not everybody can read.
+///
+/// # Errors
+/// In words, which name the file and never its content.
+pub(crate) fn read_secret(path: &Path) -> Result<SecretText, String> {
+    SecretSource::File(path.to_owned()).read().map_err(|error| match error {
+        KeyError::Config(why) => why,
+        other => other.to_string(),
+    })
 }
 
 /// Reads a file that others must not be able to read.

@@ -6,6 +6,7 @@
 //! - [`node`]: the parts put together, on a listener that is handed in.
 //! - `http`, [`mcp`]: requests in, answers out.
 //! - `capability`: what the built-in upstreams share; `trust` signs and verifies, `artifacts` keeps signed documents.
+//! - `mail`: mail to the operator's server.
 //! - `tls`: the listener's certificate, and whom client certificates name.
 //! - [`probe`]: an upstream for a moment, to look at what it lists.
 //! - [`keys`], [`dev_issuer`]: key files of the data directory.
@@ -20,6 +21,7 @@ pub mod dev_issuer;
 pub mod fuzzing;
 mod http;
 pub mod keys;
+mod mail;
 pub mod mcp;
 pub mod node;
 pub mod probe;

@@ -383,8 +383,19 @@ fn capabilities(
     keeper: Option<Arc<dyn SigningKeeper>>,
 ) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
+<<<<<<< HEAD
     let serves = settings.clients.is_some();
     let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, serves, clock()));
+=======
+    let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
+    let teams = Teams::open(settings, domain, egress).map_err(StartError::Setup)?;
+    let images = Images::open(&settings.registries, egress).map_err(StartError::Setup)?;
+    let packages = Packages::open(&settings.packages, egress).map_err(StartError::Setup)?;
+    let (ledger_, keyring_) = (ledger.clone(), Arc::clone(keyring));
+    let trust =
+        Trust::capability(ledger_, keyring_, Arc::clone(&custody), config.url(), clock(), (teams, packages, images));
+    let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
+>>>>>>> 1afb3249f8ba81c03e85cdec19feba229fb10fc8
     let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
     let keys = Arc::new(SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()));
     let clients = settings.clients.as_ref().map(|settings| {

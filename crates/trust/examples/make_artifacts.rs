@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for case in artifact_cases::all() {
         let path = |extension: &str| folder.join("cases").join(format!("{}.{extension}", case.name));
         fs::write(path("jws"), &case.file)?;
-        fs::write(path("jwks.json"), serde_json::to_vec_pretty(&case.keys.to_value())?)?;
+        fs::write(path("jwks.json"), serde_json::to_vec_pretty(&case.published().to_value())?)?;
         let mut entry = json!({
             "name": case.name,
             "jws": path("jws"),

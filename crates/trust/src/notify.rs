@@ -6,9 +6,11 @@
 //! | [`Notification::slack`] | an incoming webhook of Slack | Slack: message payloads, Block Kit, formatting text |
 //! | [`signature`] | the headers that prove where a webhook comes from | Standard Webhooks 1.0.0 |
 //! | [`mail`] | a mail | RFC 5322, RFC 2047, RFC 2045 |
+//! | [`smtp`] | what a mail server says, and what is said to it | RFC 5321, RFC 3463, RFC 4616 |
 
 pub mod mail;
 pub mod signature;
+pub mod smtp;
 
 use serde::Serialize;
 use serde_json::{Value, json};

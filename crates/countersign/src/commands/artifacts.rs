@@ -5,10 +5,21 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::answer::{concluded, list, members, object, read, show, table, texts, verdict, write};
 use crate::cli::Global;
 use crate::client::{Node, escaped};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Style};
+
+/// What is shown of a verification.
+const VERDICT: &[(&str, &str)] = &[
+    ("artifact", "/artifact_id"),
+    ("version", "/version"),
+    ("type", "/type"),
+    ("workspace", "/workspace_id"),
+    ("key", "/kid"),
+    ("why not", "/reason"),
+];
 
 /// Signed documents.
 #[derive(Debug, clap::Subcommand)]
@@ -140,7 +151,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
             let is_file = Path::new(&artifact).is_file();
             let arguments =
                 if is_file { json!({ "jws": jws(Path::new(&artifact))? }) } else { about(&artifact, version) };
-            verdict(global, &tool(global, "verify", &arguments).await?)
+            Ok(verdict(global, &tool(global, "verify", &arguments).await?, VERDICT))
         }
         Command::List { artifact_type, compliance, since, until, limit } => {
             let mut arguments = json!({ "limit": limit });
@@ -151,14 +162,14 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
                 arguments["compliance"] = compliance.into();
             }
             let found = tool(global, "list", &arguments).await?;
-            show(global, &found, listed)
+            Ok(show(global, &found, listed))
         }
-        Command::Provenance { id } => show(global, &tool(global, "provenance", &about(&id, None)).await?, provenance),
+        Command::Provenance { id } => {
+            Ok(show(global, &tool(global, "provenance", &about(&id, None)).await?, provenance))
+        }
         Command::Scrub => {
             let found = Node::find(global)?.post("/admin/artifacts/scrub", &json!({})).await?;
-            show(global, &found, scrubbed)?;
-            let intact = found["checked"] == found["intact"];
-            Ok(if intact { Exit::Ok } else { Exit::Invalid })
+            Ok(concluded(global, &found, |found| found["checked"] == found["intact"], scrubbed))
         }
     }
 }
@@ -171,18 +182,18 @@ pub async fn keys(global: &Global, command: KeysCommand) -> anyhow::Result<Exit>
     match command {
         KeysCommand::List { workspace } => {
             let query = workspace.map(|name| format!("?workspace={}", escaped(&name))).unwrap_or_default();
-            show(global, &Node::find(global)?.get(&format!("/admin/keys{query}")).await?, keys_listed)
+            Ok(show(global, &Node::find(global)?.get(&format!("/admin/keys{query}")).await?, keys_listed))
         }
         KeysCommand::Rotate { workspace, reason } => {
             let made = Node::find(global)?.post("/admin/keys/rotate", &order(workspace, &reason)).await?;
-            show(global, &made, |made| {
+            Ok(show(global, &made, |made| {
                 output::line(format!("the key {} signs from now on", output::text(made, "/kid")))
-            })
+            }))
         }
         KeysCommand::Revoke { kid, workspace, reason } => {
             let path = format!("/admin/keys/{}/revoke", escaped(&kid));
             let done = Node::find(global)?.post(&path, &order(workspace, &reason)).await?;
-            show(global, &done, |done| output::line(format!("revoked; receipt {}", output::text(done, "/receipt"))))
+            Ok(show(global, &done, |done| output::line(format!("revoked; receipt {}", output::text(done, "/receipt")))))
         }
         KeysCommand::Export { workspace, revoked, output } => {
             let node = Node::find_public(global)?;
@@ -193,7 +204,7 @@ pub async fn keys(global: &Global, command: KeysCommand) -> anyhow::Result<Exit>
                 return Err(reply.failure().into());
             }
             match output {
-                Some(path) => std::fs::write(&path, &reply.body).with_context(|| path.display().to_string())?,
+                Some(path) => write(&path, &reply.body)?,
                 None => output::line(String::from_utf8_lossy(&reply.body)),
             }
             Ok(Exit::Ok)
@@ -215,14 +226,12 @@ async fn tool(global: &Global, name: &str, arguments: &Value) -> anyhow::Result<
 }
 
 fn document(path: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let value: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-    anyhow::ensure!(value.is_object(), "{} is not a JSON object", path.display());
-    Ok(value)
+    let name = path.display().to_string();
+    object(&String::from_utf8(read(path)?).with_context(|| name.clone())?, &name)
 }
 
 fn jws(path: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
     Ok(serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text.trim())))
 }
 
@@ -238,81 +247,36 @@ fn order(workspace: Option<String>, reason: &str) -> Value {
     order
 }
 
-fn show(global: &Global, value: &Value, lines: fn(&Value)) -> anyhow::Result<Exit> {
-    match global.json {
-        true => output::json(value),
-        false => lines(value),
-    }
-    Ok(Exit::Ok)
-}
-
 fn finish(global: &Global, found: &Value, to: Option<&Path>) -> anyhow::Result<Exit> {
-    if found["status"] == "pending" {
-        output::json(found);
-        return Ok(Exit::Pending);
+    if let (Some(path), true) = (to, found["jws"].is_object()) {
+        write(path, found["jws"].to_string().as_bytes())?;
     }
-    if let Some(path) = to {
-        std::fs::write(path, found["jws"].to_string()).with_context(|| path.display().to_string())?;
-    }
-    show(global, found, |found| {
+    Ok(show(global, found, |found| {
         let (id, version) = (output::text(found, "/id"), output::text(found, "/version"));
         output::line(format!("{} {id} version {version}", output::paint(Style::Good, "signed")));
-        for (what, pointer) in [
-            ("type", "/type"),
-            ("stored", "/stored_at"),
-            ("digest", "/digest"),
-            ("key", "/kid"),
-            ("entry", "/entry_id"),
-            ("at", "/url"),
-        ] {
-            output::line(format!("  {what:<8} {}", output::text(found, pointer)));
-        }
-    })
-}
-
-fn verdict(global: &Global, told: &Value) -> anyhow::Result<Exit> {
-    let valid = told["valid"] == true;
-    show(global, told, verdict_lines)?;
-    Ok(if valid { Exit::Ok } else { Exit::Invalid })
-}
-
-fn verdict_lines(told: &Value) {
-    match told["valid"] == true {
-        true => output::line(output::paint(Style::Good, "VALID")),
-        false => output::line(output::paint(Style::Bad, "NOT VALID")),
-    }
-    for (what, pointer) in [
-        ("artifact", "/artifact_id"),
-        ("version", "/version"),
-        ("type", "/type"),
-        ("workspace", "/workspace_id"),
-        ("key", "/kid"),
-        ("why not", "/reason"),
-    ] {
-        if told.pointer(pointer).is_some_and(|value| !value.is_null()) {
-            output::line(format!("  {what:<10} {}", output::text(told, pointer)));
-        }
-    }
-    for check in told["checks"].as_array().into_iter().flatten() {
-        let of = |pointer| output::text(check, pointer);
-        output::line(format!("  {:<10} {:<8} {}", of("/name"), of("/status"), of("/detail")));
-    }
-    for (what, list) in [("", "statements"), ("not checked: ", "not_checked")] {
-        for line in told[list].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            output::line(format!("  {what}{}", output::visible(line)));
-        }
-    }
+        members(
+            found,
+            &[
+                ("type", "/type"),
+                ("stored", "/stored_at"),
+                ("digest", "/digest"),
+                ("key", "/kid"),
+                ("entry", "/entry_id"),
+                ("at", "/url"),
+            ],
+        );
+    }))
 }
 
 fn listed(found: &Value) {
-    let entries = found["entries"].as_array().cloned().unwrap_or_default();
-    if entries.is_empty() {
+    if list(found, "/entries").next().is_none() {
         return output::line("There are no artifacts that fit.");
     }
-    let row = |entry: &Value| {
-        ["/id", "/version", "/type", "/stored_at", "/digest"].map(|pointer| output::text(entry, pointer)).to_vec()
-    };
-    output::table(&["ID", "VERSION", "TYPE", "STORED", "DIGEST"], entries.iter().map(row).collect());
+    table(
+        ["ID", "VERSION", "TYPE", "STORED", "DIGEST"],
+        list(found, "/entries"),
+        ["/id", "/version", "/type", "/stored_at", "/digest"],
+    );
 }
 
 fn provenance(chain: &Value) {
@@ -329,12 +293,10 @@ fn provenance(chain: &Value) {
         &["", "ID", "VERSION", "TYPE", "VALID"],
         rows("made from", "sources").chain(rows("made into", "derived")).collect(),
     );
-    for source in chain["evidence"].as_array().into_iter().flatten() {
+    for source in list(chain, "/evidence") {
         output::line(format!("  rests on {}", output::text(source, "/source")));
     }
-    for missing in chain["missing"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        output::line(format!("  missing: {}", output::visible(missing)));
-    }
+    texts(chain, "/missing", "  missing: ");
 }
 
 fn scrubbed(found: &Value) {
@@ -345,7 +307,7 @@ fn scrubbed(found: &Value) {
         of("/intact"),
         of("/orphans")
     ));
-    for one in found["damaged"].as_array().into_iter().flatten() {
+    for one in list(found, "/damaged") {
         let of = |pointer| output::text(one, pointer);
         let place = format!("{} {} version {}", of("/workspace"), of("/id"), of("/version"));
         output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
@@ -353,11 +315,8 @@ fn scrubbed(found: &Value) {
 }
 
 fn keys_listed(keys: &Value) {
-    let keys = keys.as_array().cloned().unwrap_or_default();
-    if keys.is_empty() {
+    if list(keys, "").next().is_none() {
         return output::line("There is no key yet; the first artifact makes one.");
     }
-    let row =
-        |key: &Value| ["/kid", "/state", "/created", "/retired"].map(|pointer| output::text(key, pointer)).to_vec();
-    output::table(&["KEY", "STATE", "MADE", "RETIRED"], keys.iter().map(row).collect());
+    table(["KEY", "STATE", "MADE", "RETIRED"], list(keys, ""), ["/kid", "/state", "/created", "/retired"]);
 }

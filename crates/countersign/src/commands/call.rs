@@ -75,6 +75,7 @@ fn show(global: &Global, reply: Reply) -> anyhow::Result<Exit> {
         output::json(&value);
     } else if pending {
         show_pending(&value);
+        output::line("Type the same with --wait to be executed as soon as they do.");
     } else {
         show_result(&value);
         let note = if replayed { "  (the recorded answer of the first call)" } else { "" };
@@ -97,7 +98,8 @@ fn show_result(value: &Value) {
     }
 }
 
-fn show_pending(value: &Value) {
+/// A call that people have to agree to: what is owed, why, and until when.
+pub fn show_pending(value: &Value) {
     output::line(output::paint(Style::Warn, "NOT executed: people have to agree first"));
     output::line(format!("  request  {}", output::text(value, "/request_id")));
     output::line(format!("  owed     {}", super::approvals::owed(&value["owed"])));
@@ -108,7 +110,6 @@ fn show_pending(value: &Value) {
         output::line(format!("  until    {} ({})", output::utc(expires), output::span(expires - output::now_ms())));
     }
     output::line(format!("  receipt  {}", output::text(value, "/receipt")));
-    output::line("Type the same with --wait to be executed as soon as they do.");
 }
 
 /// Looks at the request until nothing is owed any more or it is closed, then redeems it.

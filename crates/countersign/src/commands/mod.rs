@@ -1,6 +1,7 @@
 //! The commands, one file for each group: what can be typed, one request to the node, and how the answer is shown.
 
 pub mod administer;
+pub mod answer;
 pub mod approvals;
 pub mod artifacts;
 pub mod audit;

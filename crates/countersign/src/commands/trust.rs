@@ -1,23 +1,34 @@
 //! `trust`: signing and verifying artifacts in Sigstore's shapes. Signing is the node's; a bundle that comes with a trusted root is
 //! verified here, offline.
+//!
+//! - [`assess`]: scans, reviews, and what they come to.
+//! - [`outside`]: teams and registries.
 
-use std::io::Read as _;
+mod assess;
+mod outside;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use countersign_proof::digest::Digest;
 use countersign_trust::report::Report;
 use countersign_trust::root::TrustedRoot;
 use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
 use serde_json::{Value, json};
 
+use super::answer::{digest_given, digest_of, list, members, object, read, show, table, texts, verdict, with, write};
 use crate::cli::Global;
 use crate::client::{Node, escaped};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Style};
 
-/// Largest bundle or trusted root that is read.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+/// What is shown of a verification.
+const VERDICT: &[(&str, &str)] = &[
+    ("signer", "/signer"),
+    ("issuer", "/issuer"),
+    ("signed", "/signed_at/0"),
+    ("log entry", "/transparency_index"),
+    ("why not", "/reason"),
+];
 
 /// What to sign, verify or look for.
 #[derive(Debug, clap::Subcommand)]
@@ -28,7 +39,13 @@ Examples:
   countersign trust root -o trusted_root.json
   countersign trust verify app.tar.gz --bundle app.sigstore.json --trusted-root trusted_root.json \\
       --identity 'https://node.example.org/workspaces/default/signers/*' --issuer https://node.example.org
-  countersign trust list --type release --since 2026-11-01")]
+  countersign trust list --type release --since 2026-11-01
+  countersign trust scan report.sarif --artifact app.tar.gz
+  countersign trust readiness app:2.1 --team security --rollback
+  countersign trust package pypi:requests@2.31.0
+
+An ARTIFACT is a file, its digest (sha256: and 64 hexadecimal digits), or the name under which it was signed.
+Commands that answer yes or no end with 0 or 3.")]
 pub enum Command {
     /// Sign a file, or an artifact by its digest
     Sign {
@@ -97,6 +114,22 @@ pub enum Command {
     },
     /// How much was signed and verified
     Stats,
+    /// Hand in a scanner's report or a bill of materials: SARIF, CycloneDX or SPDX, as JSON
+    Scan(assess::Scan),
+    /// What the scans of an artifact come to; 3 if they do not pass
+    Scans(assess::Scans),
+    /// Record your decision about an artifact, for a team whose role you have
+    Review(assess::Review),
+    /// Whether an artifact is ready to be deployed; 3 if it is not
+    Readiness(assess::Readiness),
+    /// What is unusual about a period; 3 unless everything is normal
+    Anomalies(assess::Anomalies),
+    /// What was signed, verified, reviewed and scanned in a period: a document for auditors
+    Report(assess::Report),
+    /// Tell a team about an artifact; 3 if somebody of it was not told
+    Notify(outside::Notify),
+    /// Whether a package of a public registry may be used; 3 unless it may
+    Package(outside::Package),
     /// What others need to verify this node's signatures: trusted_root.json
     Root {
         /// The client trust config instead, as sigstore-python's --trust-config takes it
@@ -119,7 +152,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
             let body = json!({ "artifact": digest_of(&artifact)?.to_string(), "artifact_type": artifact_type });
             let body = with(body, &[("subject", subject.map(Value::from)), ("metadata", metadata)]);
             let signed = Node::find(global)?.post("/v1/sign", &body).await?;
-            finish(global, &signed, output.as_deref(), signed_lines)
+            finish(global, &signed, output.as_deref())
         }
         Command::Verify {
             artifact,
@@ -136,24 +169,32 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
             let body = json!({ "artifact": digest_of(&artifact)?.to_string() });
             let given =
                 [("bundle", bundle), ("identity", identity.map(Value::from)), ("issuer", issuer.map(Value::from))];
-            verdict(global, &Node::find(global)?.post("/v1/verify", &with(body, &given)).await?)
+            Ok(verdict(global, &Node::find(global)?.post("/v1/verify", &with(body, &given)).await?, VERDICT))
         }
         Command::List { artifact_type, signer, since, until, limit } => {
             let given =
                 [("artifact_type", artifact_type), ("signer", signer), ("start_date", since), ("end_date", until)];
             let given = given.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", escaped(&value?))));
             let path = format!("/v1/transparency?limit={limit}{}", given.collect::<String>());
-            show(global, &Node::find(global)?.get(&path).await?, listed)
+            Ok(show(global, &Node::find(global)?.get(&path).await?, listed))
         }
         Command::Show { id, output } => {
             let signed = Node::find(global)?.get(&format!("/v1/signatures/{}", escaped(&id))).await?;
-            finish(global, &signed, output.as_deref(), signed_lines)
+            finish(global, &signed, output.as_deref())
         }
         Command::Provenance { scan } => {
             let chain = Node::find(global)?.get(&format!("/v1/provenance/{}", escaped(&scan))).await?;
-            show(global, &chain, provenance)
+            Ok(show(global, &chain, provenance))
         }
-        Command::Stats => show(global, &Node::find(global)?.get("/v1/stats").await?, stats),
+        Command::Stats => Ok(show(global, &Node::find(global)?.get("/v1/stats").await?, stats)),
+        Command::Scan(args) => assess::scan(global, args).await,
+        Command::Scans(args) => assess::scans(global, args).await,
+        Command::Review(args) => assess::review(global, args).await,
+        Command::Readiness(args) => assess::readiness(global, args).await,
+        Command::Anomalies(args) => assess::anomalies(global, args).await,
+        Command::Report(args) => assess::report(global, args).await,
+        Command::Notify(args) => outside::notify(global, args).await,
+        Command::Package(args) => outside::package(global, args).await,
         Command::Root { config, output } => {
             let node = Node::find_public(global)?;
             let node = node.ok_or_else(|| Failure::new(Exit::Unreachable, "no node runs on this data directory"))?;
@@ -195,7 +236,7 @@ fn offline(
             &policy,
         ),
     };
-    verdict(global, &told(&report)?)
+    Ok(verdict(global, &told(&report)?, VERDICT))
 }
 
 /// A report in the shape of the node's answer.
@@ -207,135 +248,38 @@ fn told(report: &Report) -> anyhow::Result<Value> {
     Ok(value)
 }
 
-fn digest_given(text: &str) -> Option<Digest> {
-    text.to_ascii_lowercase().parse().ok()
-}
-
-fn digest_of(artifact: &str) -> anyhow::Result<Digest> {
-    if let Some(digest) = digest_given(artifact) {
-        return Ok(digest);
-    }
-    let wrong =
-        || Failure::new(Exit::Usage, format!("{artifact} is neither a file that can be read nor a sha256: digest"));
-    Ok(Digest::of(&std::fs::read(artifact).with_context(wrong)?))
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(|| path.display().to_string())?;
-    anyhow::ensure!(
-        bytes.len() as u64 <= MAX_FILE_BYTES,
-        "{} is more than {MAX_FILE_BYTES} bytes long",
-        path.display()
-    );
-    Ok(bytes)
-}
-
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    std::fs::write(path, bytes).with_context(|| path.display().to_string())
-}
-
-fn object(text: &str, what: &str) -> anyhow::Result<Value> {
-    let value: Value = serde_json::from_str(text).with_context(|| format!("{what} is not JSON"))?;
-    anyhow::ensure!(value.is_object(), "{what} is not a JSON object");
-    Ok(value)
-}
-
-fn with(mut body: Value, members: &[(&str, Option<Value>)]) -> Value {
-    for (name, value) in members {
-        if let Some(value) = value {
-            body[*name] = value.clone();
-        }
-    }
-    body
-}
-
-fn show(global: &Global, value: &Value, lines: fn(&Value)) -> anyhow::Result<Exit> {
-    if global.json {
-        output::json(value)
-    } else {
-        lines(value)
-    }
-    Ok(Exit::Ok)
-}
-
-fn finish(global: &Global, signed: &Value, to: Option<&Path>, lines: fn(&Value)) -> anyhow::Result<Exit> {
-    if signed["status"] == "pending" {
-        output::json(signed);
-        return Ok(Exit::Pending);
-    }
-    if let Some(path) = to {
+fn finish(global: &Global, signed: &Value, to: Option<&Path>) -> anyhow::Result<Exit> {
+    if let (Some(path), true) = (to, signed["bundle"].is_object()) {
         write(path, signed["bundle"].to_string().as_bytes())?;
     }
-    show(global, signed, lines)
-}
-
-fn verdict(global: &Global, told: &Value) -> anyhow::Result<Exit> {
-    let valid = told["valid"] == true;
-    if global.json {
-        output::json(told);
-    } else {
-        verdict_lines(told, valid);
-    }
-    Ok(if valid { Exit::Ok } else { Exit::Invalid })
-}
-
-fn verdict_lines(told: &Value, valid: bool) {
-    match valid {
-        true => output::line(output::paint(Style::Good, "VALID")),
-        false => output::line(output::paint(Style::Bad, "NOT VALID")),
-    }
-    for (what, pointer) in [
-        ("signer", "/signer"),
-        ("issuer", "/issuer"),
-        ("signed", "/signed_at/0"),
-        ("log entry", "/transparency_index"),
-        ("why not", "/reason"),
-    ] {
-        if told.pointer(pointer).is_some_and(|value| !value.is_null()) {
-            output::line(format!("  {what:<10} {}", output::text(told, pointer)));
-        }
-    }
-    for check in told["checks"].as_array().into_iter().flatten() {
-        output::line(format!(
-            "  {:<12} {:<8} {}",
-            output::text(check, "/name"),
-            output::text(check, "/status"),
-            output::text(check, "/detail")
-        ));
-    }
-    for left in told["not_checked"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        output::line(format!("  not checked: {}", output::visible(left)));
-    }
+    Ok(show(global, signed, signed_lines))
 }
 
 fn signed_lines(signed: &Value) {
     output::line(format!("{} {}", output::paint(Style::Good, "signed"), output::text(signed, "/artifact")));
-    for (what, pointer) in [
-        ("subject", "/subject"),
-        ("signer", "/signer"),
-        ("issuer", "/issuer"),
-        ("entry", "/entry_id"),
-        ("log entry", "/transparency_entry/index"),
-        ("log", "/transparency_entry/log"),
-        ("found at", "/rekor_url"),
-    ] {
-        if signed.pointer(pointer).is_some_and(|value| !value.is_null()) {
-            output::line(format!("  {what:<10} {}", output::text(signed, pointer)));
-        }
-    }
+    members(
+        signed,
+        &[
+            ("subject", "/subject"),
+            ("signer", "/signer"),
+            ("issuer", "/issuer"),
+            ("entry", "/entry_id"),
+            ("log entry", "/transparency_entry/index"),
+            ("log", "/transparency_entry/log"),
+            ("found at", "/rekor_url"),
+        ],
+    );
 }
 
 fn listed(entries: &Value) {
-    let entries = entries.as_array().cloned().unwrap_or_default();
-    if entries.is_empty() {
+    if list(entries, "").next().is_none() {
         return output::line("Nothing was signed that fits.");
     }
-    let row = |entry: &Value| {
-        ["/entry_id", "/timestamp", "/artifact_type", "/subject", "/artifact"].map(|p| output::text(entry, p)).to_vec()
-    };
-    output::table(&["ENTRY", "SIGNED", "TYPE", "SUBJECT", "ARTIFACT"], entries.iter().map(row).collect());
+    table(
+        ["ENTRY", "SIGNED", "TYPE", "SUBJECT", "ARTIFACT"],
+        list(entries, ""),
+        ["/entry_id", "/timestamp", "/artifact_type", "/subject", "/artifact"],
+    );
 }
 
 fn provenance(chain: &Value) {
@@ -345,18 +289,13 @@ fn provenance(chain: &Value) {
         output::text(chain, "/chain_status"),
         output::text(chain, "/trust_level")
     ));
-    for reason in chain["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        output::line(format!("  {}", output::visible(reason)));
-    }
-    let signed = chain["manifest"]
-        .as_object()
-        .map(|_| &chain["manifest"])
-        .into_iter()
-        .chain(chain["scans"].as_array().into_iter().flatten());
-    let row = |entry: &Value| {
-        ["/timestamp", "/artifact_type", "/subject", "/valid", "/signer"].map(|p| output::text(entry, p)).to_vec()
-    };
-    output::table(&["SIGNED", "TYPE", "SUBJECT", "VALID", "SIGNER"], signed.map(row).collect());
+    texts(chain, "/reasons", "  ");
+    let manifest = chain.get("manifest").filter(|manifest| manifest.is_object());
+    table(
+        ["SIGNED", "TYPE", "SUBJECT", "VALID", "SIGNER"],
+        manifest.into_iter().chain(list(chain, "/scans")),
+        ["/timestamp", "/artifact_type", "/subject", "/valid", "/signer"],
+    );
 }
 
 fn stats(stats: &Value) {

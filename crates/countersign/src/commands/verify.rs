@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use countersign_proof::jwk::JwkSet;
 use countersign_proof::note::VerifierKey;
 use countersign_proof::{Report, TrustAnchors, Verdict, verify_file};
 
@@ -20,11 +21,13 @@ Examples:
   countersign verify receipt.json --key log.vkey
   countersign verify receipt.json --key log.vkey --witness one.vkey --witness two.vkey --witnesses 2
   countersign verify *.json --key log.vkey --witness witnesses.txt --quorum 2 --json
+  countersign keys export -o jwks.json            on the node, for signed artifacts
+  countersign verify artifact.jws --jwks jwks.json --workspace north-clinic
 
-Keys are C2SP verifier keys (name+id+base64), given as text or as a file with one on each line. Without --key, the file
-in COUNTERSIGN_ANCHORS or ~/.config/countersign/anchors is used, if there is one. A key inside a receipt never counts.")]
+Keys of logs are C2SP verifier keys (name+id+base64), given as text or as a file with one on each line. Without --key, the
+file in COUNTERSIGN_ANCHORS or ~/.config/countersign/anchors is used, if there is one. A key inside a file never counts.")]
 pub struct Args {
-    /// Receipts, checkpoints or tlog-proofs; `-` is standard input
+    /// Receipts, checkpoints, tlog-proofs or signed artifacts (JWS, flattened or compact); `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A log's key, or a file of keys
@@ -36,6 +39,12 @@ pub struct Args {
     /// How many different witnesses must have cosigned
     #[arg(long, visible_alias = "witnesses", value_name = "M", default_value_t = 0)]
     quorum: usize,
+    /// Keys of those who sign artifacts: a JSON Web Key Set, with the marks of retired and revoked keys if it has them
+    #[arg(long, value_name = "FILE")]
+    jwks: Vec<PathBuf>,
+    /// Whose keys those are; artifacts of other workspaces, and what is no artifact, are then not valid
+    #[arg(long, value_name = "NAME", requires = "jwks")]
+    workspace: Option<String>,
 }
 
 /// Checks every file and says what was checked. The exit code is that of the worst.
@@ -95,7 +104,10 @@ fn worse(a: Exit, b: Exit) -> Exit {
 }
 
 fn anchors(args: &Args) -> anyhow::Result<TrustAnchors> {
-    let mut anchors = TrustAnchors::new().with_quorum(args.quorum);
+    let now = u64::try_from(output::now_ms() / 1000).unwrap_or_default();
+    let signers = signers(&args.jwks)?;
+    let mut anchors = TrustAnchors::new().with_quorum(args.quorum).with_signers(signers);
+    anchors = anchors.with_workspace(args.workspace.clone()).at(now);
     let default = if args.key.is_empty() { default_anchors() } else { None };
     let default = default.map(|path| path.display().to_string());
     for source in args.key.iter().chain(&args.witness).chain(&default) {
@@ -104,6 +116,19 @@ fn anchors(args: &Args) -> anyhow::Result<TrustAnchors> {
         }
     }
     Ok(anchors)
+}
+
+/// The keys of all the sets; a key that is in two of them has to be the same in both.
+fn signers(paths: &[PathBuf]) -> anyhow::Result<JwkSet> {
+    let mut all = JwkSet::default();
+    for path in paths {
+        let wrong = || Failure::new(Exit::Usage, format!("{} cannot be used", path.display()));
+        let set = JwkSet::parse(&read(path)?).with_context(wrong)?;
+        for key in set.keys() {
+            all.add(key.clone()).with_context(wrong)?;
+        }
+    }
+    Ok(all)
 }
 
 fn default_anchors() -> Option<PathBuf> {
@@ -144,7 +169,11 @@ fn read(path: &PathBuf) -> anyhow::Result<Vec<u8>> {
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(context)?;
     }
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(Failure::new(Exit::Invalid, format!("{} is larger than any receipt may be", path.display())).into());
+        return Err(Failure::new(
+            Exit::Invalid,
+            format!("{} is larger than any file that is verified", path.display()),
+        )
+        .into());
     }
     Ok(bytes)
 }

@@ -409,6 +409,7 @@ pub(crate) fn refusal(failure: Failure) -> Refusal {
         Failure::NotFound(why) => Refusal::new(RefusalKind::NotFound, why),
         Failure::Exists(why) => Refusal::new(RefusalKind::AlreadyExists, why),
         Failure::Input(why) => Refusal::new(RefusalKind::MalformedRequest, why),
+        Failure::Outside(why) => Refusal::new(RefusalKind::UpstreamUnavailable, why),
         Failure::Undone(why) | Failure::Unknown(why) => {
             tracing::error!(why, "signing keys cannot be used");
             Refusal::new(RefusalKind::LedgerUnavailable, "the signing keys cannot be used right now; try again later")

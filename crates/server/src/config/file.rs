@@ -60,6 +60,7 @@ pub(super) struct FileTrust {
     pub key_rotation: Option<Spanned<String>>,
     #[serde(default)]
     pub teams: Vec<FileTeam>,
+    pub mail: Option<super::mail::FileMail>,
     #[serde(default)]
     pub packages: FilePackages,
     #[serde(default)]
@@ -118,7 +119,9 @@ pub(super) struct FilePackages {
 #[serde(deny_unknown_fields)]
 pub(super) struct FileTeam {
     pub name: Spanned<String>,
-    pub webhook: Spanned<String>,
+    pub webhook: Option<Spanned<String>>,
+    #[serde(default)]
+    pub mail: Vec<Spanned<String>>,
     #[serde(default)]
     pub style: Option<FileTeamStyle>,
     pub secret_file: Option<PathBuf>,

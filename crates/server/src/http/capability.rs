@@ -112,7 +112,7 @@ pub(super) async fn called(
     if answer.is_error {
         let why = result.content.into_iter().map(|part| part.text).collect::<Vec<_>>().join(" ");
         let slug = result.meta.get(PROBLEM).and_then(Value::as_str);
-        let known = [RefusalKind::NotFound, RefusalKind::AlreadyExists];
+        let known = [RefusalKind::NotFound, RefusalKind::AlreadyExists, RefusalKind::UpstreamUnavailable];
         let kind = known.into_iter().find(|kind| Some(kind.slug()) == slug).unwrap_or(RefusalKind::InvalidArguments);
         return Err(Refused(Refusal::new(kind, why).recorded_as(answer.event)));
     }

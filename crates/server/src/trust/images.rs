@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::capability::{Failure, clipped};
 use crate::config::RegistrySettings;
+use crate::keys::read_secret;
 
 /// What cosign states of an image that it signs.
 pub(super) const SIGNED_IMAGE: &str = "https://sigstore.dev/cosign/sign/v1";
@@ -33,8 +34,8 @@ impl Images {
             let credential = match (&registry.username, &registry.password_file) {
                 (None, None) => None,
                 (Some(username), Some(path)) => {
-                    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-                    let password = Secret::new(text.trim_end_matches(['\r', '\n']).to_owned());
+                    let password = read_secret(path).map_err(|why| format!("the registry {}: {why}", registry.host))?;
+                    let password = Secret::new(password.expose().to_owned());
                     Some(Credentials::Login { username: username.clone(), password })
                 }
                 (_, _) => {
@@ -52,7 +53,7 @@ impl Images {
     /// The image that a reference names, by the digest of what the registry has.
     ///
     /// # Errors
-    /// [`Failure::Input`], or [`Failure::Undone`] if the registry does not answer.
+    /// [`Failure::Input`], or [`Failure::Outside`] if the registry does not answer.
     pub(super) async fn resolve(&self, reference: &str) -> Result<Image, Failure> {
         let parsed: Reference =
             reference.parse().map_err(|e| Failure::Input(format!("image: {:?}: {e}", clipped(reference))))?;
@@ -95,5 +96,5 @@ impl Image {
 }
 
 fn refused(error: &RegistryError) -> Failure {
-    Failure::Undone(format!("{error}; {}", error.advice()))
+    Failure::Outside(format!("{error}; {}", error.advice()))
 }

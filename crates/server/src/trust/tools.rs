@@ -414,7 +414,7 @@ fn assessing(word: &dyn Fn(&str) -> Value) -> Vec<(Effect, Value)> {
             Effect::Write,
             tool(
                 NOTIFY,
-                "Tells a team about an artifact, by the webhook that the operator configured for it",
+                "Tells a team about an artifact, by the webhook and the mail addresses that the operator configured for it",
                 &json!({
                     "team": { "type": "string", "maxLength": 64, "description": "Which team" },
                     "artifact": word("The artifact: what people call it, or its digest"),
@@ -423,7 +423,7 @@ fn assessing(word: &dyn Fn(&str) -> Value) -> Vec<(Effect, Value)> {
                     "link": { "type": "string", "maxLength": 2000, "description": "Where to read on" }
                 }),
                 &["team", "artifact"],
-                &["notified", "team", "notification_id", "at"],
+                &["notified", "complete", "team", "notification_id", "at", "channels"],
             ),
         ),
     ]

@@ -1,5 +1,6 @@
 //! Scans, reviews, readiness, anomalies, reports, notices and packages, as tools of a running node.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 
 use countersign_proof::digest::Digest;
@@ -218,6 +219,7 @@ async fn a_team_is_told_by_a_signed_webhook() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("secret");
     std::fs::write(&file, secret).expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("chmod");
     let settings = format!(
         "{SETTINGS}[[trust.teams]]\nname = \"security\"\nwebhook = \"{url}/hook\"\nsecret_file = {:?}\n",
         file.display().to_string()

@@ -6,6 +6,7 @@ mod exchange;
 mod http;
 mod identity;
 mod log;
+mod mail;
 mod mcp;
 mod nodes;
 mod operations;

@@ -95,8 +95,9 @@ fn body(notification: &Notification) -> String {
     body
 }
 
-/// An `addr-spec` of dot-atoms (RFC 5322, section 3.4.1) within the bounds of RFC 5321, section 4.5.3.1.
-fn is_address(address: &str) -> bool {
+/// Whether it is an `addr-spec` of dot-atoms (RFC 5322, section 3.4.1) within the bounds of RFC 5321, section 4.5.3.1. Such an
+/// address can stand in a header and in a command.
+pub fn is_address(address: &str) -> bool {
     let atext = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b);
     let label = |l: &str| {
         let inner = l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use countersign_proof::jwk::JwkSet;
+use countersign_proof::jwk::{JwkSet, Mark};
 use countersign_trust::artifact::report::KeyState;
 use countersign_trust::artifact::sign::{SignedArtifact, Times, sign};
 use countersign_trust::artifact::{Artifact, ArtifactId, Draft, Evidence, MAX_BYTES};
@@ -58,6 +58,24 @@ pub struct Case {
     pub payload: Option<Vec<u8>>,
     /// Why it is refused, or for `key_unknown`, not anchored.
     pub refused: &'static [&'static str],
+}
+
+impl Case {
+    /// The key set as a node publishes it: with what became of each key.
+    pub fn published(&self) -> JwkSet {
+        let mut set = JwkSet::default();
+        for key in self.keys.keys() {
+            let key = key.clone();
+            set.add(match self.states.get(key.kid()) {
+                None => key,
+                Some(KeyState::Active) => key.marked(Mark::Active),
+                Some(KeyState::Retired { at }) => key.marked(Mark::Retired { at: *at }),
+                Some(KeyState::Revoked { at }) => key.marked(Mark::Revoked { at: *at }),
+            })
+            .unwrap();
+        }
+        set
+    }
 }
 
 /// A workspace after its first rotation: two keys in its set. And a key of another.
