@@ -158,7 +158,7 @@ fn clients(node: &Node, directory: &Path) -> Result<Vec<Case>> {
 
 fn client_case(bundle: &Path, name: &str, trust_config: &Value, artifact: &[u8]) -> Result<Case> {
     let bundle: Value = serde_json::from_slice(&fs::read(bundle).with_context(|| bundle.display().to_string())?)?;
-    let raw = bundle.pointer("/verificationMaterial/certificate/rawBytes").and_then(Value::as_str);
+    let raw = certificate_of(&bundle).and_then(|pointer| bundle.pointer(pointer)?.as_str());
     let certificate = Certificate::from_der(&STANDARD.decode(raw.context("a certificate")?)?)?;
     Ok(Case {
         name: name.to_owned(),
@@ -169,6 +169,15 @@ fn client_case(bundle: &Path, name: &str, trust_config: &Value, artifact: &[u8])
         bundle,
         accepted: true,
     })
+}
+
+/// Where a bundle has its certificate: since version 0.3 there is one, before there were chains of them.
+fn certificate_of(bundle: &Value) -> Option<&'static str> {
+    const PLACES: [&str; 2] = [
+        "/verificationMaterial/certificate/rawBytes",
+        "/verificationMaterial/x509CertificateChain/certificates/0/rawBytes",
+    ];
+    PLACES.into_iter().find(|place| bundle.pointer(place).is_some())
 }
 
 /// The same with one thing changed, well-formed as far as a changed byte can be.
@@ -199,7 +208,8 @@ fn changed(good: &Case) -> Result<Vec<Case>> {
         Ok(())
     })?;
     add("the signature", &|case| flip(&mut case.bundle, signature))?;
-    add("the certificate", &|case| flip(&mut case.bundle, "/verificationMaterial/certificate/rawBytes"))?;
+    let certificate = certificate_of(&good.bundle).context("a certificate")?;
+    add("the certificate", &|case| flip(&mut case.bundle, certificate))?;
     let stamp = "/verificationMaterial/timestampVerificationData/rfc3161Timestamps/0/signedTimestamp";
     add("the timestamp", &|case| flip(&mut case.bundle, stamp))?;
     add("the inclusion proof", &|case| flip(&mut case.bundle, &format!("{entry}/inclusionProof/hashes/0")))?;
