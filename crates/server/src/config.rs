@@ -178,6 +178,8 @@ pub struct TrustSettings {
     pub packages: PackageSettings,
     /// Registries in which images are signed.
     pub registries: Vec<RegistrySettings>,
+    /// Whether answers may be asked for that a scenario makes up.
+    pub scenarios: bool,
 }
 
 /// A registry of images.
@@ -480,7 +482,7 @@ fn build(
     let below = |path: Option<PathBuf>, name: &str| places.base.join(path.unwrap_or_else(|| PathBuf::from(name)));
     let data_dir = over.data_dir.or_else(|| file.data_dir.map(|p| places.base.join(p))).unwrap_or(places.data_dir);
     let keys_dir = over.keys_dir.or_else(|| file.keys_dir.map(|p| places.base.join(p)));
-    let trust = trust(file.trust, source, &places.base, &data_dir)?;
+    let trust = trust(file.trust, source, &places.base, &data_dir, development_issuer)?;
     // An artifact has up to 1 MiB in its canonical form, and more in others.
     let body_bytes = if trust.is_some() { 2 << 20 } else { 1 << 20 };
     let log_domain = log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?;
@@ -524,8 +526,16 @@ fn trust(
     source: &Source,
     base: &Path,
     data_dir: &Path,
+    development: bool,
 ) -> Result<Option<TrustSettings>, ConfigError> {
     let Some(section) = file.filter(|section| section.enabled) else { return Ok(None) };
+    let scenarios = section.scenarios.as_ref().filter(|wanted| *wanted.get_ref());
+    if let Some(wanted) = scenarios.filter(|_| !development) {
+        // The development issuer is refused off loopback, so that nobody else's verdicts come from such a node.
+        let message = "scenarios make answers up: they need the development issuer, and with it a listener on loopback";
+        return Err(source.complain(wanted, message.to_owned()));
+    }
+    let scenarios = scenarios.is_some();
     let key_rotation = match &section.key_rotation {
         None => Duration::from_secs(180 * 24 * 3600),
         Some(text) => {
@@ -558,6 +568,7 @@ fn trust(
         artifact_types: section.artifact_types.map(|path| base.join(path)),
         objects: section.objects.map_or_else(|| data_dir.join("objects"), |path| base.join(path)),
         key_rotation,
+        scenarios,
     }))
 }
 

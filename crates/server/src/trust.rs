@@ -2,17 +2,19 @@
 //!
 //! - [`tools`]: what the tools are called, take and give.
 //! - [`custody`]: the node's authorities, sealed in the directory; whom others may trust.
-//! - [`sign`], [`verify`], [`find`], [`assess`], [`notify`], [`packages`]: the tools. Pure cryptography is in `countersign_trust`.
+//! - [`sign`], [`verify`], [`find`], [`places`], [`documents`], [`assess`], [`notify`], [`packages`]: the tools. Pure cryptography is in `countersign_trust`.
 //!
 //! A signature is a public entry of the node's own log and a row beside it, in one append. Its bundle is made whenever it is asked
 //! for, with the newest checkpoint.
 
 mod assess;
 mod custody;
+pub(crate) mod documents;
 mod find;
 mod images;
 mod notify;
 mod packages;
+mod places;
 mod sign;
 mod tools;
 mod verify;
@@ -25,11 +27,13 @@ use countersign_domain::{Millis, Principal, UpstreamName};
 use countersign_gate::keyring::{Keyring, WorkspaceKeys};
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
-    DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
+    DiscoverError, Discovered, DispatchError, Exchange, Remarks, ToolResult, Upstream, UpstreamStatus,
 };
+use countersign_ledger::objects::Objects;
 use countersign_ledger::{Ledger, Reader, StoreError};
-use serde_json::Value;
+use countersign_trust::scenario::Scenario;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::capability::{Computing, Failure, Told, described, read, worked};
@@ -52,9 +56,27 @@ pub(crate) struct Trust {
     teams: Teams,
     packages: Packages,
     images: Images,
+    /// Where documents of scans are kept.
+    objects: Arc<dyn Objects>,
+    /// Whether answers may be asked for that are made up.
+    scenarios: bool,
     tools: Vec<Box<RawValue>>,
     changes: watch::Sender<u64>,
     computing: Computing,
+}
+
+/// What it signs and verifies with.
+pub(crate) struct Parts {
+    pub ledger: Ledger,
+    pub keyring: Arc<Keyring>,
+    pub custody: Arc<Custody>,
+    pub base_url: String,
+    pub clock: fn() -> Millis,
+    pub teams: Teams,
+    pub packages: Packages,
+    pub images: Images,
+    pub objects: Arc<dyn Objects>,
+    pub scenarios: bool,
 }
 
 impl Trust {
@@ -62,20 +84,11 @@ impl Trust {
     ///
     /// # Errors
     /// If a definition of ours cannot be pinned, in words.
-    pub fn capability(
-        ledger: Ledger,
-        keyring: Arc<Keyring>,
-        custody: Arc<Custody>,
-        base_url: String,
-        clock: fn() -> Millis,
-        (teams, packages, images): (Teams, Packages, Images),
-    ) -> Result<(Manifest, Arc<dyn Upstream>), String> {
-        let (manifest, tools) = described(NAME, tools::TITLE, tools::definitions())?;
-        let name = manifest.upstream.clone();
-        let computing = Computing::new();
-        let changes = watch::Sender::new(0);
+    pub fn capability(parts: Parts) -> Result<(Manifest, Arc<dyn Upstream>), String> {
+        let Parts { ledger, keyring, custody, base_url, clock, teams, packages, images, objects, scenarios } = parts;
+        let (manifest, tools) = described(NAME, tools::TITLE, tools::definitions(scenarios))?;
         let trust = Self {
-            name,
+            name: manifest.upstream.clone(),
             ledger,
             keyring,
             custody,
@@ -84,9 +97,11 @@ impl Trust {
             teams,
             packages,
             images,
+            objects,
+            scenarios,
             tools,
-            changes,
-            computing,
+            changes: watch::Sender::new(0),
+            computing: Computing::new(),
         };
         Ok((manifest, Arc::new(trust)))
     }
@@ -99,6 +114,7 @@ impl Trust {
             tools::QUERY => self.query(principal, read(arguments)?).await,
             tools::SIGNATURE => self.signature(principal, read(arguments)?).await,
             tools::STATS => self.stats(principal, read(arguments)?).await,
+            tools::GET_SCAN => self.get_scan(principal, read(arguments)?).await,
             tools::ADD_SCAN => self.add_scan(principal, read(arguments)?).await,
             tools::CHECK_SCANS => self.check_scans(principal, read(arguments)?).await,
             tools::REVIEW => self.record_review(principal, read(arguments)?).await,
@@ -138,6 +154,16 @@ impl Trust {
         Ok(mark[..16].iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
+    /// The scenario that a call asks for. The schema of a node without scenarios has no such argument.
+    fn played(&self, wanted: Option<Scenario>) -> Result<Option<Scenario>, Failure> {
+        match wanted {
+            Some(_) if !self.scenarios => {
+                Err(Failure::Input("this node plays no scenarios; see [trust] scenarios in docs/trust.md".to_owned()))
+            }
+            wanted => Ok(wanted),
+        }
+    }
+
     async fn keys(&self, principal: &Principal) -> Result<Arc<WorkspaceKeys>, Failure> {
         let keys = self.keyring.workspace(&principal.workspace).await;
         keys.map_err(|error| Failure::Undone(format!("the workspace's key: {error}")))
@@ -148,6 +174,14 @@ impl Trust {
 impl Upstream for Trust {
     fn name(&self) -> &UpstreamName {
         &self.name
+    }
+
+    /// That an answer is made up stands in every event of its call.
+    fn remarks(&self, _: &str, input: &Value) -> Remarks {
+        let name = input.get("scenario").and_then(Value::as_str).filter(|_| self.scenarios);
+        let mut members = Map::new();
+        members.extend(name.and_then(Scenario::named).map(|played| ("simulated".to_owned(), json!(played.name()))));
+        Remarks { subject: None, members }
     }
 
     async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {

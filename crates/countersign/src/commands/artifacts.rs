@@ -157,7 +157,7 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         Command::Scrub => {
             let found = Node::find(global)?.post("/admin/artifacts/scrub", &json!({})).await?;
             show(global, &found, scrubbed)?;
-            let intact = found["checked"] == found["intact"];
+            let intact = found["checked"] == found["intact"] && found["documents"] == found["documents_intact"];
             Ok(if intact { Exit::Ok } else { Exit::Invalid })
         }
     }
@@ -340,14 +340,21 @@ fn provenance(chain: &Value) {
 fn scrubbed(found: &Value) {
     let of = |pointer| output::text(found, pointer);
     output::line(format!(
-        "{} artifacts, {} intact, {} objects that nobody has",
+        "{} artifacts, {} intact; {} documents of scans, {} intact; {} objects that nobody has",
         of("/checked"),
         of("/intact"),
+        of("/documents"),
+        of("/documents_intact"),
         of("/orphans")
     ));
     for one in found["damaged"].as_array().into_iter().flatten() {
         let of = |pointer| output::text(one, pointer);
         let place = format!("{} {} version {}", of("/workspace"), of("/id"), of("/version"));
+        output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
+    }
+    for one in found["damaged_documents"].as_array().into_iter().flatten() {
+        let of = |pointer| output::text(one, pointer);
+        let place = format!("{} scan {}, document {}", of("/workspace"), of("/entry_id"), of("/document"));
         output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
     }
 }
