@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 /// A boxed answer: the contract is used through a pointer.
 pub type Answered<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, ObjectError>> + Send + 'a>>;
 
-/// Largest object in bytes.
-pub const MAX_OBJECT: usize = 4 << 20;
+/// Largest object in bytes: as large as documents of scanners may be.
+pub const MAX_OBJECT: usize = 8 << 20;
 
 /// An object that is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

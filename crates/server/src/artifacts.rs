@@ -3,12 +3,13 @@
 //! - [`tools`]: what the tools are called, take and give.
 //! - [`keys`]: the workspaces' signing keys.
 //! - [`create`], [`read`]: the tools.
-//! - [`scrub`]: holds what is stored against what is known of it.
+//! - [`scrub`], [`documents`]: hold what is stored against what is known of it.
 //!
 //! What is true if the process dies while an artifact is made: before its row, there is at most an object that nobody has seen; the row, the leaf of its
 //! signature and what it is found by are one append.
 
 mod create;
+mod documents;
 pub(crate) mod keys;
 mod read;
 pub(crate) mod scrub;

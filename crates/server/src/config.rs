@@ -186,6 +186,8 @@ pub struct TrustSettings {
     pub packages: PackageSettings,
     /// Registries in which images are signed.
     pub registries: Vec<RegistrySettings>,
+    /// Whether answers may be asked for that a scenario makes up.
+    pub scenarios: bool,
     /// What clients of Sigstore's may do; nothing, without.
     pub clients: Option<ClientSettings>,
     /// How workspaces name their signers, where it is said of them.
@@ -524,7 +526,7 @@ fn build(
     let below = |path: Option<PathBuf>, name: &str| places.base.join(path.unwrap_or_else(|| PathBuf::from(name)));
     let data_dir = over.data_dir.or_else(|| file.data_dir.map(|p| places.base.join(p))).unwrap_or(places.data_dir);
     let keys_dir = over.keys_dir.or_else(|| file.keys_dir.map(|p| places.base.join(p)));
-    let trust = trust(file.trust, source, &places.base, &data_dir)?;
+    let trust = trust(file.trust, source, &places.base, &data_dir, development_issuer)?;
     // An artifact has up to 1 MiB in its canonical form, and more in others.
     let body_bytes = if trust.is_some() { 2 << 20 } else { 1 << 20 };
     let log_domain = log_domain(over.log_domain, file.log_domain.as_ref(), source, &listen)?;
@@ -568,27 +570,22 @@ fn trust(
     source: &Source,
     base: &Path,
     data_dir: &Path,
+    development: bool,
 ) -> Result<Option<TrustSettings>, ConfigError> {
     let Some(section) = file.filter(|section| section.enabled) else { return Ok(None) };
-<<<<<<< HEAD
+    let scenarios = section.scenarios.as_ref().filter(|wanted| *wanted.get_ref());
+    if let Some(wanted) = scenarios.filter(|_| !development) {
+        // The development issuer is refused off loopback, so that nobody else's verdicts come from such a node.
+        let message = "scenarios make answers up: they need the development issuer, and with it a listener on loopback";
+        return Err(source.complain(wanted, message.to_owned()));
+    }
+    let scenarios = scenarios.is_some();
     let key_rotation = rotation(section.key_rotation.as_ref(), 180, source)?;
     let authority_rotation = rotation(section.authority_rotation.as_ref(), 365, source)?;
-=======
-    let key_rotation = match &section.key_rotation {
-        None => Duration::from_secs(180 * 24 * 3600),
-        Some(text) => {
-            let duration = parse_duration(text.get_ref()).map_err(|m| source.complain(text, m))?;
-            if duration < Duration::from_secs(24 * 3600) {
-                return Err(source.complain(text, "a key signs for at least a day; write 1d or more".to_owned()));
-            }
-            duration
-        }
-    };
     let mail = section.mail.map(|mail| mail::settings(mail, source, base)).transpose()?;
     if let (None, Some(address)) = (&mail, section.teams.iter().find_map(|team| team.mail.first())) {
         return Err(source.complain(address, "mail needs a server: [trust.mail] with host and from".to_owned()));
     }
->>>>>>> 1afb3249f8ba81c03e85cdec19feba229fb10fc8
     let teams = section.teams.into_iter().map(|team| team_of(team, source, base)).collect::<Result<_, _>>()?;
     let (identities, other_identities) = identities(&section.identities, source)?;
     Ok(Some(TrustSettings {
@@ -617,6 +614,7 @@ fn trust(
         objects: section.objects.map_or_else(|| data_dir.join("objects"), |path| base.join(path)),
         key_rotation,
         authority_rotation,
+        scenarios,
     }))
 }
 

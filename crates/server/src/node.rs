@@ -36,6 +36,7 @@ use countersign_gate::registry::Registry;
 use countersign_gate::upstream::Upstream;
 use countersign_gate::{Gate, Settings};
 use countersign_keys::SigningKeys as SigningKeeper;
+use countersign_ledger::objects::Objects;
 use countersign_ledger::{Ledger, OpenError, StoreError};
 use countersign_proof::canonical::Limits;
 use countersign_store::objects::Directory;
@@ -68,6 +69,8 @@ pub(crate) use storage::{backup, export, fsck};
 const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(30);
+const SCENARIOS: &str = "SCENARIOS ARE ON ([trust] scenarios): whoever asks this node to verify may be answered something that is made up. \
+    Never trust this node with anything real.";
 const LOCK: &str = "lock";
 const NODE_FILE: &str = "node.json";
 
@@ -383,19 +386,10 @@ fn capabilities(
     keeper: Option<Arc<dyn SigningKeeper>>,
 ) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
-<<<<<<< HEAD
     let serves = settings.clients.is_some();
     let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, serves, clock()));
-=======
-    let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, clock()));
-    let teams = Teams::open(settings, domain, egress).map_err(StartError::Setup)?;
-    let images = Images::open(&settings.registries, egress).map_err(StartError::Setup)?;
-    let packages = Packages::open(&settings.packages, egress).map_err(StartError::Setup)?;
-    let (ledger_, keyring_) = (ledger.clone(), Arc::clone(keyring));
-    let trust =
-        Trust::capability(ledger_, keyring_, Arc::clone(&custody), config.url(), clock(), (teams, packages, images));
     let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
->>>>>>> 1afb3249f8ba81c03e85cdec19feba229fb10fc8
+    let objects: Arc<dyn Objects> = Arc::new(objects);
     let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
     let keys = Arc::new(SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()));
     let clients = settings.clients.as_ref().map(|settings| {
@@ -408,17 +402,18 @@ fn capabilities(
         custody: Arc::clone(&custody),
         base_url: config.url(),
         clock: clock(),
-        teams: Teams::open(&settings.teams, egress).map_err(StartError::Setup)?,
+        teams: Teams::open(settings, domain, egress).map_err(StartError::Setup)?,
         packages: Packages::open(&settings.packages, egress).map_err(StartError::Setup)?,
         images: Images::open(&settings.registries, egress).map_err(StartError::Setup)?,
         clients: clients.clone(),
         names: Names { by_workspace: settings.identities.clone(), others: settings.other_identities },
+        objects: Arc::clone(&objects),
+        scenarios: settings.scenarios,
     });
-    let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
     let artifacts = Artifacts::capability(ArtifactParts {
         ledger: ledger.clone(),
         keys,
-        objects: Arc::new(objects),
+        objects,
         types: artifact_types(settings)?,
         base_url: config.url(),
         clock: clock(),
@@ -578,6 +573,10 @@ fn notes_on(app: &App) -> Vec<String> {
     }
     if app.config.development_issuer {
         notes.push("The development issuer is on: whoever can read the data directory can be anybody.".to_owned());
+    }
+    if app.config.trust.as_ref().is_some_and(|trust| trust.scenarios) {
+        notes.push(SCENARIOS.to_owned());
+        tracing::warn!("{SCENARIOS}");
     }
     if let Some(witness) = &app.witness {
         notes.push(format!("This node is a witness of {} logs. Its key: {}", witness.logs().len(), witness.key()));

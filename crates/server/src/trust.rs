@@ -2,7 +2,7 @@
 //!
 //! - [`tools`]: what the tools are called, take and give.
 //! - [`custody`]: the node's authorities, sealed in the directory; whom others may trust.
-//! - [`sign`], [`verify`], [`find`], [`assess`], [`notify`], [`packages`]: the tools. Pure cryptography is in `countersign_trust`.
+//! - [`sign`], [`verify`], [`find`], [`places`], [`documents`], [`assess`], [`notify`], [`packages`]: the tools. Pure cryptography is in `countersign_trust`.
 //! - [`clients`]: what Sigstore's own clients need to sign with keys of theirs.
 //!
 //! A signature is a public entry of the node's own log and a row beside it, in one append. Its bundle is made whenever it is asked
@@ -11,10 +11,12 @@
 mod assess;
 mod clients;
 mod custody;
+pub(crate) mod documents;
 mod find;
 mod images;
 mod notify;
 mod packages;
+mod places;
 mod sign;
 mod tools;
 mod verify;
@@ -28,12 +30,14 @@ use countersign_domain::{Millis, Principal, PrincipalKind, UpstreamName, Workspa
 use countersign_gate::keyring::{Keyring, WorkspaceKeys};
 use countersign_gate::permit::Permit;
 use countersign_gate::upstream::{
-    DiscoverError, Discovered, DispatchError, Exchange, ToolResult, Upstream, UpstreamStatus,
+    DiscoverError, Discovered, DispatchError, Exchange, Remarks, ToolResult, Upstream, UpstreamStatus,
 };
+use countersign_ledger::objects::Objects;
 use countersign_ledger::{Ledger, Reader, StoreError};
 use countersign_trust::certificate::{Identity, check_issuer};
-use serde_json::Value;
+use countersign_trust::scenario::Scenario;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::capability::{Computing, Failure, Told, described, read, worked};
@@ -60,6 +64,10 @@ pub(crate) struct Trust {
     images: Images,
     clients: Option<Arc<Clients>>,
     names: Names,
+    /// Where documents of scans are kept.
+    objects: Arc<dyn Objects>,
+    /// Whether answers may be asked for that are made up.
+    scenarios: bool,
     tools: Vec<Box<RawValue>>,
     changes: watch::Sender<u64>,
     computing: Computing,
@@ -77,6 +85,8 @@ pub(crate) struct Parts {
     pub images: Images,
     pub clients: Option<Arc<Clients>>,
     pub names: Names,
+    pub objects: Arc<dyn Objects>,
+    pub scenarios: bool,
 }
 
 impl Trust {
@@ -85,9 +95,10 @@ impl Trust {
     /// # Errors
     /// If a definition of ours cannot be pinned, in words.
     pub fn capability(parts: Parts) -> Result<(Manifest, Arc<dyn Upstream>), String> {
-        let definitions = tools::definitions(parts.clients.is_some());
+        let definitions = tools::definitions(parts.scenarios, parts.clients.is_some());
         let (manifest, tools) = described(NAME, tools::TITLE, definitions)?;
-        let Parts { ledger, keyring, custody, base_url, clock, teams, packages, images, clients, names } = parts;
+        let Parts { ledger, keyring, custody, base_url, clock, teams, packages, images, .. } = parts;
+        let Parts { clients, names, objects, scenarios, .. } = parts;
         let trust = Self {
             name: manifest.upstream.clone(),
             ledger,
@@ -100,6 +111,8 @@ impl Trust {
             images,
             clients,
             names,
+            objects,
+            scenarios,
             tools,
             changes: watch::Sender::new(0),
             computing: Computing::new(),
@@ -115,6 +128,7 @@ impl Trust {
             tools::QUERY => self.query(principal, read(arguments)?).await,
             tools::SIGNATURE => self.signature(principal, read(arguments)?).await,
             tools::STATS => self.stats(principal, read(arguments)?).await,
+            tools::GET_SCAN => self.get_scan(principal, read(arguments)?).await,
             tools::ADD_SCAN => self.add_scan(principal, read(arguments)?).await,
             tools::CHECK_SCANS => self.check_scans(principal, read(arguments)?).await,
             tools::REVIEW => self.record_review(principal, read(arguments)?).await,
@@ -177,6 +191,16 @@ impl Trust {
     async fn mark(&self, principal: &Principal, key: &str) -> Result<String, Failure> {
         let mark = self.keys(principal).await?.fingerprint("author", &[key.as_bytes()]);
         Ok(mark[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The scenario that a call asks for. The schema of a node without scenarios has no such argument.
+    fn played(&self, wanted: Option<Scenario>) -> Result<Option<Scenario>, Failure> {
+        match wanted {
+            Some(_) if !self.scenarios => {
+                Err(Failure::Input("this node plays no scenarios; see [trust] scenarios in docs/trust.md".to_owned()))
+            }
+            wanted => Ok(wanted),
+        }
     }
 
     async fn keys(&self, principal: &Principal) -> Result<Arc<WorkspaceKeys>, Failure> {
@@ -246,6 +270,14 @@ fn named_by_subject(principal: &Principal) -> Result<Chosen, Failure> {
 impl Upstream for Trust {
     fn name(&self) -> &UpstreamName {
         &self.name
+    }
+
+    /// That an answer is made up stands in every event of its call.
+    fn remarks(&self, _: &str, input: &Value) -> Remarks {
+        let name = input.get("scenario").and_then(Value::as_str).filter(|_| self.scenarios);
+        let mut members = Map::new();
+        members.extend(name.and_then(Scenario::named).map(|played| ("simulated".to_owned(), json!(played.name()))));
+        Remarks { subject: None, members }
     }
 
     async fn dispatch(&self, permit: Permit, exchange: &dyn Exchange) -> Result<ToolResult, DispatchError> {

@@ -24,9 +24,11 @@
 //! | [`scans`] | reports of scanners and bills of materials, and limits on them | SARIF 2.1.0, CycloneDX, SPDX 2.3 |
 //! | [`review`] | what people decided about an artifact | |
 //! | [`readiness`] | whether an artifact may be deployed: a checklist | |
+//! | [`provenance`] | what a chain of signatures comes to, with the places where it is kept | |
 //! | [`anomalies`] | what is unusual about signatures and verifications | |
 //! | [`compliance`] | a report for auditors, as data and as a document | |
 //! | [`notify`] | what a team is told: webhooks and mails | Standard Webhooks 1.0.0, RFC 5322 |
+//! | [`scenario`] | answers for demos, which say that they are none | |
 //! | [`text`] | text from strangers, made visible | |
 //! | [`time`] | times as text | RFC 3339 |
 //! | [`pem`] | certificates and keys as text | RFC 7468 |
@@ -48,11 +50,13 @@ pub mod keys;
 pub mod notify;
 pub mod package;
 pub mod pem;
+pub mod provenance;
 pub mod readiness;
 pub mod report;
 pub mod review;
 pub mod root;
 pub mod scans;
+pub mod scenario;
 pub mod sign;
 pub mod text;
 pub mod time;

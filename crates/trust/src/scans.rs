@@ -64,6 +64,15 @@ impl Format {
             Self::Spdx => "SPDX",
         }
     }
+
+    /// Its media type, as IANA has it.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Sarif => "application/sarif+json",
+            Self::CycloneDx => "application/vnd.cyclonedx+json",
+            Self::Spdx => "application/spdx+json",
+        }
+    }
 }
 
 /// How bad a finding is, the worst last. One of unknown severity stands above a low one: somebody has to look.

@@ -103,6 +103,17 @@ pub fn verify_parsed(bundle: &Bundle, artifact: &Artifact<'_>, root: &TrustedRoo
     run.report()
 }
 
+/// The signer's certificate and those above it, as the root has them: DER, the signer's first. Nothing for a signature by a bare key; the
+/// signer's alone where nobody in the root issued it.
+pub fn certificates(bundle: &Bundle, root: &TrustedRoot, times: &[SignedTime]) -> Vec<Vec<u8>> {
+    let Material::Certificate(der) = &bundle.material else { return Vec::new() };
+    let times: Vec<u64> = times.iter().map(|time| time.seconds).collect();
+    let leaf = Certificate::from_der(der).ok();
+    let issuers = leaf.and_then(|leaf| chain::find_issuers(&leaf, &root.certificate_authorities, &times).ok());
+    let above = issuers.into_iter().flatten().map(|issuer| issuer.der().to_vec());
+    std::iter::once(der.clone()).chain(above).collect()
+}
+
 /// What the checks need to know of a bundle.
 struct Subject<'a> {
     bundle: &'a Bundle,

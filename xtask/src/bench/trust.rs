@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use countersign_proof::digest::Digest;
 use countersign_testkit::node::Launch;
 use countersign_testkit::{Client, Home, Node, mcp};
 use serde_json::{Value, json};
+
+use crate::paths;
 
 /// Calls of each way, one after the other and in turns.
 const CALLS: usize = 400;
@@ -31,11 +36,14 @@ pub fn run(binary: &Path, directory: &Path, seconds: u64) -> Result<Value> {
     let signed = rate(&node, seconds, &|client, n| sign(client, n + 1).map(drop))?;
     let verified = rate(&node, seconds, &|client, _| {
         let reply = client.post("/v1/verify", &json!({ "artifact": artifact(0), "signature": first["signature"] }))?;
-        anyhow::ensure!(reply.expect(200)?["valid"] == true, "not valid");
+        ensure!(reply.expect(200)?["valid"] == true, "not valid");
         Ok(())
     })?;
     let overhead = overhead(&mut client)?;
-    let page = page(&mut client)?;
+    node.stop()?;
+    fill(&home)?;
+    let node = Launch::new(binary).start(&home)?;
+    let page = page(&mut client_of(&node))?;
     node.stop()?;
     let report = json!({
         "signatures_per_second": signed.round(), "verifications_per_second": verified.round(),
@@ -77,7 +85,7 @@ fn rate(node: &Node, seconds: u64, work: &(dyn Fn(&mut Client, usize) -> Result<
                 })
             })
             .collect();
-        workers.into_iter().map(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a client panicked"))).collect()
+        workers.into_iter().map(|w| w.join().unwrap_or_else(|_| bail!("a client panicked"))).collect()
     });
     let total: usize = counts.into_iter().sum::<Result<usize>>()?;
     Ok(total as f64 / start.elapsed().as_secs_f64())
@@ -98,20 +106,30 @@ fn overhead(client: &mut Client) -> Result<Value> {
     Ok(json!({ "http_p95_ms": http, "mcp_p95_ms": tool, "overhead_p95_ms": ((tool - http) * 1000.0).round() / 1000.0 }))
 }
 
-/// How many signatures there are at least, to be paged through.
-const ENTRIES: u64 = 10_000;
+/// How many entries there are at least, to be paged through.
+const ENTRIES: u64 = 100_000;
+/// What a page of 100 may take, in milliseconds, as those who use it were promised.
+const PROMISED: f64 = 500.0;
 
-/// A filtered page of 100 out of everything that was signed, and all of it, page after page.
+/// Writes entries into the database of a node that does not run, by the store's own example: signing as many would take minutes.
+fn fill(home: &Home) -> Result<()> {
+    paths::build(&["build", "--release", "--quiet", "--workspace", "--example", "fill_signatures"])?;
+    let key = home.directory().join("data/keys/log.seed");
+    let key = std::fs::read_to_string(&key).with_context(|| key.display().to_string())?;
+    let seed = STANDARD.decode(key.split_whitespace().last().context("a key")?)?;
+    let seed: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
+    let program = paths::target().join("release/examples/fill_signatures");
+    let output = Command::new(program).arg(home.directory()).arg(seed).arg(ENTRIES.to_string()).output()?;
+    ensure!(output.status.success(), "fill_signatures: {}", String::from_utf8_lossy(&output.stderr));
+    println!("entries: {}", String::from_utf8_lossy(&output.stdout).trim());
+    Ok(())
+}
+
+/// A filtered page of 100 out of everything that is listed, and all of it, page after page.
 fn page(client: &mut Client) -> Result<Value> {
-    let total = |client: &mut Client| -> Result<u64> {
-        let stats = client.get("/v1/stats")?.expect(200)?;
-        stats["total_signatures"].as_u64().context("a count")
-    };
-    let mut entries = total(client)?;
-    while entries < ENTRIES {
-        sign(client, usize::MAX - usize::try_from(entries)?)?;
-        entries = if entries + 1 < ENTRIES { entries + 1 } else { total(client)? };
-    }
+    let stats = client.get("/v1/stats")?.expect(200)?;
+    let entries = stats["total_signatures"].as_u64().context("a count")?;
+    ensure!(entries >= ENTRIES, "{entries} entries");
     let mut took = Vec::new();
     for _ in 0..20 {
         let start = Instant::now();
@@ -131,8 +149,12 @@ fn page(client: &mut Client) -> Result<Value> {
             None => break,
         }
     }
-    anyhow::ensure!(seen.len() as u64 == entries, "{} of {entries} entries were found page by page", seen.len());
-    Ok(json!({ "of_entries": entries, "p95_ms": p95(&mut took)?, "found_page_by_page": seen.len() }))
+    ensure!(seen.len() as u64 == entries, "{} of {entries} entries were found page by page", seen.len());
+    let p95 = p95(&mut took)?;
+    let share = (p95 / PROMISED * 1000.0).round() / 1000.0;
+    Ok(
+        json!({ "of_entries": entries, "p95_ms": p95, "of_the_promised_500_ms": share, "found_page_by_page": seen.len() }),
+    )
 }
 
 /// In milliseconds, to the microsecond.

@@ -169,7 +169,9 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         }
         Command::Scrub => {
             let found = Node::find(global)?.post("/admin/artifacts/scrub", &json!({})).await?;
-            Ok(concluded(global, &found, |found| found["checked"] == found["intact"], scrubbed))
+            let intact =
+                |found: &Value| found["checked"] == found["intact"] && found["documents"] == found["documents_intact"];
+            Ok(concluded(global, &found, intact, scrubbed))
         }
     }
 }
@@ -302,14 +304,21 @@ fn provenance(chain: &Value) {
 fn scrubbed(found: &Value) {
     let of = |pointer| output::text(found, pointer);
     output::line(format!(
-        "{} artifacts, {} intact, {} objects that nobody has",
+        "{} artifacts, {} intact; {} documents of scans, {} intact; {} objects that nobody has",
         of("/checked"),
         of("/intact"),
+        of("/documents"),
+        of("/documents_intact"),
         of("/orphans")
     ));
     for one in list(found, "/damaged") {
         let of = |pointer| output::text(one, pointer);
         let place = format!("{} {} version {}", of("/workspace"), of("/id"), of("/version"));
+        output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
+    }
+    for one in found["damaged_documents"].as_array().into_iter().flatten() {
+        let of = |pointer| output::text(one, pointer);
+        let place = format!("{} scan {}, document {}", of("/workspace"), of("/entry_id"), of("/document"));
         output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
     }
 }

@@ -96,6 +96,7 @@ fn row(finding: &Finding) -> Vec<String> {
 
 async fn look(global: &Global, config: &Config) -> Vec<Finding> {
     let mut findings = vec![identities(config), head_place(config)];
+    findings.extend(scenarios(config));
     findings.extend(reach(config));
     findings.extend(permissions(config));
     findings.extend(database(config).await);
@@ -155,6 +156,13 @@ fn identities(config: &Config) -> Finding {
         }
         (false, _, issuers) => ok("identities", format!("{issuers} issuers")),
     }
+}
+
+/// Where answers may be made up, nobody should take one for the truth.
+fn scenarios(config: &Config) -> Option<Finding> {
+    let found = "scenarios are on ([trust] scenarios): whoever asks this node to verify may be answered something that is made up";
+    let on = config.trust.as_ref().is_some_and(|trust| trust.scenarios);
+    on.then(|| warn("scenarios", found, "for tests and demos only: take the line out, and start the node anew"))
 }
 
 /// What others will rely on, off loopback.

@@ -13,6 +13,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::Artifacts;
+use super::documents::DamagedDocument;
 use crate::capability::Failure;
 
 /// How often the node does it by itself.
@@ -21,7 +22,7 @@ const EVERY: Millis = 30 * 24 * 3600 * 1000;
 const LOOK: Duration = Duration::from_secs(3600);
 const PAGE: u32 = 200;
 /// The most findings that are named.
-const MAX_FINDINGS: usize = 100;
+pub(super) const MAX_FINDINGS: usize = 100;
 /// An object that is younger may belong to a call that is under way.
 const GRACE: Millis = 3600 * 1000;
 
@@ -34,7 +35,13 @@ pub(crate) struct Scrubbed {
     pub intact: u64,
     /// Those that do not, at most 100.
     pub damaged: Vec<Damaged>,
-    /// Objects that no artifact has: left by calls that ended early. Harmless.
+    /// Documents of scans that were looked at.
+    pub documents: u64,
+    /// Of them, those that hold.
+    pub documents_intact: u64,
+    /// Those that do not, at most 100.
+    pub damaged_documents: Vec<DamagedDocument>,
+    /// Objects that nobody has: left by calls that ended early. Harmless.
     pub orphans: u64,
     /// The event that records it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,13 +86,15 @@ impl Artifacts {
                 }
             }
         }
+        self.scrub_documents(&mut found).await?;
         found.orphans = self.orphans().await?;
-        let damaged = found.checked - found.intact;
+        let damaged = found.checked - found.intact + found.documents - found.documents_intact;
         let now = (self.clock)();
         let draft = EventDraft::new(Uuid::now_v7(), WorkspaceName::node(), EventType::ArtifactsScrubbed, now)
             .by(by)
             .with("checked", found.checked)
             .with("damaged", damaged)
+            .with("documents", found.documents)
             .with("orphans", found.orphans)
             .with("artifacts", json!(found.damaged.iter().map(|one| one.id.to_string()).collect::<Vec<_>>()));
         found.event = Some(draft.id);
@@ -94,8 +103,8 @@ impl Artifacts {
         if damaged > 0 {
             tracing::error!(
                 damaged,
-                checked = found.checked,
-                "stored artifacts do not hold: `countersign artifacts scrub` names them"
+                checked = found.checked + found.documents,
+                "stored artifacts or documents do not hold: `countersign artifacts scrub` names them"
             );
         }
         Ok(found)
@@ -120,6 +129,7 @@ impl Artifacts {
             behind = Some(last.key.clone());
             for object in page.into_iter().filter(|object| object.at < old) {
                 let known = match place_of(&object.key) {
+                    None if self.is_document(&object.key).await? => continue,
                     None => None,
                     Some((workspace, id, version)) => {
                         self.read(move |r| r.artifact(&workspace, id, Some(version))).await?

@@ -58,6 +58,7 @@ pub(super) struct FileTrust {
     pub artifact_types: Option<PathBuf>,
     pub objects: Option<PathBuf>,
     pub key_rotation: Option<Spanned<String>>,
+    pub scenarios: Option<Spanned<bool>>,
     #[serde(default)]
     pub teams: Vec<FileTeam>,
     pub mail: Option<super::mail::FileMail>,

@@ -9,12 +9,14 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use countersign_domain::{Refusal, RefusalKind};
-use http::HeaderMap;
+use countersign_proof::digest::Digest;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
+use serde_json::json;
 
 use super::admin::body_of;
-use super::capability::{arguments_of, asked, page_of, posted};
+use super::capability::{arguments_of, asked, instead, page_of, posted};
 use super::problem::Refused;
 use super::request::Caller;
 use super::{Answered, json};
@@ -25,6 +27,8 @@ use crate::trust::{Custody, CustodyError, NAME, Published};
 
 /// Verifiers fetch it seldom, and a new authority signs nothing that an old copy has to verify within a minute.
 const CACHED: &str = "public, max-age=60";
+/// RFC 9530.
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// The routes.
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -37,6 +41,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/stats", get(stats))
         .route("/v1/scans", post(add_scan))
         .route("/v1/scans/check", post(check_scans))
+        .route("/v1/scans/{digest}", get(scan))
         .route("/v1/reviews", post(review))
         .route("/v1/readiness", post(readiness))
         .route("/v1/anomalies", post(anomalies))
@@ -93,11 +98,36 @@ async fn provenance(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(scan): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Answered {
-    asked(&app, caller, (NAME, "get_provenance"), serde_json::json!({ "scan_id": scan }), &headers)
-        .await
-        .map(|(response, _)| response)
+    let (_, mut arguments) = arguments_of(query.as_deref(), &[])?;
+    if let Some(wanted) = arguments["include_verification_trail"].as_str().and_then(|text| text.parse::<bool>().ok()) {
+        arguments["include_verification_trail"] = json!(wanted);
+    }
+    if arguments.get("scan_id").is_some() {
+        return Err(Refused(Refusal::new(RefusalKind::MalformedRequest, "scan_id stands in the path")));
+    }
+    arguments["scan_id"] = json!(scan);
+    asked(&app, caller, (NAME, "get_provenance"), arguments, &headers).await.map(|(response, _)| response)
+}
+
+/// The document alone, byte for byte, with its digest as RFC 9530 has it.
+async fn scan(State(app): State<Arc<App>>, caller: Caller, Path(digest): Path<String>, headers: HeaderMap) -> Answered {
+    let (response, found) = asked(&app, caller, (NAME, "get_scan"), json!({ "document": digest }), &headers).await?;
+    let Some(found) = found else { return Ok(response) };
+    let text = found["text"].as_str().unwrap_or_default().to_owned();
+    let digest: Digest = found["document"].as_str().unwrap_or_default().parse().map_err(|_| unreadable())?;
+    let media_type =
+        HeaderValue::from_str(found["media_type"].as_str().unwrap_or_default()).map_err(|_| unreadable())?;
+    let repr = HeaderValue::from_str(&format!("sha-256=:{}:", digest.to_base64())).map_err(|_| unreadable())?;
+    let mut document = ([(CONTENT_TYPE, media_type)], text).into_response();
+    document.headers_mut().insert(REPR_DIGEST, repr);
+    Ok(instead(&response, document))
+}
+
+fn unreadable() -> Refused {
+    Refused(Refusal::new(RefusalKind::Internal, "the tool's answer cannot be read"))
 }
 
 async fn signature(

@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::sign::{Kept as Signed, Whole};
+use super::documents::{SIGNED_AS, key_of};
+use super::sign::{Kept as Signed, Scanned, Whole, within_bounds};
 use super::{Trust, tools};
 use crate::capability::{Failure, clipped, moment};
 use crate::time::rfc3339;
@@ -73,7 +74,8 @@ impl Trust {
     /// Signs a scanner's document like any artifact, with what it says beside it.
     pub(super) async fn add_scan(&self, principal: &Principal, wanted: tools::AddScan) -> Result<Value, Failure> {
         let about = tools::digest(&wanted.artifact)?;
-        let document = wanted.document.to_string().into_bytes();
+        // Byte for byte as it came: whoever has the scanner's file can hold it against what is signed.
+        let document = wanted.document.get().as_bytes().to_vec();
         let (scan, document) = self.computing.run(move || (Scan::parse(&document), document)).await?;
         let mut scan = scan.map_err(|e| Failure::Input(format!("document: {e}")))?;
         if !scan.subjects.is_empty() && !scan.subjects.contains(&about) {
@@ -83,15 +85,19 @@ impl Trust {
         scan.ids.truncate(KEPT_IDS);
         let mut metadata = Map::new();
         metadata.insert("scan_id".into(), json!(about.to_string()));
+        within_bounds(&metadata, Some(&scan))?;
+        let digest = Digest::of(&document);
+        // Before its row, so that what is listed is there.
+        let object = self.objects.put(&key_of(&principal.workspace, &digest), &document).await?;
         let sign = tools::Sign {
-            artifact: Some(Digest::of(&document).to_string()),
+            artifact: Some(digest.to_string()),
             image: None,
-            artifact_type: if scan.assessed { "scan_result" } else { "sbom" }.to_owned(),
+            artifact_type: SIGNED_AS[usize::from(!scan.assessed)].to_owned(),
             subject: wanted.subject,
             metadata: Some(metadata),
             statement: None,
         };
-        let signed = self.signed(principal, sign, Some(scan)).await?;
+        let signed = self.signed(principal, sign, Some(Scanned { scan, object })).await?;
         Ok(json!({
             "entry_id": signed["entry_id"], "artifact": about.to_string(), "document": signed["artifact"],
             "signer": signed["signer"], "scan": signed["scan"], "bundle": signed["bundle"],
@@ -107,7 +113,7 @@ impl Trust {
             .scans
             .iter()
             .map(|(row, scan)| {
-                json!({ "entry_id": row.id.to_string(), "received_at": rfc3339(row.at), "signer": row.signer, "scan": scan })
+                json!({ "entry_id": row.id.to_string(), "document": row.artifact, "received_at": rfc3339(row.at), "signer": row.signer, "scan": scan })
             })
             .collect();
         Ok(
@@ -382,7 +388,7 @@ impl Trust {
         }
     }
 
-    async fn own_root(&self) -> Result<Arc<TrustedRoot>, Failure> {
+    pub(super) async fn own_root(&self) -> Result<Arc<TrustedRoot>, Failure> {
         Ok(Arc::new(self.custody.published().await?.trusted_root))
     }
 
@@ -484,7 +490,16 @@ fn is_statement(row: &TrustRow) -> bool {
     signed(row).is_some_and(|signed| signed.statement.is_some())
 }
 
-fn outcome_of(report: &Report) -> Outcome {
+/// A review as it is shown; nothing, if the row is of none or cannot be read.
+pub(super) fn review_of(row: &TrustRow) -> Option<Value> {
+    let Kept { review, .. } = serde_json::from_str(&row.body).ok()?;
+    Some(json!({
+        "review_id": row.id.to_string(), "artifact": row.artifact, "team": review.team, "decision": review.decision,
+        "by": review.by, "comment": review.shown_comment(), "recorded_at": rfc3339(row.at),
+    }))
+}
+
+pub(super) fn outcome_of(report: &Report) -> Outcome {
     if report.is_valid() {
         return Outcome::Valid;
     }

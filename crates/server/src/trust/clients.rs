@@ -270,6 +270,8 @@ impl Trust {
             authors: holder.authors,
             metadata: Map::new(),
             scan: None,
+            object: None,
+            image: None,
             issuer: Some(holder.issuer),
         };
         let id = Uuid::now_v7();

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_domain::Principal;
+use countersign_ledger::objects::ObjectRef;
 use countersign_ledger::state::StateOp;
 use countersign_ledger::trust::{TrustKind, TrustRow};
 use countersign_ledger::{Append, Inclusion, PublicEntry};
@@ -50,6 +51,35 @@ pub(super) struct Kept {
     /// What a scanner's document says, as this node read it. Beside the metadata, so that nobody can say it in the document's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scan: Option<Scan>,
+    /// Where that document is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObjectRef>,
+    /// Where the image is that was signed by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<KeptImage>,
+}
+
+/// An image's name, by which it was signed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct KeptImage {
+    pub reference: String,
+}
+
+/// A scanner's document that is signed: what it says, and where it is kept.
+pub(super) struct Scanned {
+    pub scan: Scan,
+    pub object: ObjectRef,
+}
+
+/// Why a recorded signature cannot be put together again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unpieced {
+    #[error("it has no entry in the log")]
+    NoEntry,
+    #[error("its entry is not yet under a checkpoint")]
+    NotYet,
+    #[error("{0}")]
+    Unreadable(String),
 }
 
 impl From<CustodyError> for Failure {
@@ -73,7 +103,7 @@ impl Trust {
         &self,
         principal: &Principal,
         wanted: tools::Sign,
-        scan: Option<Scan>,
+        scanned: Option<Scanned>,
     ) -> Result<Value, Failure> {
         let image = match &wanted.image {
             Some(reference) => Some(self.images.resolve(reference).await?),
@@ -93,11 +123,8 @@ impl Trust {
             }
         };
         let metadata = wanted.metadata.unwrap_or_default();
-        let bytes = |json: serde_json::Result<Vec<u8>>| json.map_or(usize::MAX, |text| text.len());
-        let of_scan = scan.as_ref().map_or(0, |scan| bytes(serde_json::to_vec(scan)));
-        if bytes(serde_json::to_vec(&metadata)).saturating_add(of_scan) > tools::MAX_METADATA {
-            return Err(Failure::Input(format!("metadata is more than {} bytes long", tools::MAX_METADATA)));
-        }
+        let (scan, object) = scanned.map(|scanned| (scanned.scan, scanned.object)).unzip();
+        within_bounds(&metadata, scan.as_ref())?;
         // What cosign looks for beside an image is a statement about it.
         let of_image = || tools::Claim { predicate_type: SIGNED_IMAGE.to_owned(), predicate: json!({}) };
         let claim = wanted.statement.or_else(|| image.as_ref().map(|_| of_image()));
@@ -132,6 +159,8 @@ impl Trust {
             statement: statement.map(|bytes| STANDARD.encode(bytes)),
             metadata,
             scan,
+            object,
+            image: image.as_ref().map(|image| KeptImage { reference: image.name.clone() }),
         };
         let row = TrustRow {
             id,
@@ -192,15 +221,29 @@ impl Trust {
 
     /// A recorded signature put together again, proved against the log's newest checkpoint.
     pub(super) async fn whole(&self, row: &TrustRow) -> Result<Whole, Failure> {
-        let id = row.id;
-        let broken = |why: &str| Failure::Undone(format!("signature {id}: {why}"));
-        let entry =
-            self.read(move |r| r.public_entry(id)).await?.ok_or_else(|| broken("it has no entry in the log"))?;
-        let inclusion = self.ledger.inclusion(entry.shard, entry.index).await?;
-        let inclusion = inclusion.ok_or_else(|| broken("its entry is not yet under a checkpoint"))?;
-        let kept: Kept = serde_json::from_str(&row.body).map_err(|e| broken(&e.to_string()))?;
-        assemble(&entry.body, kept, inclusion).map_err(|why| broken(&why))
+        self.pieced(row).await?.map_err(|why| Failure::Undone(format!("signature {}: {why}", row.id)))
     }
+
+    /// The same, where it is a finding that this cannot be done.
+    pub(super) async fn pieced(&self, row: &TrustRow) -> Result<Result<Whole, Unpieced>, Failure> {
+        let id = row.id;
+        let Some(entry) = self.read(move |r| r.public_entry(id)).await? else { return Ok(Err(Unpieced::NoEntry)) };
+        let Some(inclusion) = self.ledger.inclusion(entry.shard, entry.index).await? else {
+            return Ok(Err(Unpieced::NotYet));
+        };
+        let kept = serde_json::from_str::<Kept>(&row.body).map_err(|e| e.to_string());
+        Ok(kept.and_then(|kept| assemble(&entry.body, kept, inclusion)).map_err(Unpieced::Unreadable))
+    }
+}
+
+/// What is kept beside a signature has a bound, whoever says it.
+pub(super) fn within_bounds(metadata: &Map<String, Value>, scan: Option<&Scan>) -> Result<(), Failure> {
+    let bytes = |json: serde_json::Result<Vec<u8>>| json.map_or(usize::MAX, |text| text.len());
+    let of_scan = scan.map_or(0, |scan| bytes(serde_json::to_vec(scan)));
+    if bytes(serde_json::to_vec(metadata)).saturating_add(of_scan) > tools::MAX_METADATA {
+        return Err(Failure::Input(format!("metadata is more than {} bytes long", tools::MAX_METADATA)));
+    }
+    Ok(())
 }
 
 /// A signature with everything that a verifier wants.

@@ -6,7 +6,9 @@ use countersign_trust::anomalies::Settings;
 use countersign_trust::readiness::Required;
 use countersign_trust::review::Decision;
 use countersign_trust::scans::policy::ScanPolicy;
+use countersign_trust::scenario::Scenario;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::capability::{Failure, clipped, tool};
@@ -21,6 +23,7 @@ pub(super) const QUERY: &str = "query_transparency";
 pub(super) const SIGNATURE: &str = "get_signature";
 pub(super) const STATS: &str = "get_stats";
 pub(super) const ADD_SCAN: &str = "add_scan";
+pub(super) const GET_SCAN: &str = "get_scan";
 pub(super) const CHECK_SCANS: &str = "check_scans";
 pub(super) const REVIEW: &str = "record_review";
 pub(super) const READINESS: &str = "deployment_readiness";
@@ -77,12 +80,31 @@ pub(super) struct Verify {
     pub identity: Option<String>,
     #[serde(default)]
     pub issuer: Option<String>,
+    #[serde(default)]
+    pub scenario: Option<Scenario>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Provenance {
-    pub scan_id: String,
+    #[serde(default)]
+    pub scan_id: Option<String>,
+    #[serde(default)]
+    pub artifact: Option<String>,
+    #[serde(default)]
+    pub include_verification_trail: Option<bool>,
+    #[serde(default)]
+    pub scenario: Option<Scenario>,
+}
+
+impl Provenance {
+    /// What it is about: a scan, or an artifact.
+    pub fn about(&self) -> Result<String, Failure> {
+        match (&self.scan_id, &self.artifact) {
+            (Some(about), None) | (None, Some(about)) => Ok(about.clone()),
+            (_, _) => Err(Failure::Input("give a scan_id, or an artifact".to_owned())),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -118,9 +140,18 @@ pub(super) struct Nothing {}
 #[serde(deny_unknown_fields)]
 pub(super) struct AddScan {
     pub artifact: String,
-    pub document: Value,
+    pub document: Box<RawValue>,
     #[serde(default)]
     pub subject: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GetScan {
+    #[serde(default)]
+    pub entry_id: Option<String>,
+    #[serde(default)]
+    pub document: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -211,8 +242,9 @@ pub(super) fn digest(text: &str) -> Result<Digest, Failure> {
     text.to_ascii_lowercase().parse().map_err(|_| wrong())
 }
 
-/// Each tool with what it does to the world. Those for clients of Sigstore's are there where such clients may sign.
-pub(super) fn definitions(with_clients: bool) -> Vec<(Effect, Value)> {
+/// Each tool with what it does to the world. Where scenarios are on, some take one more argument; tools for clients of Sigstore's are
+/// there where such clients may sign.
+pub(super) fn definitions(scenarios: bool, with_clients: bool) -> Vec<(Effect, Value)> {
     let artifact = json!({
         "type": "string", "pattern": "^[sS][hH][aA]256:[0-9a-fA-F]{64}$",
         "description": "The artifact's SHA-256: sha256: and 64 hexadecimal digits"
@@ -221,25 +253,8 @@ pub(super) fn definitions(with_clients: bool) -> Vec<(Effect, Value)> {
     let kind = word("What kind of artifact: container_image, sbom, scan_result, …");
     vec![
         (Effect::Write, sign_tool(&artifact, &kind, &word)),
-        (Effect::Read, verify_tool(&artifact, &word)),
-        (
-            Effect::Read,
-            tool(
-                PROVENANCE,
-                "Everything that was signed about a scan or artifact, each signature verified again",
-                &json!({ "scan_id": word("The scan_id or subject that its signatures name, or an artifact's digest") }),
-                &["scan_id"],
-                &[
-                    "scan_id",
-                    "manifest",
-                    "scans",
-                    "verification_trail",
-                    "storage_locations",
-                    "chain_status",
-                    "trust_level",
-                ],
-            ),
-        ),
+        (Effect::Read, playing(verify_tool(&artifact, &word), scenarios)),
+        (Effect::Read, playing(provenance_tool(&word), scenarios)),
         (Effect::Read, query_tool(&artifact, &kind, &word)),
         (
             Effect::Read,
@@ -319,6 +334,20 @@ fn assessing(word: &dyn Fn(&str) -> Value) -> Vec<(Effect, Value)> {
                 }),
                 &["artifact", "document"],
                 &["entry_id", "artifact", "document", "scan"],
+            ),
+        ),
+        (
+            Effect::Read,
+            tool(
+                GET_SCAN,
+                "A scanner's report or a bill of materials as it was handed in, once its digest and its signature hold",
+                &json!({
+                    "entry_id": word("The entry's id, as add_scan and check_scans give it"),
+                    "document": { "type": "string", "pattern": "^[sS][hH][aA]256:[0-9a-fA-F]{64}$",
+                        "description": "Or the document's SHA-256" }
+                }),
+                &[],
+                &["entry_id", "artifact", "document", "media_type", "size", "scan", "text"],
             ),
         ),
         (
@@ -457,6 +486,43 @@ fn sign_tool(artifact: &Value, kind: &Value, word: &dyn Fn(&str) -> Value) -> Va
     )
 }
 
+fn provenance_tool(word: &dyn Fn(&str) -> Value) -> Value {
+    tool(
+        PROVENANCE,
+        "Everything that was signed about a scan or artifact: each signature verified again, and each place where something of it is \
+         kept looked at again",
+        &json!({
+            "scan_id": word("The scan_id or subject that its signatures name, or an artifact's digest"),
+            "artifact": word("The same, for those who have an artifact: its SHA-256 or the name under which it was signed"),
+            "include_verification_trail": { "type": "boolean", "description": "Whether earlier verifications are listed; true if not said" }
+        }),
+        &[],
+        &[
+            "scan_id",
+            "manifest",
+            "scans",
+            "verification_trail",
+            "reviews",
+            "storage_locations",
+            "chain_status",
+            "trust_level",
+            "reasons",
+        ],
+    )
+}
+
+/// The definition with an argument for scenarios, where they are on.
+fn playing(mut definition: Value, scenarios: bool) -> Value {
+    if scenarios {
+        let names = Scenario::ALL.map(Scenario::name);
+        definition["inputSchema"]["properties"]["scenario"] = json!({
+            "type": "string", "enum": names,
+            "description": "For tests and demos: the answer is made up by this scenario, says so, and is recorded nowhere"
+        });
+    }
+    definition
+}
+
 fn verify_tool(artifact: &Value, word: &dyn Fn(&str) -> Value) -> Value {
     tool(
         VERIFY,
@@ -500,14 +566,25 @@ mod tests {
     #[test]
     fn every_tool_has_an_effect_and_a_pin_of_its_own() {
         let (manifest, raw) =
-            crate::capability::described(NAME, TITLE, definitions(true)).expect("definitions of ours");
-        assert_eq!((manifest.tools.len(), raw.len()), (14, 14));
+            crate::capability::described(NAME, TITLE, definitions(false, true)).expect("definitions of ours");
+        assert_eq!((manifest.tools.len(), raw.len()), (17, 17));
         let pins: std::collections::BTreeSet<_> = manifest.tools.values().map(|tool| tool.pin).collect();
-        assert_eq!(pins.len(), 14);
+        assert_eq!(pins.len(), 17);
         let writes: Vec<_> = manifest.tools.iter().filter(|(_, tool)| tool.effect != Some(Effect::Read)).collect();
         let mut expected = WRITES.to_vec();
         expected.sort_unstable();
         assert_eq!(writes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn scenarios_are_an_argument_of_two_tools_where_they_are_on_and_of_none_where_not() {
+        let taking = |scenarios: bool| -> Vec<String> {
+            let takes = |definition: &Value| definition["inputSchema"]["properties"].get("scenario").is_some();
+            let definitions = definitions(scenarios, false).into_iter().map(|(_, definition)| definition);
+            definitions.filter(takes).map(|definition| definition["name"].to_string()).collect()
+        };
+        assert_eq!(taking(true), ["\"verify\"", "\"get_provenance\""]);
+        assert!(taking(false).is_empty());
     }
 
     #[test]

@@ -7,10 +7,11 @@ use countersign_ledger::Append;
 use countersign_ledger::state::StateOp;
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
 use countersign_proof::digest::Digest;
+use countersign_trust::bundle::Bundle;
 use countersign_trust::pem;
 use countersign_trust::report::Report;
 use countersign_trust::root::TrustedRoot;
-use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
+use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, certificates, verify};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -40,6 +41,10 @@ struct Verified {
 impl Trust {
     pub(super) async fn verify(&self, principal: &Principal, wanted: tools::Verify) -> Result<Value, Failure> {
         let digest = tools::digest(&wanted.artifact)?;
+        if let Some(scenario) = self.played(wanted.scenario)? {
+            // Nothing of it is a verification: no row, no count.
+            return Ok(scenario.verification());
+        }
         let policy = self.expected(principal, &wanted)?;
         let published = self.custody.published().await?.trusted_root;
         let root = match &wanted.trusted_root {
@@ -53,8 +58,10 @@ impl Trust {
         let standard = Standard { root: Arc::new(root), policy };
         let verified = match &wanted.bundle {
             Some(bundle) => {
-                let report = self.report(bundle.to_string().into_bytes(), digest, &standard).await?;
-                Some(Verified { report, recorded: None, chain: Vec::new() })
+                let bundle = bundle.to_string().into_bytes();
+                let report = self.report(bundle.clone(), digest, &standard).await?;
+                let chain = Bundle::parse(&bundle).map(|bundle| certificates(&bundle, &standard.root, &report.times));
+                Some(Verified { report, recorded: None, chain: chain.unwrap_or_default() })
             }
             None => self.recorded(principal, digest, &wanted, &standard).await?,
         };
@@ -124,13 +131,20 @@ impl Trust {
         Expected::Certificate { identity, issuer: Pattern::Exact(self.custody.issuer().to_owned()) }
     }
 
-    /// A recorded signature, verified again: it has to be by whom it was recorded as.
+    /// A recorded signature, verified again.
     pub(super) async fn verified_again(
         &self,
         row: &TrustRow,
         root: &Arc<TrustedRoot>,
     ) -> Result<(Report, Whole), Failure> {
         let whole = self.whole(row).await?;
+        let standard = self.as_recorded(root, row, &whole);
+        let report = self.report(whole.bundle.to_json(), tools::digest(&row.artifact)?, &standard).await?;
+        Ok((report, whole))
+    }
+
+    /// What a recorded signature is held against: it has to be by whom it was recorded as.
+    pub(super) fn as_recorded(&self, root: &Arc<TrustedRoot>, row: &TrustRow, whole: &Whole) -> Standard {
         let exactly = |text: &str| Pattern::Exact(text.to_owned());
         let expected = match &whole.key {
             Some(spki) => Expected::Key(spki.clone()),
@@ -139,9 +153,7 @@ impl Trust {
                 issuer: exactly(whole.kept.issuer.as_deref().unwrap_or(self.custody.issuer())),
             },
         };
-        let standard = Standard { root: Arc::clone(root), policy: Policy { expected, ..Policy::default() } };
-        let report = self.report(whole.bundle.to_json(), tools::digest(&row.artifact)?, &standard).await?;
-        Ok((report, whole))
+        Standard { root: Arc::clone(root), policy: Policy { expected, ..Policy::default() } }
     }
 
     /// The newest recorded signature that is valid, or else the newest. One that the caller names is the only one.
@@ -170,7 +182,7 @@ impl Trust {
                 report = self.report(whole.bundle.to_json(), artifact, standard).await?;
             }
             let valid = report.is_valid();
-            let chain = whole.certificate.into_iter().collect();
+            let chain = certificates(&whole.bundle, &standard.root, &report.times);
             let verified = Verified { report, recorded: Some(row), chain };
             if valid || signature.is_some() {
                 return Ok(Some(verified));

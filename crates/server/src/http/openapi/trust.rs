@@ -10,9 +10,10 @@ pub(super) fn trust() -> Vec<(String, Value)> {
     let pending = "People have to agree first; the same answer as for any tool.";
     let sign = operation("sign", "Sign an artifact by its digest, and record the signature in the log (trust:sign)")
         .body(json!({
-            "type": "object", "required": ["artifact", "artifact_type"], "additionalProperties": false,
+            "type": "object", "required": ["artifact_type"], "additionalProperties": false,
             "properties": {
                 "artifact": { "type": "string", "description": "sha256: and 64 hexadecimal digits." },
+                "image": { "type": "string", "description": "An image in a configured registry instead." },
                 "artifact_type": text(), "subject": text(), "metadata": { "type": "object" },
                 "statement": { "type": "object", "description": "An in-toto statement to sign: predicate_type, predicate." },
             },
@@ -25,12 +26,18 @@ pub(super) fn trust() -> Vec<(String, Value)> {
             "properties": {
                 "artifact": text(), "signature": text(), "bundle": { "type": "object" },
                 "trusted_root": { "type": "object" }, "identity": text(), "issuer": text(),
+                "scenario": { "type": "string", "description": "Only where the node plays scenarios: the answer is made up." },
             },
         }))
         .answers("200", "What was found; `valid` is the answer.", any_object());
     let provenance = operation("getProvenance", "Everything signed about a scan or artifact (trust:get_provenance)")
         .path("scan_id", "The scan_id or subject that signatures name, or an artifact's digest.")
-        .answers("200", "The chain, each signature verified again.", any_object());
+        .query("include_verification_trail", "boolean", "Whether earlier verifications are listed; true by default.")
+        .query("scenario", "string", "For tests and demos, where the node plays scenarios: the answer is made up.")
+        .answers("200", "The chain: each signature verified again, each place looked at again.", any_object());
+    let scan = operation("getScan", "The document of a scan, byte for byte, once it holds (trust:get_scan)")
+        .path("digest", "The document's digest, as addScan gave it.")
+        .answers("200", "The document; `Repr-Digest` has its SHA-256.", any_object());
     let transparency = ["signer", "artifact_type", "artifact", "start_date", "end_date", "cursor"]
         .into_iter()
         .fold(
@@ -78,6 +85,7 @@ pub(super) fn trust() -> Vec<(String, Value)> {
     };
     vec![
         asked("/v1/scans", "addScan", "Take a scanner's report or a bill of materials (trust:add_scan)"),
+        item("/v1/scans/{digest}", vec![("get", scan)]),
         asked("/v1/scans/check", "checkScans", "What scans of an artifact come to (trust:check_scans)"),
         asked("/v1/reviews", "recordReview", "Record a person's decision about an artifact (trust:record_review)"),
         asked("/v1/readiness", "deploymentReadiness", "Whether an artifact is ready (trust:deployment_readiness)"),
