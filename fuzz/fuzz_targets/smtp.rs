@@ -9,7 +9,7 @@ fn all(data: &[u8], size: usize) -> (Vec<Reply>, Option<ReplyError>) {
     for piece in data.chunks(size) {
         replies.push(piece);
         loop {
-            match replies.next() {
+            match replies.take() {
                 Ok(Some(reply)) => found.push(reply),
                 Ok(None) => break,
                 Err(error) => return (found, Some(error)),

@@ -229,7 +229,7 @@ impl Session {
     async fn reply(&mut self) -> Result<Reply, Trouble> {
         let mut buffer = [0; 1024];
         loop {
-            if let Some(reply) = self.replies.next()? {
+            if let Some(reply) = self.replies.take()? {
                 return Ok(reply);
             }
             match self.channel.read(&mut buffer).await.map_err(broken)? {

@@ -34,6 +34,15 @@ fn home() -> Home {
     std::fs::create_dir(home.path("packages")).unwrap();
     let list = "deny:\n  - { ecosystem: pypi, name: evil, version: \"*\", reason: it steals }\nallow: []\n";
     std::fs::write(home.path("packages/default.yaml"), list).unwrap();
+    // Policies about tools that nobody accepted would keep the others from being in force.
+    for starter in [
+        "manifests/ads.yaml",
+        "policies/access/ads.cedar",
+        "policies/access/operators.cedar",
+        "policies/approval/ads.cedar",
+    ] {
+        std::fs::remove_file(home.path(starter)).unwrap();
+    }
     std::fs::write(home.path("policies/access/trust.cedar"), POLICY).unwrap();
     std::fs::write(home.path("policies/approval/trust.cedar"), APPROVAL).unwrap();
     std::fs::write(home.path("app.tar.gz"), "an archive").unwrap();
@@ -75,7 +84,7 @@ fn an_artifact_is_scanned_reviewed_and_found_ready() {
     let scan = ["scan", "report.sarif", "--artifact", "app.tar.gz", "--subject", "app:2.1"];
     said(&home, &scan, 0, &["taken sarif 2.1.0 by scanner", "findings   1 critical"]);
     // By name, by file and by policy.
-    said(&home, &["scans", "app:2.1"], 3, &["NOT PASSED", "1 critical", "critical (at most 0)", "counted"]);
+    said(&home, &["scans", "app:2.1"], 3, &["NOT PASSED", "1 critical", "at most 0 are accepted", "counted"]);
     said(&home, &["scans", "app.tar.gz"], 3, &["NOT PASSED"]);
     std::fs::write(home.path("limits.yaml"), "max_critical: 1\nmax_age_seconds: 3600\n").unwrap();
     said(&home, &["scans", "app:2.1", "--policy", "limits.yaml"], 0, &["PASSED"]);
@@ -130,5 +139,5 @@ fn teams_are_told_and_packages_are_looked_up() {
 
     said(&home, &["package", "pypi:evil@1.0"], 3, &["DENIED", "it steals", "pkg:pypi/evil@1.0"]);
     said(&home, &["package", "cargo:serde@1.0.0", "--list-only"], 3, &["UNKNOWN", "not_configured"]);
-    said(&home, &["package", "left-pad"], 1, &["left-pad"]);
+    said(&home, &["package", "left-pad"], 1, &["begins with its ecosystem"]);
 }

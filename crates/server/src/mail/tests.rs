@@ -107,8 +107,9 @@ async fn play(mut stream: Box<dyn Stream>, acceptor: TlsAcceptor, steps: Vec<Ste
                 Does::Says(text) => drop(stream.write_all(text.as_bytes()).await),
                 Does::Mutters(text) => {
                     for byte in text.bytes() {
-                        drop(stream.write_all(&[byte]).await);
-                        drop(stream.flush().await);
+                        if stream.write_all(&[byte]).await.is_err() {
+                            return heard;
+                        }
                         tokio::time::sleep(Duration::from_millis(30)).await;
                     }
                 }
@@ -211,7 +212,7 @@ async fn a_mail_is_taken_over_tls_by_those_who_take_it() {
     assert_eq!(sent[0], Recipient { address: "ann@example.com".into(), refused: None });
     assert_eq!(sent[1].refused.as_ref().unwrap().to_string(), "550 5.1.1");
     let end = ["DATA", "Subject: hello", "", "..hidden", "bye", ".", "QUIT"];
-    assert_eq!(heard[4], format!("AUTH PLAIN {PLAIN}"));
+    assert_eq!(heard[3], format!("AUTH PLAIN {PLAIN}"));
     assert!(heard.ends_with(&end.map(str::to_owned)), "{heard:?}");
 }
 
@@ -241,7 +242,7 @@ async fn passwords_go_as_the_server_takes_them() {
     let mut steps = good();
     steps.splice(AUTH..SENDER, [("AUTH PLAIN", says("334 ")), ("AG5vZGUAcHBw", says("235 welcome"))]);
     let (sent, heard) = attempt(Setting { password, ..Setting::default() }, steps).await;
-    assert_eq!((sent.unwrap().len(), heard[4].as_str()), (2, "AUTH PLAIN"));
+    assert_eq!((sent.unwrap().len(), heard[3].as_str()), (2, "AUTH PLAIN"));
 }
 
 #[tokio::test]

@@ -143,7 +143,8 @@ async fn a_mail_that_was_refused_is_not_sent_and_one_without_an_answer_is_unknow
     let refused = notify(&world_).await;
     assert_eq!(refused.problem(), "upstream-unavailable", "{}", refused.text());
     assert!(refused.text().contains("no mail was sent") && refused.text().contains("554 5.7.1"), "{}", refused.text());
-    assert_eq!((mails.lock().expect("nobody panicked").len(), unknown(&world_).await), (1, json!([])));
+    assert_eq!(mails.lock().expect("nobody panicked").len(), 1);
+    assert_eq!(unknown(&world_).await, json!([]));
     world_.node.shutdown().await;
 
     let (port, mails) = mail_server(None).await;

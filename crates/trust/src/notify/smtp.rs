@@ -55,7 +55,7 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// Takes what came. At most one reading's bytes are kept beside an unfinished line, if [`Replies::next`] is asked after
+    /// Takes what came. At most one reading's bytes are kept beside an unfinished line, if [`Replies::take`] is asked after
     /// each.
     pub fn push(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
@@ -65,7 +65,7 @@ impl Replies {
     ///
     /// # Errors
     /// [`ReplyError`]; nothing that comes after means anything.
-    pub fn next(&mut self) -> Result<Option<Reply>, ReplyError> {
+    pub fn take(&mut self) -> Result<Option<Reply>, ReplyError> {
         while let Some(line) = self.line()? {
             let (code, more, text) = read(&line)?;
             let mut reply = self.begun.take().unwrap_or(Reply { code, lines: Vec::new() });

@@ -16,7 +16,7 @@ fn cut(bytes: &[u8], size: usize) -> Result<Vec<Reply>, ReplyError> {
     let (mut replies, mut found) = (Replies::default(), Vec::new());
     for piece in bytes.chunks(size) {
         replies.push(piece);
-        while let Some(reply) = replies.next()? {
+        while let Some(reply) = replies.take()? {
             found.push(reply);
         }
     }
@@ -70,12 +70,12 @@ fn what_is_no_reply_is_refused() {
 fn what_came_out_of_turn_is_seen() {
     let mut replies = Replies::default();
     replies.push(b"220 go on\r\n250 in");
-    assert_eq!(replies.next().unwrap().unwrap().code(), 220);
+    assert_eq!(replies.take().unwrap().unwrap().code(), 220);
     assert!(!replies.is_quiet());
     replies.push(b"jected\r\n");
-    assert!(replies.next().unwrap().is_some() && replies.is_quiet());
+    assert!(replies.take().unwrap().is_some() && replies.is_quiet());
     replies.push(b"250-half\r\n");
-    assert!(replies.next().unwrap().is_none() && !replies.is_quiet());
+    assert!(replies.take().unwrap().is_none() && !replies.is_quiet());
 }
 
 #[test]
