@@ -7,6 +7,7 @@
 //!   body a bound.
 //! - [`EgressError::not_sent`] says with certainty that no byte of a request left. What is retried is decided elsewhere.
 
+pub mod aws;
 mod client;
 mod connection;
 mod dial;
@@ -51,6 +52,8 @@ pub enum Purpose {
     Kms,
     /// Witnesses that cosign the log's checkpoints.
     Witness,
+    /// Where objects are kept.
+    ObjectStore,
 }
 
 impl Purpose {
@@ -66,6 +69,7 @@ impl Purpose {
             Purpose::Registry => "registry",
             Purpose::Kms => "kms",
             Purpose::Witness => "witness",
+            Purpose::ObjectStore => "objectstore",
         }
     }
 }
