@@ -17,6 +17,8 @@ Examples:
   countersign artifacts create recommendation.json -o recommendation.jws
   countersign artifacts list --type clinical_recommendation --compliance HIPAA --since 2026-11-01
   countersign artifacts verify 0197f3a2-5c1e-7d40-9a6b-3f2e1d0c9b8a
+  countersign artifacts hold 0197f3a2-5c1e-7d40-9a6b-3f2e1d0c9b8a --reason 'case 4711'
+  countersign artifacts hold 0197f3a2-5c1e-7d40-9a6b-3f2e1d0c9b8a --release --reason 'case 4711 is closed'
   countersign artifacts scrub")]
 pub enum Command {
     /// Sign an artifact and keep it
@@ -68,6 +70,20 @@ pub enum Command {
     Provenance {
         /// The artifact's id
         id: String,
+    },
+    /// Put an artifact under legal hold in the object store, or take it off
+    Hold {
+        /// The artifact's id
+        id: String,
+        /// Which version; all by default
+        #[arg(long)]
+        version: Option<u64>,
+        /// Take the hold off
+        #[arg(long)]
+        release: bool,
+        /// Why; it stands in the event
+        #[arg(long)]
+        reason: String,
     },
     /// Hold every stored artifact against its row, its key and the log
     Scrub,
@@ -154,11 +170,17 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
             show(global, &found, listed)
         }
         Command::Provenance { id } => show(global, &tool(global, "provenance", &about(&id, None)).await?, provenance),
+        Command::Hold { id, version, release, reason } => {
+            let mut arguments = about(&id, version);
+            (arguments["hold"], arguments["reason"]) = (json!(!release), json!(reason));
+            held(global, &tool(global, "hold", &arguments).await?)
+        }
         Command::Scrub => {
             let found = Node::find(global)?.post("/admin/artifacts/scrub", &json!({})).await?;
             show(global, &found, scrubbed)?;
             let intact = found["checked"] == found["intact"];
-            Ok(if intact { Exit::Ok } else { Exit::Invalid })
+            let bare = found["overlaid"].as_array().is_none_or(Vec::is_empty);
+            Ok(if intact && bare { Exit::Ok } else { Exit::Invalid })
         }
     }
 }
@@ -264,9 +286,27 @@ fn finish(global: &Global, found: &Value, to: Option<&Path>) -> anyhow::Result<E
             ("key", "/kid"),
             ("entry", "/entry_id"),
             ("at", "/url"),
+            ("kept", "/retention/until"),
         ] {
-            output::line(format!("  {what:<8} {}", output::text(found, pointer)));
+            if found.pointer(pointer).is_some() {
+                output::line(format!("  {what:<8} {}", output::text(found, pointer)));
+            }
         }
+        if found["hold"] == true {
+            output::line("  under legal hold");
+        }
+    })
+}
+
+fn held(global: &Global, told: &Value) -> anyhow::Result<Exit> {
+    if told["status"] == "pending" {
+        output::json(told);
+        return Ok(Exit::Pending);
+    }
+    show(global, told, |told| {
+        let state = if told["hold"] == true { "under legal hold" } else { "under no legal hold" };
+        let versions = told["versions"].as_array().map_or(0, Vec::len);
+        output::line(format!("{}: {versions} versions are {state}", output::text(told, "/id")));
     })
 }
 
@@ -349,6 +389,11 @@ fn scrubbed(found: &Value) {
         let of = |pointer| output::text(one, pointer);
         let place = format!("{} {} version {}", of("/workspace"), of("/id"), of("/version"));
         output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
+    }
+    for one in found["overlaid"].as_array().into_iter().flatten() {
+        let of = |pointer| output::text(one, pointer);
+        let place = format!("{} {} version {}", of("/workspace"), of("/id"), of("/version"));
+        output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "overlaid"), of("/why")));
     }
 }
 

@@ -12,6 +12,7 @@ mod operations;
 mod page;
 mod redis;
 mod replay;
+mod s3;
 mod support;
 mod tasks;
 mod tls;
