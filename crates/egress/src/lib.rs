@@ -8,6 +8,7 @@
 //! - Where no HTTP is spoken, an [`Endpoint`] opens a [`Channel`], under the same rules.
 //! - [`EgressError::not_sent`] says with certainty that no byte of a request left. What is retried is decided elsewhere.
 
+pub mod aws;
 mod channel;
 mod client;
 mod connection;
@@ -57,6 +58,8 @@ pub enum Purpose {
     Witness,
     /// A server that takes mail.
     Mail,
+    /// Where objects are kept.
+    ObjectStore,
 }
 
 impl Purpose {
@@ -73,6 +76,7 @@ impl Purpose {
             Purpose::Kms => "kms",
             Purpose::Witness => "witness",
             Purpose::Mail => "mail",
+            Purpose::ObjectStore => "objectstore",
         }
     }
 }

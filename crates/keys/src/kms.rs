@@ -10,7 +10,6 @@
 mod answer;
 mod client;
 mod credentials;
-mod sigv4;
 
 use std::time::{Duration, Instant};
 

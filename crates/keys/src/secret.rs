@@ -27,6 +27,11 @@ impl SecretText {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// The text, for whoever keeps it as carefully.
+    pub(crate) fn into_inner(self) -> Zeroizing<String> {
+        self.0
+    }
 }
 
 impl fmt::Debug for SecretText {

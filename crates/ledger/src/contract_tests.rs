@@ -20,7 +20,7 @@ use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
 use crate::contract::{CommitError, EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
 use crate::directory::{DirectoryKind, DirectoryRow};
 use crate::leaf::{EntryRow, LogEntry, MAX_BODY, MAX_PUBLIC};
-use crate::objects::ObjectRef;
+use crate::objects::{ObjectRef, Retention, RetentionMode};
 use crate::state::{
     AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, DecisionRow, FreezeRow, FreezeTarget, IdempotencyRow,
     IdempotencyState, IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp, first_id_at,
@@ -808,6 +808,8 @@ fn versions_of_artifacts_follow_one_another(store: &mut impl Store) {
             version: (n == 2).then(|| "v".into()),
             size: u64::from(n),
             digest: Digest::of(&[n, n]),
+            retention: (n == 2).then_some(Retention { mode: RetentionMode::Compliance, until: 7000 }),
+            held: false,
         },
         compliance: if n == 3 { vec!["HIPAA".into(), "FedRAMP-High".into()] } else { vec!["HIPAA".into()] },
         sources: if n > 2 { vec![id(1), id(200)] } else { vec![] },
@@ -837,6 +839,15 @@ fn versions_of_artifacts_follow_one_another(store: &mut impl Store) {
     assert_eq!(one("w", 1, Some(1)), Some(rows[0].clone()));
     assert_eq!((one("w", 1, Some(3)), one("v", 2, None)), (None, None));
     assert_eq!(one("v", 1, None), Some(other));
+    // A hold is on a version, and changes nothing else of it.
+    for held in [true, true, false, true] {
+        apply(store, &[StateOp::ArtifactHold { entry: rows[1].entry, held }]).unwrap();
+        let object = ObjectRef { held, ..rows[1].object.clone() };
+        assert_eq!(one("w", 1, Some(2)), Some(ArtifactRow { object, ..rows[1].clone() }));
+    }
+    assert_eq!(one("w", 1, Some(1)), Some(rows[0].clone()));
+    let unknown = StateOp::ArtifactHold { entry: id(99), held: true };
+    assert_eq!(apply(store, &[unknown]), Err(Conflict::NotFound));
     let all = ArtifactQuery::of(workspace("w"));
     let found = |query: &ArtifactQuery| -> Vec<u64> {
         reader.artifacts(query).unwrap().rows.iter().map(|row| row.at / 1000).collect()

@@ -517,6 +517,13 @@ pub enum StateOp {
         /// The row.
         row: Box<ArtifactRow>,
     },
+    /// Notes that a version's object is under legal hold, or is no longer. Conflict: [`Conflict::NotFound`].
+    ArtifactHold {
+        /// The version's entry.
+        entry: Uuid,
+        /// Whether it is.
+        held: bool,
+    },
     /// Makes a checkpoint the latest one of another log that this node cosigned. Conflict: [`Conflict::Witnessed`], unless the
     /// latest one is the one that was decided upon.
     Witness {

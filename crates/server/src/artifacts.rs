@@ -2,7 +2,7 @@
 //!
 //! - [`tools`]: what the tools are called, take and give.
 //! - [`keys`]: the workspaces' signing keys.
-//! - [`create`], [`read`]: the tools.
+//! - [`create`], [`read`], [`hold`]: the tools.
 //! - [`scrub`], [`documents`]: hold what is stored against what is known of it.
 //!
 //! What is true if the process dies while an artifact is made: before its row, there is at most an object that nobody has seen; the row, the leaf of its
@@ -10,6 +10,7 @@
 
 mod create;
 mod documents;
+mod hold;
 pub(crate) mod keys;
 mod read;
 pub(crate) mod scrub;
@@ -42,6 +43,8 @@ pub(crate) use tools::NAME;
 const FLAGS: &str = "compliance_flags";
 /// The most flags of one call.
 const MAX_FLAGS: usize = 64;
+/// How many objects are looked after at a time where there are many.
+const SIDE_BY_SIDE: usize = 8;
 
 /// The node's artifacts.
 pub(crate) struct Artifacts {
@@ -90,6 +93,7 @@ impl Artifacts {
             tools::VERIFY => self.verify(principal, read(arguments)?).await,
             tools::LIST => self.list(principal, read(arguments)?).await,
             tools::PROVENANCE => self.provenance(principal, read(arguments)?).await,
+            tools::HOLD => self.hold(principal, read(arguments)?).await,
             tools::DECLARE => self.declare(read(arguments)?),
             other => Err(Failure::NotFound(format!("there is no tool {other:?} here"))),
         }
@@ -162,7 +166,7 @@ impl Upstream for Artifacts {
         // An artifact that was begun is finished; what only looks can be left.
         let name = permit.tool().tool.clone();
         let work = self.call(&name, permit.principal(), permit.arguments().get());
-        worked(permit.deadline(), exchange, name == tools::CREATE, work).await
+        worked(permit.deadline(), exchange, name == tools::CREATE || name == tools::HOLD, work).await
     }
 
     fn remarks(&self, tool: &str, input: &Value) -> Remarks {
@@ -175,6 +179,9 @@ impl Upstream for Artifacts {
         let id = id.and_then(|id| id.parse::<Uuid>().ok()).map(|id| id.to_string());
         let mut members = Map::new();
         members.extend(id.clone().map(|id| ("artifact".to_owned(), json!(id))));
+        if tool == tools::HOLD {
+            members.extend(hold::remarks(input));
+        }
         if let Some(known) = text("type").filter(|_| tool == tools::CREATE).and_then(|name| self.types.get(name)) {
             members.insert("artifact_type".into(), json!(known.name()));
             let flags: Vec<&String> = known.compliance().create.iter().take(MAX_FLAGS).collect();

@@ -9,6 +9,7 @@ mod issuers;
 mod keys;
 mod limits;
 mod mail;
+mod objects;
 mod operations;
 mod reach;
 mod starter;
@@ -19,6 +20,7 @@ pub use database::DatabaseUrl;
 pub use issuers::{IssuerSettings, JwksSource};
 pub use keys::{KeeperSettings, KeySettings};
 pub use mail::{MailLogin, MailSettings, MailTls};
+pub use objects::{ObjectSettings, S3Settings};
 pub use operations::{DrainSettings, LogFormat, LogSettings, TelemetrySettings};
 pub use reach::{ForwardedHeader, ProxySettings, unsettled};
 pub use starter::{starter_files, write_starter};
@@ -172,8 +174,8 @@ pub struct LimitSettings {
 pub struct TrustSettings {
     /// Directory of further types of artifacts (`*.yaml`, `*.json`); the built-in ones alone without.
     pub artifact_types: Option<PathBuf>,
-    /// Directory in which artifacts are kept.
-    pub objects: PathBuf,
+    /// Where artifacts are kept.
+    pub objects: ObjectSettings,
     /// For how long a workspace's key signs.
     pub key_rotation: Duration,
     /// For how long the node's authority issues certificates.
@@ -611,7 +613,7 @@ fn trust(
             npm_keys: section.packages.npm_keys.map(|path| base.join(path)),
         },
         artifact_types: section.artifact_types.map(|path| base.join(path)),
-        objects: section.objects.map_or_else(|| data_dir.join("objects"), |path| base.join(path)),
+        objects: objects::settings(section.objects, section.s3, source, base, data_dir)?,
         key_rotation,
         authority_rotation,
         scenarios,
@@ -843,6 +845,9 @@ mod tests {
         let (log, cosigner) = (signer.verifier_key().to_string(), signer.cosignature_key().to_string());
         let witness =
             |url: &str, key: &str, line: &str| format!("[[witnesses]]\nurl = \"{url}\"\nvkey = \"{key}\"\n{line}");
+        let s3 = |line: &str| {
+            format!("[trust]\nenabled = true\n[trust.s3]\nbucket = \"kept\"\nregion = \"eu-central-1\"\n{line}\n")
+        };
         let tls = |line: &str| format!("[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n{line}\n");
         let mail = |line: &str| {
             format!("[trust]\nenabled = true\n[trust.mail]\nhost = \"h.example\"\nfrom = \"a@b.example\"\n{line}\n")
@@ -923,12 +928,43 @@ mod tests {
             (&idp("discovery = true"), "give one of jwks_file, jwks_url and discovery"),
             (&idp("[[issuers]]\nissuer = \"https://idp\"\ndiscovery = true"), "this issuer is configured twice"),
             ("[development]\nissuer = false\n", "nobody could authenticate"),
+            (
+                "[trust]\nenabled = true\nobjects = \"here\"\n[trust.s3]\nbucket = \"kept\"\nregion = \"x\"\n",
+                "countersign.toml:3: artifacts are kept in a directory (objects) or in a bucket ([trust.s3]), not in both",
+            ),
+            (&s3("retention = \"1h\""), "countersign.toml:6: retention is from 1d to 36500d"),
+            (&s3("mode = \"strict\""), "countersign.toml:6: mode is \"compliance\" or \"governance\""),
+            (&s3("encryption = \"aes\""), "countersign.toml:6: encryption is \"AES256\" or \"aws:kms\""),
+            (&s3("kms_key = \"k\""), "countersign.toml:4: kms_key needs encryption"),
+            (&s3("timeout = \"5m\""), "countersign.toml:6: timeout is from 100ms to 60s"),
+            (&s3("endpoint = \"http://minio.example\""), "countersign.toml:4: endpoint must be https"),
+            (&s3("prefix = \"../x\""), "countersign.toml:4: prefix"),
+            (&s3("networks = [\"x\"]"), "countersign.toml:6: \"x\" is not a network"),
+            (&s3("acl = \"private\""), "countersign.toml:6: unknown field `acl`"),
             ("listen = \"0.0.0.0:80\"\n", "nobody could authenticate"),
         ];
         for (text, expected) in cases {
             let error = load(text, Overrides::default(), &[]).expect_err(text);
             assert!(error.contains(*expected), "{text:?} gave {error:?}, expected {expected:?}");
         }
+    }
+
+    #[test]
+    fn a_bucket_takes_the_place_of_the_directory() {
+        let text = "[trust]\nenabled = true\n[trust.s3]\nbucket = \"kept\"\nregion = \"eu-central-1\"\nprefix = \"node-1/\"\n\
+            retention = \"2190d\"\nmode = \"governance\"\nencryption = \"aws:kms\"\nkms_key = \"alias/kept\"\n\
+            endpoint = \"https://minio.example:9000\"\nnetworks = [\"10.0.0.0/8\"]\nsecret_access_key_file = \"secret\"\n";
+        let config = load(text, Overrides::default(), &[]).expect("valid");
+        let ObjectSettings::S3(s3) = config.trust.expect("on").objects else { panic!("a bucket") };
+        let day = Duration::from_secs(86_400);
+        assert_eq!(s3.store.retention, Some((countersign_ledger::objects::RetentionMode::Governance, 2190 * day)));
+        assert_eq!((s3.store.prefix.as_str(), s3.networks.len()), ("node-1", 1));
+        let sources = format!("{:?}", s3.credentials);
+        assert!(sources.contains("AWS_ACCESS_KEY_ID") && sources.contains("/secret"), "{sources}");
+        let plain = load("[trust]\nenabled = true\n", Overrides::default(), &[]).expect("valid");
+        assert!(
+            matches!(plain.trust.expect("on").objects, ObjectSettings::Directory(path) if path.ends_with("data/objects"))
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub(crate) mod discovery;
 mod issuers;
 mod keepers;
+mod objects;
 mod reporting;
 mod shared;
 mod storage;
@@ -24,7 +25,7 @@ use countersign_catalog::manifest::load_dir;
 use countersign_catalog::scan::Severity;
 use countersign_connect::connect;
 use countersign_domain::{Refusal, UpstreamName};
-use countersign_egress::{Egress, EgressConfig};
+use countersign_egress::{Egress, EgressConfig, Purpose, Rule};
 use countersign_gate::broker::Parts;
 use countersign_gate::connections::Connections;
 use countersign_gate::identity::Authenticator;
@@ -39,7 +40,6 @@ use countersign_keys::SigningKeys as SigningKeeper;
 use countersign_ledger::objects::Objects;
 use countersign_ledger::{Ledger, OpenError, StoreError};
 use countersign_proof::canonical::Limits;
-use countersign_store::objects::Directory;
 use countersign_trust::artifact::types::{TypeFileError, Types};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -49,8 +49,8 @@ use tokio::task::JoinHandle;
 use crate::app::{App, VERSION};
 use crate::artifacts::keys::SigningKeys;
 use crate::artifacts::{Artifacts, Parts as ArtifactParts};
-use crate::config::TrustSettings;
 use crate::config::{Config, RateLimit};
+use crate::config::{ObjectSettings, TrustSettings};
 use crate::http::guard::HostGuard;
 use crate::http::resource::Resource;
 use crate::http::serve::serve;
@@ -209,7 +209,7 @@ impl Node {
             config.tls.clone().map(Tls::open).transpose().map_err(|why| StartError::Setup(format!("tls: {why}")))?;
         let keys = config.keys_dir.clone();
         let store = storage::connect(&config).await?;
-        let egress = Egress::new(EgressConfig::default());
+        let egress = Egress::new(reach(&config));
         let keeper = keepers::open(&config, &egress).await?;
         let (root, seed) = storage::keys(&config, &*store, keeper.as_ref()).await?;
         let witness_seed = storage::witness_key(&config)?;
@@ -224,9 +224,11 @@ impl Node {
         let manifests = manifests(&config.manifests)?;
         let keyring = Keyring::new(&root, ledger.clone()).map_err(|error| StartError::Setup(error.to_string()))?;
         let keyring = Arc::new(keyring);
-        let capabilities = config.trust.as_ref().map(|trust| {
+        let (objects, note) = objects::open(&config, &egress).await?;
+        notes.extend(note);
+        let capabilities = config.trust.as_ref().zip(objects).map(|(trust, objects)| {
             let keeper = keeper.as_ref().map(|keeper| Arc::clone(&keeper.signing));
-            capabilities(&config, trust, (&ledger, &keyring), &egress, keeper)
+            capabilities(&config, trust, (&ledger, &keyring), &egress, (keeper, objects))
         });
         let capabilities = capabilities.transpose()?;
         let own: Vec<BuiltIn> = capabilities.iter().flat_map(Capabilities::built_in).collect();
@@ -377,19 +379,26 @@ impl Capabilities {
     }
 }
 
+/// What this node may reach beyond the origins that its configuration names.
+fn reach(config: &Config) -> EgressConfig {
+    let mut reach = EgressConfig::default();
+    if let Some(ObjectSettings::S3(s3)) = config.trust.as_ref().map(|trust| &trust.objects) {
+        reach.rules.insert(Purpose::ObjectStore, Rule { networks: s3.networks.clone(), ..Rule::default() });
+    }
+    reach
+}
+
 /// Signing and verifying with the authorities behind it, and signed artifacts.
 fn capabilities(
     config: &Config,
     settings: &TrustSettings,
     (ledger, keyring): (&Ledger, &Arc<Keyring>),
     egress: &Egress,
-    keeper: Option<Arc<dyn SigningKeeper>>,
+    (keeper, objects): (Option<Arc<dyn SigningKeeper>>, Arc<dyn Objects>),
 ) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
     let serves = settings.clients.is_some();
     let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, serves, clock()));
-    let objects = Directory::open(&settings.objects).map_err(|error| StartError::Setup(error.to_string()))?;
-    let objects: Arc<dyn Objects> = Arc::new(objects);
     let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
     let keys = Arc::new(SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()));
     let clients = settings.clients.as_ref().map(|settings| {

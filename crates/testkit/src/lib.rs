@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod random;
 pub mod receipts;
 pub mod registry;
+pub mod s3;
 
 pub use home::Home;
 pub use http::{Client, Response};

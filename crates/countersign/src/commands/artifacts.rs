@@ -28,6 +28,8 @@ Examples:
   countersign artifacts create recommendation.json -o recommendation.jws
   countersign artifacts list --type clinical_recommendation --compliance HIPAA --since 2026-11-01
   countersign artifacts verify 0197f3a2-5c1e-7d40-9a6b-3f2e1d0c9b8a
+  countersign artifacts hold 0197f3a2-5c1e-7d40-9a6b-3f2e1d0c9b8a --reason 'case 4711'
+  countersign artifacts hold 0197f3a2-5c1e-7d40-9a6b-3f2e1d0c9b8a --release --reason 'case 4711 is closed'
   countersign artifacts scrub")]
 pub enum Command {
     /// Sign an artifact and keep it
@@ -79,6 +81,20 @@ pub enum Command {
     Provenance {
         /// The artifact's id
         id: String,
+    },
+    /// Put an artifact under legal hold in the object store, or take it off
+    Hold {
+        /// The artifact's id
+        id: String,
+        /// Which version; all by default
+        #[arg(long)]
+        version: Option<u64>,
+        /// Take the hold off
+        #[arg(long)]
+        release: bool,
+        /// Why; it stands in the event
+        #[arg(long)]
+        reason: String,
     },
     /// Hold every stored artifact against its row, its key and the log
     Scrub,
@@ -167,11 +183,14 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         Command::Provenance { id } => {
             Ok(show(global, &tool(global, "provenance", &about(&id, None)).await?, provenance))
         }
+        Command::Hold { id, version, release, reason } => {
+            let mut arguments = about(&id, version);
+            (arguments["hold"], arguments["reason"]) = (json!(!release), json!(reason));
+            Ok(show(global, &tool(global, "hold", &arguments).await?, held))
+        }
         Command::Scrub => {
             let found = Node::find(global)?.post("/admin/artifacts/scrub", &json!({})).await?;
-            let intact =
-                |found: &Value| found["checked"] == found["intact"] && found["documents"] == found["documents_intact"];
-            Ok(concluded(global, &found, intact, scrubbed))
+            Ok(concluded(global, &found, is_intact, scrubbed))
         }
     }
 }
@@ -265,9 +284,25 @@ fn finish(global: &Global, found: &Value, to: Option<&Path>) -> anyhow::Result<E
                 ("key", "/kid"),
                 ("entry", "/entry_id"),
                 ("at", "/url"),
+                ("kept", "/retention/until"),
             ],
         );
+        if found["hold"] == true {
+            output::line("  under legal hold");
+        }
     }))
+}
+
+fn held(told: &Value) {
+    let state = if told["hold"] == true { "under legal hold" } else { "under no legal hold" };
+    let versions = told["versions"].as_array().map_or(0, Vec::len);
+    output::line(format!("{}: {versions} versions are {state}", output::text(told, "/id")));
+}
+
+/// Everything holds, and nothing lies over it.
+fn is_intact(found: &Value) -> bool {
+    let bare = found["overlaid"].as_array().is_none_or(Vec::is_empty);
+    found["checked"] == found["intact"] && found["documents"] == found["documents_intact"] && bare
 }
 
 fn listed(found: &Value) {
@@ -316,10 +351,15 @@ fn scrubbed(found: &Value) {
         let place = format!("{} {} version {}", of("/workspace"), of("/id"), of("/version"));
         output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
     }
-    for one in found["damaged_documents"].as_array().into_iter().flatten() {
+    for one in list(found, "/damaged_documents") {
         let of = |pointer| output::text(one, pointer);
         let place = format!("{} scan {}, document {}", of("/workspace"), of("/entry_id"), of("/document"));
         output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
+    }
+    for one in list(found, "/overlaid") {
+        let of = |pointer| output::text(one, pointer);
+        let place = format!("{} {} version {}", of("/workspace"), of("/id"), of("/version"));
+        output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "overlaid"), of("/why")));
     }
 }
 

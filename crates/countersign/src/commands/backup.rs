@@ -24,7 +24,7 @@ const NOT_INCLUDED: [&str; 5] = [
     "keys/ (root.key unwraps the contents, log.seed signs the log, witness.seed cosigns others'): keep them apart from backups, or a thief has both",
     "countersign.toml, manifests/ and policies/: keep them in version control",
     "the head file: it must outlive the database, so that a restore is noticed",
-    "the objects of signed artifacts (objects/): they are never changed, so that a copy made after this one has them all; `countersign artifacts scrub` says what is missing",
+    "the objects of signed artifacts (objects/, or the bucket): they are never changed, so that a copy made after this one has them all; `countersign artifacts scrub` says what is missing",
     "whatever the upstreams keep",
 ];
 

@@ -1,5 +1,7 @@
 //! AWS credentials from where an operator keeps them.
 
+use countersign_egress::aws::Credentials;
+
 use crate::{KeyError, SecretSource, SecretText};
 
 /// Where the credentials are. They are read for every operation, so that whoever renews the files need not restart anything.
@@ -25,29 +27,16 @@ impl Default for AwsCredentialSources {
     }
 }
 
-/// The credentials themselves.
-#[derive(Debug, Clone)]
-pub(super) struct Credentials {
-    pub(super) access_key_id: SecretText,
-    pub(super) secret_access_key: SecretText,
-    pub(super) session_token: Option<SecretText>,
-}
-
 impl AwsCredentialSources {
     /// Reads them; this may block.
-    pub(super) fn read(&self) -> Result<Credentials, KeyError> {
+    ///
+    /// # Errors
+    /// [`KeyError::Config`], which names the source.
+    pub fn read(&self) -> Result<Credentials, KeyError> {
         Ok(Credentials {
-            access_key_id: self.access_key_id.read()?,
-            secret_access_key: self.secret_access_key.read()?,
-            session_token: self.session_token.read_if_there()?,
+            access_key_id: self.access_key_id.read()?.expose().to_owned(),
+            secret_access_key: self.secret_access_key.read()?.into_inner(),
+            session_token: self.session_token.read_if_there()?.map(SecretText::into_inner),
         })
-    }
-}
-
-impl Credentials {
-    /// Whether a text that came from outside has any of them in it.
-    pub(super) fn are_in(&self, text: &str) -> bool {
-        let secrets = [Some(&self.secret_access_key), self.session_token.as_ref()];
-        secrets.into_iter().flatten().any(|secret| text.contains(secret.expose()))
     }
 }

@@ -45,7 +45,8 @@ impl Artifacts {
             .await?;
         let (artifact, jws, leaf) = signed.map_err(undone)?;
         let entry = Uuid::now_v7();
-        let object = self.objects.put(&key_of(principal, &artifact, &jws), &jws).await?;
+        let held = self.is_held(principal, &artifact).await?;
+        let object = self.objects.put(&key_of(principal, &artifact, &jws), &jws, held).await?;
         let row = ArtifactRow {
             entry,
             workspace: principal.workspace.clone(),
@@ -131,6 +132,15 @@ impl Artifacts {
         }
     }
 
+    /// What is under hold grows under hold.
+    async fn is_held(&self, principal: &Principal, artifact: &Artifact) -> Result<bool, Failure> {
+        if artifact.version() == 1 {
+            return Ok(false);
+        }
+        let before = self.row(principal, uuid(artifact.id()), Some(artifact.version() - 1)).await?;
+        Ok(before.is_some_and(|before| before.object.held))
+    }
+
     /// A stored artifact as its maker and its readers are told of it.
     pub(super) async fn told(&self, row: &ArtifactRow, made: bool) -> Result<Told, Failure> {
         let jws = self.objects.get(&row.object).await?;
@@ -142,7 +152,7 @@ impl Artifacts {
 
     /// An artifact of a list.
     pub(super) fn listed(&self, row: &ArtifactRow) -> Value {
-        json!({
+        let mut value = json!({
             "id": row.id.to_string(),
             "version": row.version,
             "type": row.artifact_type,
@@ -154,7 +164,12 @@ impl Artifacts {
             "compliance": row.compliance,
             "derived_from": row.sources.iter().map(Uuid::to_string).collect::<Vec<_>>(),
             "url": format!("{}/artifacts/{}?version={}", self.base_url, row.id, row.version),
-        })
+            "hold": row.object.held,
+        });
+        if let Some(retention) = row.object.retention {
+            value["retention"] = json!({ "mode": retention.mode, "until": rfc3339(retention.until) });
+        }
+        value
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use countersign_domain::Principal;
 use countersign_ledger::artifacts::{ArtifactQuery, ArtifactRow};
-use countersign_ledger::objects::ObjectError;
+use countersign_ledger::objects::{Lock, ObjectError};
 use countersign_proof::jwk::JwkSet;
 use countersign_proof::jws::Jws;
 use countersign_proof::merkle::leaf_hash;
@@ -28,6 +28,14 @@ struct Standard {
     keys: JwkSet,
     states: BTreeMap<String, KeyState>,
     workspace: String,
+}
+
+/// What a stored artifact comes to.
+pub(super) struct Held {
+    pub report: Option<Report>,
+    pub damage: Vec<String>,
+    /// What keeps its object, if there is one.
+    pub lock: Option<Lock>,
 }
 
 impl Artifacts {
@@ -56,7 +64,7 @@ impl Artifacts {
         match (wanted.id, wanted.jws) {
             (Some(id), None) => {
                 let row = self.found(principal, &id, wanted.version).await?;
-                let (report, damage) = self.held(principal, &row).await?;
+                let Held { report, damage, .. } = self.held(principal, &row).await?;
                 Ok(Told { value: shown(&row, report, damage, (self.clock)()), remarks: self.remarks_on(&row, false) })
             }
             (None, Some(jws)) => {
@@ -76,15 +84,11 @@ impl Artifacts {
     }
 
     /// What a stored artifact comes to: its object, its signature, and its leaf in the log.
-    pub(super) async fn held(
-        &self,
-        principal: &Principal,
-        row: &ArtifactRow,
-    ) -> Result<(Option<Report>, Vec<String>), Failure> {
-        let jws = match self.objects.get(&row.object).await {
-            Ok(jws) => jws,
+    pub(super) async fn held(&self, principal: &Principal, row: &ArtifactRow) -> Result<Held, Failure> {
+        let (jws, lock) = match self.objects.fetch(&row.object).await {
+            Ok(found) => (found.bytes, found.lock),
             Err(damage @ (ObjectError::Missing(_) | ObjectError::Changed { .. })) => {
-                return Ok((None, vec![damage.to_string()]));
+                return Ok(Held { report: None, damage: vec![damage.to_string()], lock: None });
             }
             Err(error) => return Err(error.into()),
         };
@@ -95,7 +99,7 @@ impl Artifacts {
             damage.push("the artifact is not the one that was stored".to_owned());
         }
         damage.extend(self.unlogged(row, &jws).await?);
-        Ok((Some(verified.report), damage))
+        Ok(Held { report: Some(verified.report), damage, lock: Some(lock) })
     }
 
     /// Why the log does not have the signature, if it does not.
@@ -211,7 +215,7 @@ impl Artifacts {
         row: &ArtifactRow,
         broken: &mut Vec<String>,
     ) -> Result<Value, Failure> {
-        let (report, damage) = self.held(principal, row).await?;
+        let Held { report, damage, .. } = self.held(principal, row).await?;
         let valid = damage.is_empty() && report.as_ref().is_some_and(Report::is_valid);
         let mut shown = self.listed(row);
         shown["valid"] = json!(valid);

@@ -6,14 +6,17 @@ use std::time::Duration;
 use countersign_domain::{EventDraft, EventType, Millis, Principal, WorkspaceName};
 use countersign_ledger::artifacts::ArtifactRow;
 use countersign_ledger::contract::EventQuery;
+use countersign_ledger::objects::lock_trouble;
 use countersign_ledger::{Append, Entry};
 use countersign_trust::artifact::report::Report;
+use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::Artifacts;
 use super::documents::DamagedDocument;
+use super::read::Held;
+use super::{Artifacts, SIDE_BY_SIDE};
 use crate::capability::Failure;
 
 /// How often the node does it by itself.
@@ -35,6 +38,11 @@ pub(crate) struct Scrubbed {
     pub intact: u64,
     /// Those that do not, at most 100.
     pub damaged: Vec<Damaged>,
+    /// Those that hold, while something in the object store stands in their way for whoever does not name their version; at most 100.
+    pub overlaid: Vec<Damaged>,
+    /// How many these are.
+    #[serde(skip)]
+    over: u64,
     /// Documents of scans that were looked at.
     pub documents: u64,
     /// Of them, those that hold.
@@ -48,7 +56,14 @@ pub(crate) struct Scrubbed {
     pub event: Option<Uuid>,
 }
 
-/// An artifact that does not hold.
+/// What is wrong with an artifact.
+enum Finding {
+    Nothing,
+    Damage(String),
+    Overlaid(String),
+}
+
+/// An artifact with a finding.
 #[derive(Debug, Serialize)]
 pub(crate) struct Damaged {
     pub workspace: WorkspaceName,
@@ -69,20 +84,11 @@ impl Artifacts {
             let rows = self.read(move |r| r.artifacts_behind(behind, PAGE)).await?;
             let Some(last) = rows.last() else { break };
             behind = Some(last.entry);
-            for row in &rows {
-                let why = self.damage(row).await?;
-                found.checked += 1;
-                match why {
-                    None => found.intact += 1,
-                    Some(why) if found.damaged.len() < MAX_FINDINGS => {
-                        found.damaged.push(Damaged {
-                            workspace: row.workspace.clone(),
-                            id: row.id,
-                            version: row.version,
-                            why,
-                        });
-                    }
-                    Some(_) => {}
+            // A store across the network is asked about several at a time.
+            for some in rows.chunks(SIDE_BY_SIDE) {
+                let findings = join_all(some.iter().map(|row| self.finding(row))).await;
+                for (row, finding) in some.iter().zip(findings) {
+                    found.add(row, finding?);
                 }
             }
         }
@@ -96,6 +102,7 @@ impl Artifacts {
             .with("damaged", damaged)
             .with("documents", found.documents)
             .with("orphans", found.orphans)
+            .with("overlaid", found.over)
             .with("artifacts", json!(found.damaged.iter().map(|one| one.id.to_string()).collect::<Vec<_>>()));
         found.event = Some(draft.id);
         let events = vec![Entry::new(draft.prepare().map_err(|e| Failure::Undone(e.to_string()))?)];
@@ -107,17 +114,29 @@ impl Artifacts {
                 "stored artifacts or documents do not hold: `countersign artifacts scrub` names them"
             );
         }
+        if found.over > 0 {
+            let overlaid = found.over;
+            tracing::error!(
+                overlaid,
+                "somebody laid something over stored artifacts: `countersign artifacts scrub` names them"
+            );
+        }
         Ok(found)
     }
 
-    async fn damage(&self, row: &ArtifactRow) -> Result<Option<String>, Failure> {
+    async fn finding(&self, row: &ArtifactRow) -> Result<Finding, Failure> {
         let owner = Principal { workspace: row.workspace.clone(), ..Principal::node() };
-        let (report, damage) = self.held(&owner, row).await?;
+        let Held { report, damage, lock } = self.held(&owner, row).await?;
+        let unlocked = lock.and_then(|lock| lock_trouble(&row.object, &lock, (self.clock)()));
         // That a key was revoked later is no damage.
         let codes =
             report.iter().flat_map(Report::failures).map(|code| code.name()).filter(|code| *code != "key_revoked");
-        let all: Vec<String> = codes.map(str::to_owned).chain(damage).collect();
-        Ok((!all.is_empty()).then(|| all.join("; ")))
+        let all: Vec<String> = codes.map(str::to_owned).chain(damage).chain(unlocked).collect();
+        if !all.is_empty() {
+            return Ok(Finding::Damage(all.join("; ")));
+        }
+        let over = self.objects.overlaid(&row.object).await?;
+        Ok(over.map_or(Finding::Nothing, Finding::Overlaid))
     }
 
     async fn orphans(&self) -> Result<u64, Failure> {
@@ -165,6 +184,27 @@ impl Artifacts {
         };
         let page = self.read(move |r| r.events(&query)).await?;
         Ok(page.rows.first().map(|(_, row)| row.time))
+    }
+}
+
+impl Scrubbed {
+    fn add(&mut self, row: &ArtifactRow, finding: Finding) {
+        self.checked += 1;
+        let (list, why) = match finding {
+            Finding::Nothing => {
+                self.intact += 1;
+                return;
+            }
+            Finding::Damage(why) => (&mut self.damaged, why),
+            Finding::Overlaid(why) => {
+                self.intact += 1;
+                self.over += 1;
+                (&mut self.overlaid, why)
+            }
+        };
+        if list.len() < MAX_FINDINGS {
+            list.push(Damaged { workspace: row.workspace.clone(), id: row.id, version: row.version, why });
+        }
     }
 }
 

@@ -15,7 +15,11 @@ pub(super) const GET: &str = "get";
 pub(super) const VERIFY: &str = "verify";
 pub(super) const LIST: &str = "list";
 pub(super) const PROVENANCE: &str = "provenance";
+pub(super) const HOLD: &str = "hold";
 pub(super) const DECLARE: &str = "declare";
+
+/// Longest reason, in characters.
+pub(super) const MAX_REASON: usize = 1000;
 
 /// Most entries of one page.
 pub(super) const MAX_PAGE: u32 = 1000;
@@ -66,6 +70,16 @@ pub(super) struct List {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Hold {
+    pub id: String,
+    #[serde(default)]
+    pub version: Option<u64>,
+    pub hold: bool,
+    pub reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Declare {
     pub action: String,
     #[serde(default, rename = "artifactId")]
@@ -107,6 +121,7 @@ pub(super) fn definitions() -> Vec<(Effect, Value)> {
                 &["artifact", "sources", "derived", "evidence", "missing", "complete"],
             ),
         ),
+        (Effect::Write, hold_tool(&id)),
         (
             Effect::Read,
             tool(
@@ -140,6 +155,22 @@ fn create_tool() -> Value {
         },
         "outputSchema": { "type": "object", "required": ["id", "version", "digest", "kid", "entry_id", "stored_at", "jws"] },
     })
+}
+
+fn hold_tool(id: &Value) -> Value {
+    tool(
+        HOLD,
+        "Puts an artifact under legal hold in the object store, so that nobody can delete it until the hold is off; or takes it off",
+        &json!({
+            "id": id,
+            "version": { "type": "integer", "minimum": 1, "description": "Which version; all if not said, and those that follow" },
+            "hold": { "type": "boolean", "description": "true puts it under hold, false takes it off" },
+            "reason": { "type": "string", "minLength": 1, "maxLength": MAX_REASON, "pattern": "\\S",
+                "description": "Why, for those who ask later; it stands in the event" }
+        }),
+        &["id", "hold", "reason"],
+        &["id", "hold", "versions", "reason"],
+    )
 }
 
 fn verify_tool(id: &Value, version: &Value) -> Value {

@@ -56,7 +56,8 @@ pub(super) struct File {
 pub(super) struct FileTrust {
     pub enabled: bool,
     pub artifact_types: Option<PathBuf>,
-    pub objects: Option<PathBuf>,
+    pub objects: Option<Spanned<PathBuf>>,
+    pub s3: Option<FileS3>,
     pub key_rotation: Option<Spanned<String>>,
     pub scenarios: Option<Spanned<bool>>,
     #[serde(default)]
@@ -77,6 +78,25 @@ pub(super) struct FileTrust {
 pub(super) struct FileClients {
     pub audiences: Option<Vec<String>>,
     pub timestamps_per_minute: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileS3 {
+    pub bucket: Spanned<String>,
+    pub region: String,
+    pub endpoint: Option<Spanned<String>>,
+    #[serde(default)]
+    pub prefix: String,
+    pub retention: Option<Spanned<String>>,
+    pub mode: Option<Spanned<String>>,
+    pub encryption: Option<Spanned<String>>,
+    pub kms_key: Option<String>,
+    pub access_key_id_file: Option<PathBuf>,
+    pub secret_access_key_file: Option<PathBuf>,
+    pub session_token_file: Option<PathBuf>,
+    pub timeout: Option<Spanned<String>>,
+    pub networks: Option<Spanned<Vec<String>>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -23,6 +23,7 @@ use super::{Answered, json};
 use crate::app::App;
 use crate::artifacts::keys::refusal;
 use crate::artifacts::{Artifacts, NAME};
+use crate::rawjson;
 
 const JOSE: &str = "application/jose";
 const JOSE_JSON: &str = "application/jose+json";
@@ -36,6 +37,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/artifacts/{id}", get(show))
         .route("/artifacts/{id}/verify", post(verify))
         .route("/artifacts/{id}/provenance", get(provenance))
+        .route("/artifacts/{id}/hold", post(hold))
         .route("/jwks/{workspace}", get(key_set))
         .route("/schemas/artifact.json", get(envelope_schema))
         .route("/schemas/artifact-types.json", get(types))
@@ -99,6 +101,25 @@ async fn provenance(
 ) -> Answered {
     let arguments = about(&id, query.as_deref())?;
     asked(&app, caller, (NAME, "provenance"), arguments, &headers).await.map(|(response, _)| response)
+}
+
+/// The body says which way and why; the id stands in the path.
+async fn hold(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answered {
+    let name: Name<'_> = (NAME, "hold");
+    let mut arguments = arguments_in(&app, &caller, name, &headers, body).await?;
+    let id = json!(id).to_string();
+    // What is no object, or names an id of its own, the gate refuses, with an event.
+    if let Some(members) = std::str::from_utf8(&arguments).ok().and_then(|text| rawjson::members(text).ok()) {
+        let named = members.iter().map(|(name, value)| (name.as_ref(), value.get()));
+        arguments = rawjson::object(named.chain([("id", id.as_str())]));
+    }
+    called(&app, caller, name, arguments, &headers).await.map(|(response, _)| response)
 }
 
 /// Filters as a query: `compliance` is a list with commas.

@@ -88,7 +88,7 @@ impl Trust {
         within_bounds(&metadata, Some(&scan))?;
         let digest = Digest::of(&document);
         // Before its row, so that what is listed is there.
-        let object = self.objects.put(&key_of(&principal.workspace, &digest), &document).await?;
+        let object = self.objects.put(&key_of(&principal.workspace, &digest), &document, false).await?;
         let sign = tools::Sign {
             artifact: Some(digest.to_string()),
             image: None,

@@ -14,6 +14,7 @@ mod page;
 mod provenance;
 mod redis;
 mod replay;
+mod s3;
 mod scenarios;
 mod sigstore;
 mod support;

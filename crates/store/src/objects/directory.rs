@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use countersign_ledger::durable::{create_dir_all, sync_parent};
-use countersign_ledger::objects::{Answered, Listed, MAX_OBJECT, ObjectError, ObjectRef, Objects, check, check_key};
+use countersign_ledger::objects::{
+    Answered, Fetched, Listed, Lock, MAX_OBJECT, ObjectError, ObjectRef, Objects, check, check_key,
+};
 use countersign_proof::digest::Digest;
 use uuid::Uuid;
 
@@ -49,14 +51,18 @@ impl Objects for Directory {
         format!("directory {}", self.root.display())
     }
 
-    fn put<'a>(&'a self, key: &'a str, bytes: &'a [u8]) -> Answered<'a, ObjectRef> {
+    fn put<'a>(&'a self, key: &'a str, bytes: &'a [u8], held: bool) -> Answered<'a, ObjectRef> {
+        if held {
+            return Box::pin(async { Err(no_hold()) });
+        }
         let (key, bytes) = (key.to_owned(), bytes.to_vec());
         Box::pin(self.blocking(move |root| put(root, key, &bytes)))
     }
 
-    fn get<'a>(&'a self, object: &'a ObjectRef) -> Answered<'a, Vec<u8>> {
+    fn fetch<'a>(&'a self, object: &'a ObjectRef) -> Answered<'a, Fetched> {
         let object = object.clone();
-        Box::pin(self.blocking(move |root| get(root, &object)))
+        let work = move |root: &Path| Ok(Fetched { bytes: get(root, &object)?, lock: Lock::default() });
+        Box::pin(self.blocking(work))
     }
 
     fn list<'a>(&'a self, behind: Option<&'a str>) -> Answered<'a, Vec<Listed>> {
@@ -68,6 +74,22 @@ impl Objects for Directory {
             Ok(found)
         }))
     }
+
+    fn hold<'a>(&'a self, _: &'a ObjectRef, _: bool) -> Answered<'a, ()> {
+        Box::pin(async { Err(no_hold()) })
+    }
+
+    fn overlaid<'a>(&'a self, _: &'a ObjectRef) -> Answered<'a, Option<String>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+/// Whoever owns the files can delete them: a hold here would be a word without anything behind it.
+fn no_hold() -> ObjectError {
+    ObjectError::Unsupported(
+        "artifacts are kept in a directory here, where nothing can be put under legal hold; a bucket with Object Lock can ([trust.s3])"
+            .to_owned(),
+    )
 }
 
 fn failed(path: &Path, error: &io::Error) -> ObjectError {
@@ -93,7 +115,14 @@ fn put(root: &Path, key: String, bytes: &[u8]) -> Result<ObjectRef, ObjectError>
     if bytes.len() > MAX_OBJECT {
         return Err(ObjectError::Refused(format!("an object has at most {MAX_OBJECT} bytes")));
     }
-    let object = ObjectRef { key, version: None, size: bytes.len() as u64, digest: Digest::of(bytes) };
+    let object = ObjectRef {
+        key,
+        version: None,
+        size: bytes.len() as u64,
+        digest: Digest::of(bytes),
+        retention: None,
+        held: false,
+    };
     let path = root.join("objects").join(&object.key);
     let tmp = root.join("tmp").join(Uuid::now_v7().to_string());
     let written = write(&tmp, bytes).and_then(|()| {

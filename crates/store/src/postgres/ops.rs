@@ -12,6 +12,7 @@ use countersign_ledger::artifacts::ArtifactRow;
 use countersign_ledger::connections::{ConnectionKey, ConnectionRow};
 use countersign_ledger::contract::StoreError;
 use countersign_ledger::directory::{DirectoryKind, DirectoryRow};
+use countersign_ledger::objects::ObjectRef;
 use countersign_ledger::state::{
     AnswerRow, BudgetKey, CLOCK_SLACK, Conflict, FreezeRow, IdempotencyRow, IdempotencyState, IntentRow, PinRow,
     RequestRow, RequestStatus, StateOp, first_id_at,
@@ -108,6 +109,8 @@ statements! {
     ARTIFACT_NEWEST = "SELECT coalesce(max(version), 0) FROM artifact WHERE workspace = $1 AND id = $2";
     ARTIFACT = "INSERT INTO artifact (entry, workspace, id, version, artifact_type, created, at, digest, kid, object, \
         compliance, sources) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    ARTIFACT_OBJECT = "SELECT object FROM artifact WHERE entry = $1";
+    ARTIFACT_OBJECT_SET = "UPDATE artifact SET object = $2 WHERE entry = $1";
     WITNESSED = witness::ONE;
     WITNESS = witness::PUT;
     WITNESS_FORK = witness::FORK;
@@ -269,6 +272,7 @@ impl<'a> Applier<'a> {
                 let newest = newest.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
                 Ok(if row.version == newest + 1 { Ok(()) } else { Err(Conflict::Exists) })
             }
+            StateOp::ArtifactHold { entry, .. } => self.exists(ARTIFACT_OBJECT, &[entry]).await,
             StateOp::Witness { row, from } => {
                 let latest = self.witnessed(&row.origin).await?.map(|latest| latest.head);
                 Ok(if latest == *from { Ok(()) } else { Err(Conflict::Witnessed) })
@@ -458,6 +462,7 @@ impl<'a> Applier<'a> {
             }
             StateOp::TrustRecord { row } => self.record_trust(row).await,
             StateOp::ArtifactAdd { row } => self.add_artifact(row).await,
+            StateOp::ArtifactHold { entry, held } => self.hold_artifact(*entry, *held).await,
             StateOp::Witness { row, .. } => self.witness(row).await,
             StateOp::WitnessFork { origin, .. } => self.run(WITNESS_FORK, &[origin]).await,
             StateOp::Cosignature { row } => self.keep_cosignature(row).await,
@@ -499,6 +504,14 @@ impl<'a> Applier<'a> {
         let what: [&(dyn ToSql + Sync); 4] = [&row.artifact_type, &row.created, &at, &digest];
         let rest: [&(dyn ToSql + Sync); 4] = [&row.kid, &object, &row.compliance, &row.sources];
         self.run(ARTIFACT, &[place, what, rest].concat()).await
+    }
+
+    /// The reference is the row's: it says what the object is asked to be.
+    async fn hold_artifact(&self, entry: Uuid, held: bool) -> Result<()> {
+        let found = self.rows(ARTIFACT_OBJECT, &[&entry]).await?;
+        let Some(object) = found.first().map(|row| rows::json::<ObjectRef>(row, 0)).transpose()? else { return Ok(()) };
+        let object = to_json(&ObjectRef { held, ..object })?;
+        self.run(ARTIFACT_OBJECT_SET, &[&entry, &object]).await
     }
 
     async fn open_request(&self, row: &RequestRow) -> Result<()> {
@@ -676,6 +689,7 @@ fn wave(appends: &[&[StateOp]]) -> usize {
                 | StateOp::ConnectionTake { .. }
                 | StateOp::TrustRecord { .. }
                 | StateOp::ArtifactAdd { .. }
+                | StateOp::ArtifactHold { .. }
                 | StateOp::Witness { .. }
                 | StateOp::WitnessFork { .. }
                 | StateOp::Cosignature { .. }

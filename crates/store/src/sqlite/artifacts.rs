@@ -2,13 +2,14 @@
 
 use countersign_domain::WorkspaceName;
 use countersign_ledger::artifacts::{ArtifactQuery, ArtifactRow};
+use countersign_ledger::objects::ObjectRef;
 use countersign_ledger::state::{Conflict, first_id_at};
 use countersign_proof::digest::Digest;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use uuid::Uuid;
 
-use super::ops::{Outcome, refused, run};
+use super::ops::{Outcome, found, refused, run};
 use super::rows::{Result, json, parsed, to_json, uuid};
 
 const COLUMNS: &str =
@@ -46,6 +47,16 @@ pub(super) fn add(c: &Connection, row: &ArtifactRow) -> Result<Outcome> {
         run(c, sql, params![workspace, source.as_bytes(), entry])?;
     }
     Ok(Outcome::Done)
+}
+
+/// The reference is the row's: it says what the object is asked to be.
+pub(super) fn hold(c: &Connection, entry: Uuid, held: bool) -> Result<Outcome> {
+    let sql = "SELECT object FROM artifact WHERE entry = ?1";
+    let object =
+        c.prepare_cached(sql)?.query_row(params![entry.as_bytes()], |row| json::<ObjectRef>(row, 0)).optional()?;
+    let Some(object) = object else { return refused(Conflict::NotFound) };
+    let object = to_json(&ObjectRef { held, ..object })?;
+    found(run(c, "UPDATE artifact SET object = ?2 WHERE entry = ?1", params![entry.as_bytes(), object])?)
 }
 
 pub(super) fn one(

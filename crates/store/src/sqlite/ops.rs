@@ -102,6 +102,7 @@ pub(super) fn apply(c: &Connection, op: &StateOp, now: Millis) -> Result<Outcome
         StateOp::ConnectionTake { key, version } => connections::take(c, key, version, now),
         StateOp::TrustRecord { row } => trust::record(c, row),
         StateOp::ArtifactAdd { row } => artifacts::add(c, row),
+        StateOp::ArtifactHold { entry, held } => artifacts::hold(c, *entry, *held),
         StateOp::Witness { row, from } => witness::put(c, row, from.as_ref()),
         StateOp::WitnessFork { origin, size } => witness::fork(c, origin, *size),
         StateOp::Cosignature { row } => witness::cosignature(c, row),

@@ -13,6 +13,7 @@ mod power;
 mod public;
 mod redis;
 mod restore;
+mod s3;
 mod support;
 mod witness;
 

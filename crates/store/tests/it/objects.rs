@@ -14,28 +14,38 @@ async fn keys(store: &Directory, behind: Option<&str>) -> Vec<String> {
 async fn objects_are_read_back_as_written_and_never_overwritten() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Directory::open(dir.path()).expect("opens");
-    let object = store.put("artifacts/w/1.jws", b"one").await.expect("stored");
+    let object = store.put("artifacts/w/1.jws", b"one", false).await.expect("stored");
     assert_eq!(store.get(&object).await.expect("there"), b"one");
-    assert_eq!(store.put("artifacts/w/1.jws", b"one").await, Ok(object.clone()), "the same again");
-    let other = store.put("artifacts/w/1.jws", b"two").await;
+    assert_eq!(store.put("artifacts/w/1.jws", b"one", false).await, Ok(object.clone()), "the same again");
+    let other = store.put("artifacts/w/1.jws", b"two", false).await;
     assert_eq!(other, Err(ObjectError::Taken("artifacts/w/1.jws".into())));
     assert_eq!(store.get(&object).await.expect("still there"), b"one");
     let gone = ObjectRef { key: "artifacts/w/2.jws".into(), ..object.clone() };
     assert_eq!(store.get(&gone).await, Err(ObjectError::Missing(gone.key.clone())));
     for key in ["../escape", "/etc/passwd", "a//b"] {
-        assert!(matches!(store.put(key, b"x").await, Err(ObjectError::Refused(_))), "{key}");
+        assert!(matches!(store.put(key, b"x", false).await, Err(ObjectError::Refused(_))), "{key}");
         let wrong = ObjectRef { key: key.into(), ..object.clone() };
         assert!(matches!(store.get(&wrong).await, Err(ObjectError::Refused(_))), "{key}");
     }
-    assert!(matches!(store.put("large", &vec![0; MAX_OBJECT + 1]).await, Err(ObjectError::Refused(_))));
+    assert!(matches!(store.put("large", &vec![0; MAX_OBJECT + 1], false).await, Err(ObjectError::Refused(_))));
     assert!(fs::read_dir(dir.path().join("tmp")).expect("a directory").next().is_none(), "nothing is left over");
+}
+
+#[tokio::test]
+async fn a_directory_says_that_it_can_hold_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Directory::open(dir.path()).expect("opens");
+    let object = store.put("a/b", b"hello", false).await.expect("stored");
+    assert!(matches!(store.hold(&object, true).await, Err(ObjectError::Unsupported(_))));
+    assert!(matches!(store.put("a/c", b"hello", true).await, Err(ObjectError::Unsupported(_))));
+    assert_eq!(keys(&store, None).await, ["a/b"]);
 }
 
 #[tokio::test]
 async fn what_was_changed_is_not_handed_out() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Directory::open(dir.path()).expect("opens");
-    let object = store.put("a/b", b"hello").await.expect("stored");
+    let object = store.put("a/b", b"hello", false).await.expect("stored");
     let path = dir.path().join("objects/a/b");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
     for damaged in [b"hellO".as_slice(), b"hell", b"hello!", b""] {
@@ -53,7 +63,7 @@ async fn what_was_left_unfinished_goes_and_listings_go_on_where_they_ended() {
     let mut expected = Vec::new();
     for n in 0..1100 {
         let key = format!("w{}/{:04}/x-{n}.jws", n % 3, n / 2);
-        store.put(&key, &[1]).await.expect("stored");
+        store.put(&key, &[1], false).await.expect("stored");
         expected.push(key);
     }
     expected.sort();

@@ -47,11 +47,24 @@ pub(super) fn artifacts() -> Vec<(String, Value)> {
     );
     let provenance = of_one("getArtifactProvenance", "What it was made from, and what from it (artifacts:provenance)")
         .answers("200", "The chain, each artifact verified again.", any_object());
+    let hold = operation("holdArtifact", "Put an artifact under legal hold, or take it off (artifacts:hold)")
+        .path("id", "The artifact's id.")
+        .body(json!({
+            "type": "object", "required": ["hold", "reason"], "additionalProperties": false,
+            "properties": {
+                "hold": { "type": "boolean", "description": "Whether it is to be under hold." },
+                "reason": { "type": "string", "minLength": 1, "maxLength": 1000 },
+                "version": { "type": "integer", "minimum": 1, "description": "Which version; all by default." },
+            },
+        }))
+        .answers("200", "The versions that are so now.", any_object())
+        .answers("202", "People have to agree first; the same answer as for any tool.", any_object());
     vec![
         item("/artifacts", vec![("post", create), ("get", list)]),
         item("/artifacts/{id}", vec![("get", get)]),
         item("/artifacts/{id}/verify", vec![("post", verify)]),
         item("/artifacts/{id}/provenance", vec![("get", provenance)]),
+        item("/artifacts/{id}/hold", vec![("post", hold)]),
     ]
     .into_iter()
     .chain(keys())
