@@ -57,6 +57,10 @@ pub enum Purpose {
     Witness,
     /// A server that takes mail.
     Mail,
+    /// Timestamp authorities.
+    Timestamp,
+    /// Transparency logs of others.
+    Log,
 }
 
 impl Purpose {
@@ -73,6 +77,8 @@ impl Purpose {
             Purpose::Kms => "kms",
             Purpose::Witness => "witness",
             Purpose::Mail => "mail",
+            Purpose::Timestamp => "timestamp",
+            Purpose::Log => "log",
         }
     }
 }

@@ -15,6 +15,8 @@ pub mod proxy;
 pub mod random;
 pub mod receipts;
 pub mod registry;
+pub mod service;
+pub mod tsa;
 
 pub use home::Home;
 pub use http::{Client, Response};
