@@ -4,6 +4,7 @@
 
 mod cosign;
 mod litewitness;
+mod rekor;
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,8 @@ pub fn run(binary: &Path) -> Result<bool> {
         return Ok(false);
     };
     let (cosign, litewitness) = (cosign::run(binary, &go)?, litewitness::run(binary, &go)?);
+    let rekor = rekor::run(binary, &go)?;
     let word = |ok: bool| if ok { "ok" } else { "FAILED" };
-    println!("foreign: cosign {}, litewitness {}", word(cosign), word(litewitness));
-    Ok(cosign && litewitness)
+    println!("foreign: cosign {}, litewitness {}, rekor-tiles {}", word(cosign), word(litewitness), word(rekor));
+    Ok(cosign && litewitness && rekor)
 }

@@ -15,10 +15,12 @@ use base64::engine::general_purpose::STANDARD;
 use countersign_proof::digest::Digest;
 use countersign_testkit::issuer::{Claims, unix_now};
 use countersign_testkit::node::Launch;
+use countersign_testkit::tsa::Tsa;
 use countersign_testkit::{Home, Node, mcp};
 use countersign_trust::certificate::Certificate;
 use serde_json::{Value, json};
 
+use crate::witness::configure;
 use crate::{paths, setup};
 
 /// Verifiers that don't look at something that was changed, and why that is theirs to decide.
@@ -27,9 +29,12 @@ const LENIENT: &[(&str, &str)] = &[
     ("python", "an authority that ended before"),
     // It computes the root out of leaf and path and compares that with the checkpoint's; the copy beside the path is not read.
     ("javascript", "the root"),
+    // One good stamp is enough for it.
+    ("python", "the outside timestamp"),
 ];
 
 /// A bundle with whom to trust for it, and what should come of it.
+#[derive(Clone)]
 struct Case {
     name: String,
     bundle: Value,
@@ -53,6 +58,7 @@ pub fn run(binary: &Path) -> Result<bool> {
     let mut cases = cases(&node)?;
     cases.extend(clients(&node, &directory)?);
     node.stop()?;
+    cases.extend(with_two_stamps(binary, &directory, &home)?);
 
     let files = write(&directory, &cases)?;
     let [python, javascript] = others("sigstore_verify", &files)?;
@@ -178,6 +184,55 @@ fn certificate_of(bundle: &Value) -> Option<&'static str> {
         "/verificationMaterial/x509CertificateChain/certificates/0/rawBytes",
     ];
     PLACES.into_iter().find(|place| bundle.pointer(place).is_some())
+}
+
+/// A signature with a stamp of an authority that is not ours beside the node's own.
+fn with_two_stamps(binary: &Path, directory: &Path, home: &Home) -> Result<Vec<Case>> {
+    let tsa = Tsa::start(&directory.join("tsa"))?;
+    let (url, chain) = (tsa.url(), tsa.chain());
+    let settings = format!(
+        "[trust.timestamping]\nurl = \"{url}\"\nchain = \"{}\"\noperator = \"Elsewhere\"\nrequired = true\n",
+        chain.display()
+    );
+    configure(home, &settings)?;
+    let node = Launch::new(binary).start(home)?;
+    let artifact = b"hello twice\n".to_vec();
+    let body = json!({ "artifact": Digest::of(&artifact).to_string(), "artifact_type": "release" });
+    let signed = node.client(&node.home().agent("release-bot", &["tester"])).post("/v1/sign", &body)?.expect(200)?;
+    let text = |member: &str| signed[member].as_str().map(str::to_owned).context("a signer and an issuer");
+    let good = Case {
+        name: "two stamps".to_owned(),
+        bundle: signed["bundle"].clone(),
+        trust_config: node.anonymous().get("/trust/trustconfig.json")?.expect(200)?,
+        artifact,
+        identity: text("signer")?,
+        issuer: text("issuer")?,
+        accepted: true,
+    };
+    node.stop()?;
+    let stamp =
+        |n: u8| format!("/verificationMaterial/timestampVerificationData/rfc3161Timestamps/{n}/signedTimestamp");
+    let again = |what: &str, bundle: Value, accepted: bool| Case {
+        name: format!("{}: {what}", good.name),
+        bundle,
+        trust_config: good.trust_config.clone(),
+        artifact: good.artifact.clone(),
+        identity: good.identity.clone(),
+        issuer: good.issuer.clone(),
+        accepted,
+    };
+    let (mut outside, mut both, mut alone) = (good.bundle.clone(), good.bundle.clone(), good.bundle.clone());
+    flip(&mut outside, &stamp(1))?;
+    flip(&mut both, &stamp(0))?;
+    flip(&mut both, &stamp(1))?;
+    let stamps = at(&mut alone, "/verificationMaterial/timestampVerificationData/rfc3161Timestamps")?;
+    stamps.as_array_mut().context("stamps")?.remove(0);
+    let cases = [
+        again("the outside timestamp", outside, false),
+        again("both timestamps", both, false),
+        again("the outside stamp alone", alone, true),
+    ];
+    Ok(cases.into_iter().chain([good.clone()]).collect())
 }
 
 /// The same with one thing changed, well-formed as far as a changed byte can be.

@@ -60,6 +60,10 @@ pub enum Purpose {
     Mail,
     /// Where objects are kept.
     ObjectStore,
+    /// Timestamp authorities.
+    Timestamp,
+    /// Transparency logs of others.
+    Log,
 }
 
 impl Purpose {
@@ -77,6 +81,8 @@ impl Purpose {
             Purpose::Witness => "witness",
             Purpose::Mail => "mail",
             Purpose::ObjectStore => "objectstore",
+            Purpose::Timestamp => "timestamp",
+            Purpose::Log => "log",
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum TrustKind {
     Review,
     /// A certificate was issued to somebody who signs elsewhere.
     Certificate,
+    /// Something was handed on to a log of somebody else.
+    Forward,
 }
 
 /// A signature or a verification.

@@ -21,7 +21,7 @@ use crate::mcp::session::Sessions;
 use crate::mcp::tasks::Executions;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
-use crate::trust::{Clients, Custody};
+use crate::trust::{Clients, Custody, Forwarding};
 use crate::witness::{Asking, Witness};
 
 /// The product's version.
@@ -44,6 +44,8 @@ pub(crate) struct App {
     pub clients: Option<Arc<Clients>>,
     /// The node's artifacts and the keys that sign them, if it keeps any.
     pub artifacts: Option<Arc<Artifacts>>,
+    /// What hands this log's entries on to another log, if that is configured.
+    pub forwarding: Option<Arc<Forwarding>>,
     /// The witness of other logs, if this node is one.
     pub witness: Option<Witness>,
     /// The witnesses of this log, if it has any.

@@ -11,6 +11,7 @@ mod limits;
 mod mail;
 mod objects;
 mod operations;
+mod outside;
 mod reach;
 mod starter;
 mod tls;
@@ -22,6 +23,7 @@ pub use keys::{KeeperSettings, KeySettings};
 pub use mail::{MailLogin, MailSettings, MailTls};
 pub use objects::{ObjectSettings, S3Settings};
 pub use operations::{DrainSettings, LogFormat, LogSettings, TelemetrySettings};
+pub use outside::{ForwardSettings, ReadLogSettings, TimestampingSettings};
 pub use reach::{ForwardedHeader, ProxySettings, unsettled};
 pub use starter::{starter_files, write_starter};
 pub use tls::{ClientAuth, ClientRule, SubjectName, TlsSettings};
@@ -196,6 +198,12 @@ pub struct TrustSettings {
     pub identities: BTreeMap<WorkspaceName, Naming>,
     /// How all others do.
     pub other_identities: Naming,
+    /// A timestamp authority besides the node's own.
+    pub timestamping: Option<TimestampingSettings>,
+    /// A log of somebody else to which is forwarded.
+    pub forward: Option<ForwardSettings>,
+    /// Logs of others that are read.
+    pub logs: Vec<ReadLogSettings>,
 }
 
 /// What clients of Sigstore's may do.
@@ -588,6 +596,8 @@ fn trust(
     if let (None, Some(address)) = (&mail, section.teams.iter().find_map(|team| team.mail.first())) {
         return Err(source.complain(address, "mail needs a server: [trust.mail] with host and from".to_owned()));
     }
+    let timestamping = section.timestamping.map(|file| outside::timestamping(file, source, base)).transpose()?;
+    let forward = section.forward.map(|file| outside::forward(file, source, base)).transpose()?;
     let teams = section.teams.into_iter().map(|team| team_of(team, source, base)).collect::<Result<_, _>>()?;
     let (identities, other_identities) = identities(&section.identities, source)?;
     Ok(Some(TrustSettings {
@@ -596,6 +606,9 @@ fn trust(
         other_identities,
         teams,
         mail,
+        timestamping,
+        forward,
+        logs: outside::logs(section.logs, source, base)?,
         registries: section
             .registries
             .into_iter()
@@ -908,6 +921,22 @@ mod tests {
             (
                 "[[limits.budgets]]\nname = \"a\"\nper = \"day\"\n",
                 "countersign.toml:2: a budget counts calls, cost or both",
+            ),
+            (
+                "[trust]\nenabled = true\n[trust.timestamping]\nurl = \"tsa\"\nchain = \"c.pem\"\n",
+                "countersign.toml:4: write an http or https URL",
+            ),
+            (
+                "[trust]\nenabled = true\n[trust.timestamping]\nurl = \"https://t\"\nchain = \"c\"\ntimeout = \"1m\"\n",
+                "countersign.toml:6: write a time from 100ms to 10s",
+            ),
+            (
+                "[trust]\nenabled = true\n[trust.forward]\nurl = \"https://r\"\ntrusted_root = \"r\"\nwhat = []\n",
+                "countersign.toml:6: write entries, checkpoints, or both",
+            ),
+            (
+                "[trust]\nenabled = true\n[[trust.logs]]\nname = \"own\"\nurl = \"https://r\"\ntrusted_root = \"r\"\n",
+                "countersign.toml:4: a log's name is 1 to 64",
             ),
             ("[policy]\nreplay_days = 9999\n", "countersign.toml:2: replay_days is at most"),
             ("[approval]\nwait_seconds = 90\n", "countersign.toml:2: wait_seconds is at most 50"),

@@ -60,7 +60,7 @@ use crate::mcp::changes::Seats;
 use crate::mcp::parked::Parking;
 use crate::mcp::session::Sessions;
 use crate::tls::Tls;
-use crate::trust::{Clients, Custody, Images, Names, Packages, Parts as TrustParts, Teams, Trust};
+use crate::trust::{Clients, Custody, Forwarding, Images, Names, Outside, Packages, Parts as TrustParts, Teams, Trust};
 use crate::witness::{Asking, Witness};
 
 pub(crate) use storage::{backup, export, fsck};
@@ -256,6 +256,10 @@ impl Node {
             gate.registry().refresh(name).await.map_err(|error| StartError::Setup(error.to_string()))?;
         }
         let clients = capabilities.as_ref().and_then(|c| c.clients.clone());
+        let forwarding = capabilities.as_ref().and_then(|c| c.forwarding.clone());
+        if let Some(forwarding) = &forwarding {
+            forwarding.begin_here().await.map_err(StartError::Setup)?;
+        }
         let (custody, artifacts) = capabilities.map(|c| (c.custody, c.artifacts.1)).unzip();
 
         let (stop, stopping) = tokio::sync::watch::channel(false);
@@ -272,6 +276,7 @@ impl Node {
             custody,
             clients,
             artifacts,
+            forwarding,
             witness,
             asking,
             listings: Listings::default(),
@@ -291,6 +296,7 @@ impl Node {
         if let (Some(custody), Some(trust)) = (app.custody.clone(), &app.config.trust) {
             background.push(tokio::spawn(custody.keep_rotating(trust.authority_rotation)));
         }
+        background.extend(app.forwarding.clone().map(|forwarding| tokio::spawn(forwarding.run())));
         background.extend(app.asking.clone().map(|asking| tokio::spawn(asking.run())));
         background.extend(app.tls.clone().map(|tls| tokio::spawn(tls.follow())));
         write_node_file(&app.config.data_dir, &url)?;
@@ -367,6 +373,7 @@ type BuiltIn = (Manifest, Arc<dyn Upstream>);
 struct Capabilities {
     custody: Arc<Custody>,
     clients: Option<Arc<Clients>>,
+    forwarding: Option<Arc<Forwarding>>,
     trust: BuiltIn,
     artifacts: (Manifest, Arc<Artifacts>),
 }
@@ -397,8 +404,12 @@ fn capabilities(
     (keeper, objects): (Option<Arc<dyn SigningKeeper>>, Arc<dyn Objects>),
 ) -> Result<Capabilities, StartError> {
     let (domain, public) = (&config.log_domain, config.public_url.as_deref());
+    let others = Outside::published(settings).map_err(StartError::Setup)?;
     let serves = settings.clients.is_some();
-    let custody = Arc::new(Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, serves, clock()));
+    let custody = Custody::new(ledger.clone(), Arc::clone(keyring), domain, public, serves, clock()).beside(others);
+    let custody = Arc::new(custody);
+    let outside = Outside::open(settings, egress, (ledger, &custody), clock()).map_err(StartError::Setup)?;
+    let forwarding = outside.forwarding();
     let rotation = u64::try_from(settings.key_rotation.as_millis()).unwrap_or(u64::MAX);
     let keys = Arc::new(SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()));
     let clients = settings.clients.as_ref().map(|settings| {
@@ -414,6 +425,7 @@ fn capabilities(
         teams: Teams::open(settings, domain, egress).map_err(StartError::Setup)?,
         packages: Packages::open(&settings.packages, egress).map_err(StartError::Setup)?,
         images: Images::open(&settings.registries, egress).map_err(StartError::Setup)?,
+        outside,
         clients: clients.clone(),
         names: Names { by_workspace: settings.identities.clone(), others: settings.other_identities },
         objects: Arc::clone(&objects),
@@ -430,6 +442,7 @@ fn capabilities(
     Ok(Capabilities {
         custody,
         clients,
+        forwarding,
         trust: trust.map_err(StartError::Setup)?,
         artifacts: artifacts.map_err(StartError::Setup)?,
     })

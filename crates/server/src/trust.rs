@@ -2,6 +2,7 @@
 //!
 //! - [`tools`]: what the tools are called, take and give.
 //! - [`custody`]: the node's authorities, sealed in the directory; whom others may trust.
+//! - [`outside`], [`stamping`], [`forward`], [`forwarded`], [`logs`]: other people's services.
 //! - [`sign`], [`verify`], [`find`], [`places`], [`documents`], [`assess`], [`notify`], [`packages`]: the tools. Pure cryptography is in `countersign_trust`.
 //! - [`clients`]: what Sigstore's own clients need to sign with keys of theirs.
 //!
@@ -13,15 +14,21 @@ mod clients;
 mod custody;
 pub(crate) mod documents;
 mod find;
+mod forward;
+mod forwarded;
 mod images;
+mod logs;
 mod notify;
+mod outside;
 mod packages;
 mod places;
 mod sign;
+mod stamping;
 mod tools;
 mod verify;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -45,8 +52,10 @@ use crate::config::Naming;
 
 pub(crate) use clients::{Clients, NotAdmitted};
 pub(crate) use custody::{Custody, CustodyError, Published, entropy};
+pub(crate) use forward::Forwarding;
 pub(crate) use images::Images;
 pub(crate) use notify::Teams;
+pub(crate) use outside::Outside;
 pub(crate) use packages::Packages;
 pub(crate) use tools::NAME;
 
@@ -62,6 +71,7 @@ pub(crate) struct Trust {
     teams: Teams,
     packages: Packages,
     images: Images,
+    outside: Outside,
     clients: Option<Arc<Clients>>,
     names: Names,
     /// Where documents of scans are kept.
@@ -83,6 +93,7 @@ pub(crate) struct Parts {
     pub teams: Teams,
     pub packages: Packages,
     pub images: Images,
+    pub outside: Outside,
     pub clients: Option<Arc<Clients>>,
     pub names: Names,
     pub objects: Arc<dyn Objects>,
@@ -97,7 +108,7 @@ impl Trust {
     pub fn capability(parts: Parts) -> Result<(Manifest, Arc<dyn Upstream>), String> {
         let definitions = tools::definitions(parts.scenarios, parts.clients.is_some());
         let (manifest, tools) = described(NAME, tools::TITLE, definitions)?;
-        let Parts { ledger, keyring, custody, base_url, clock, teams, packages, images, .. } = parts;
+        let Parts { ledger, keyring, custody, base_url, clock, teams, packages, images, outside, .. } = parts;
         let Parts { clients, names, objects, scenarios, .. } = parts;
         let trust = Self {
             name: manifest.upstream.clone(),
@@ -109,6 +120,7 @@ impl Trust {
             teams,
             packages,
             images,
+            outside,
             clients,
             names,
             objects,
@@ -264,6 +276,19 @@ fn named_by_subject(principal: &Principal) -> Result<Chosen, Failure> {
     };
     // An issuer that is no URL makes no URI of its subjects.
     Ok(Identity::uri(&text).ok().map(|identity| (identity, Some(principal.issuer.clone()))))
+}
+
+/// Largest trusted root, list or file of certificates that a configuration may name.
+const MAX_FILE: u64 = 4 << 20;
+
+fn file(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(std::io::Error::other(format!("it has more than {MAX_FILE} bytes")));
+    }
+    Ok(bytes)
 }
 
 #[async_trait]

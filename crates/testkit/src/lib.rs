@@ -16,6 +16,8 @@ pub mod random;
 pub mod receipts;
 pub mod registry;
 pub mod s3;
+pub mod service;
+pub mod tsa;
 
 pub use home::Home;
 pub use http::{Client, Response};

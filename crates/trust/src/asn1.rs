@@ -28,6 +28,8 @@ pub(crate) mod oid {
     pub(crate) const ECDSA_SHA256: ObjectIdentifier = id("1.2.840.10045.4.3.2");
     pub(crate) const ECDSA_SHA384: ObjectIdentifier = id("1.2.840.10045.4.3.3");
     pub(crate) const ECDSA_SHA512: ObjectIdentifier = id("1.2.840.10045.4.3.4");
+    /// RFC 8017 appendix C: under it are RSA keys and signatures.
+    pub(crate) const PKCS1: ObjectIdentifier = id("1.2.840.113549.1.1");
     // RFC 5754 section 2.
     pub(crate) const SHA256: ObjectIdentifier = id("2.16.840.1.101.3.4.2.1");
     pub(crate) const SHA384: ObjectIdentifier = id("2.16.840.1.101.3.4.2.2");

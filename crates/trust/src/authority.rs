@@ -165,6 +165,11 @@ impl Authority {
         sign(&tbs, &self.root.key)
     }
 
+    /// First second of its validity.
+    pub(crate) fn not_before(&self) -> u64 {
+        self.root.certificate.not_before()
+    }
+
     fn check_time(&self, now: u64) -> Result<(), AuthorityError> {
         let (not_before, not_after) = (self.root.certificate.not_before(), self.root.certificate.not_after());
         let end = now.saturating_add(LEAF_SECONDS);

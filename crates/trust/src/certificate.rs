@@ -20,7 +20,7 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::time::{Time, Validity};
 
 use crate::asn1::{SignedCertificate, TbsCertificate, oid};
-use crate::keys::{HashAlgorithm, KeyError, PublicKey, Signer};
+use crate::keys::{HashAlgorithm, KeyError, PublicKey, Signer, named};
 
 /// The largest certificate that is read, in bytes.
 pub const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
@@ -308,7 +308,7 @@ impl Certificate {
         let hash = match (&key, hash) {
             (PublicKey::P256(_) | PublicKey::P384(_), Some(hash)) => hash,
             (PublicKey::Ed25519(_), None) if self.algorithm.oid == oid::ED25519 => HashAlgorithm::Sha512,
-            _ => return Err(KeyError::Unsupported(self.algorithm.oid.to_string())),
+            _ => return Err(KeyError::Unsupported(named(&self.algorithm.oid))),
         };
         Ok(key.verify(hash, &self.tbs_bytes, &self.signature))
     }

@@ -228,7 +228,7 @@ impl PublicKey {
                 }
                 .map_err(|_| KeyError::Malformed)
             }
-            other => Err(KeyError::Unsupported(other.to_string())),
+            other => Err(KeyError::Unsupported(named(&other))),
         }
     }
 
@@ -276,6 +276,14 @@ impl PublicKey {
             Self::P384(_) => "PKIX_ECDSA_P384_SHA_384",
             Self::Ed25519(_) => "PKIX_ED25519",
         }
+    }
+}
+
+/// An algorithm in words, where it is one that people will meet and that is not supported: RSA (RFC 8017 appendix A).
+pub(crate) fn named(id: &ObjectIdentifier) -> String {
+    match id.parent() {
+        Some(family) if family == oid::PKCS1 => format!("RSA ({id})"),
+        _ => id.to_string(),
     }
 }
 

@@ -14,9 +14,12 @@
 //! | [`certificate`] | certificates, taken apart and made | RFC 5280, RFC 6962, Fulcio's OIDs |
 //! | [`authority`] | a node's own certificate, SCT and timestamp authority | RFC 5280, RFC 6962 |
 //! | [`timestamp`] | timestamps: requests, answers, verification | RFC 3161, RFC 5652, RFC 5816 |
+//! | [`stamping`] | timestamps by somebody else | RFC 3161 |
 //! | [`hashedrekord`] | the log's leaf for a signed artifact | Rekor `hashedrekord` 0.0.2 |
 //! | [`entry`] | a leaf with its proof, as a log answers it | Rekor `TransparencyLogEntry` |
 //! | [`issuing`] | certificates that clients ask for | Fulcio's API, RFC 2986 |
+//! | [`forward`] | entries in a log of somebody else | Rekor v2, C2SP tlog-tiles |
+//! | [`rekor1`] | searches and entries of an older log | Rekor v1 |
 //! | [`dsse`] | envelopes and in-toto statements | DSSE 1.0, in-toto Statement 1 |
 //! | [`bundle`] | the bundle file | Sigstore bundle 0.3 |
 //! | [`root`] | whom a verifier trusts, and for which time | Sigstore trusted root 0.1, client trust config 0.1 |
@@ -44,6 +47,7 @@ pub mod certificate;
 pub mod compliance;
 pub mod dsse;
 pub mod entry;
+pub mod forward;
 pub mod hashedrekord;
 pub mod issuing;
 pub mod keys;
@@ -52,12 +56,14 @@ pub mod package;
 pub mod pem;
 pub mod provenance;
 pub mod readiness;
+pub mod rekor1;
 pub mod report;
 pub mod review;
 pub mod root;
 pub mod scans;
 pub mod scenario;
 pub mod sign;
+pub mod stamping;
 pub mod text;
 pub mod time;
 pub mod timestamp;

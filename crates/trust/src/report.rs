@@ -169,6 +169,9 @@ pub struct SignedTime {
     pub seconds: u64,
     /// The authority's or log's address.
     pub source: String,
+    /// Who runs it, as the trusted root says; empty where it does not.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub operator: String,
 }
 
 /// Where a signature is logged.
@@ -180,6 +183,9 @@ pub struct LogPlace {
     pub index: u64,
     /// Leaves in the tree whose head was signed.
     pub size: u64,
+    /// Who runs it, as the trusted root says; empty where it does not.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub operator: String,
 }
 
 /// The outcome of a verification.
@@ -202,6 +208,8 @@ pub struct Report {
     /// The type of the statement's predicate, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicate_type: Option<String>,
+    /// What whoever runs the certificate authority could have made up alone, without anybody else's help.
+    pub operator_could_forge: Vec<String>,
     /// What the findings do not show.
     pub not_checked: Vec<String>,
 }

@@ -16,6 +16,7 @@ use crate::entry::{InclusionProof, LogEntry};
 use crate::hashedrekord::{EntryError, HashedRekord, KIND, VERSION, Verifier};
 use crate::keys::{HashAlgorithm, Signer, derive};
 use crate::root::log_id;
+use crate::stamping::CLOCK_SLACK_SECONDS;
 use crate::timestamp::{self, Rejection};
 
 /// What is signed.
@@ -98,7 +99,10 @@ pub fn prepare(
     let key = Signer::from_seed(seed, "signature");
     let spki = key.spki();
     let serial = entropy(seed, "certificate");
-    let order = Issuance { identity: who.identity, issuer: who.issuer, public_key: &spki, serial, now_ms };
+    // Somebody else's clock may be a little behind: the certificate has to be valid at the time that it says, too.
+    let earliest = authority.not_before().saturating_mul(1000).min(now_ms);
+    let from = now_ms.saturating_sub(CLOCK_SLACK_SECONDS * 1000).max(earliest);
+    let order = Issuance { identity: who.identity, issuer: who.issuer, public_key: &spki, serial, now_ms: from };
     let certificate = authority.issue(&order)?;
     let signature = key.sign_digest(&unsigned);
     // From here on nobody can sign with it again.
@@ -193,9 +197,15 @@ impl Unlogged {
         self.content.signature()
     }
 
-    /// DER of the timestamp's answer.
+    /// DER of the timestamps' answers, the authority's own first.
     pub fn timestamps(&self) -> &[Vec<u8>] {
         &self.timestamps
+    }
+
+    /// The same with somebody else's stamp over the signature beside the own one.
+    pub fn stamped(mut self, stamp: Vec<u8>) -> Self {
+        self.timestamps.push(stamp);
+        self
     }
 
     /// The log entry of a leaf, as a log answers it.
@@ -204,6 +214,12 @@ impl Unlogged {
     /// [`SignError::Checkpoint`], [`SignError::Proof`]: what is said about the leaf's place is not so.
     pub fn entry(&self, logged: &Logged<'_>) -> Result<LogEntry, SignError> {
         log_entry(&self.leaf, logged)
+    }
+
+    /// The bundle with an entry of somebody else's log, which was verified before.
+    pub fn logged_as(self, entry: LogEntry) -> Bundle {
+        let entries = vec![entry];
+        Bundle { material: self.material, entries, timestamps: self.timestamps, content: self.content }
     }
 
     /// The finished bundle.

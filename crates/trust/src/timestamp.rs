@@ -15,7 +15,7 @@ use crate::asn1::{
 };
 use crate::authority::{Authority, Holder};
 use crate::certificate::{Certificate, ecdsa_sha256, one};
-use crate::keys::{HashAlgorithm, PublicKey};
+use crate::keys::{HashAlgorithm, PublicKey, named};
 use crate::wire::{self, Base64, Int64};
 
 /// The largest request that is read, in bytes.
@@ -108,6 +108,23 @@ impl Request {
         };
         let nonce = wire.nonce.map(number).transpose().map_err(|_| Rejection::BadRequest)?;
         Ok(Self { hash, digest: wire.artifact_hash.0, nonce, certificates: wire.certificates.unwrap_or(true) })
+    }
+
+    /// The same with a nonce, which the answer then has to repeat: big-endian, positive, without leading zeros.
+    pub fn with_nonce(self, nonce: &[u8]) -> Self {
+        Self { nonce: Int::new(nonce).ok(), ..self }
+    }
+
+    /// DER of a TimeStampReq.
+    pub fn to_der(&self) -> Vec<u8> {
+        let imprint = OctetString::new(self.digest.as_slice())
+            .map(|digest| MessageImprint { algorithm: algorithm(self.hash.oid()), digest });
+        let request = imprint.and_then(|imprint| {
+            let (nonce, certificates) = (self.nonce.clone(), self.certificates);
+            TimeStampReq { version: 1, imprint, policy: None, nonce, certificates, extensions: None }.to_der()
+        });
+        // A digest and a nonce of some bytes always fit; an empty request would be refused by whoever gets it.
+        request.unwrap_or_default()
     }
 
     /// Reads DER of a TimeStampReq.
@@ -387,7 +404,7 @@ impl Token {
     /// [`TimestampError`].
     pub fn check_signature(&self, certificate: &Certificate) -> Result<(), TimestampError> {
         let malformed = TimestampError::Malformed;
-        let unsupported = |id: ObjectIdentifier| TimestampError::Unsupported(id.to_string());
+        let unsupported = |id: ObjectIdentifier| TimestampError::Unsupported(named(&id));
         let digest_id = self.signer.digest_algorithm.oid;
         let digest = HashAlgorithm::from_oid(&digest_id).ok_or_else(|| unsupported(digest_id))?;
         let attributes = self.signer.signed_attributes.as_ref().ok_or(malformed("no signed attributes"))?;

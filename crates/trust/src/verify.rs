@@ -4,6 +4,7 @@
 //! failed, so that the report says all that is wrong. Nothing in a bundle adds to what is trusted.
 
 mod chain;
+mod detached;
 mod log;
 mod pattern;
 mod rekor1;
@@ -11,7 +12,11 @@ mod time;
 
 use countersign_proof::digest::Digest;
 
+pub use detached::{DetachedError, Holder, MAX_SIGNATURE_BYTES, signature, verify_detached};
+pub(crate) use log::{check_evidence, check_logged};
 pub use pattern::Pattern;
+pub(crate) use rekor1::{Said, said};
+pub(crate) use time::{check_stamp, check_timestamp_chain};
 
 use crate::bundle::{Bundle, Content, Material};
 use crate::certificate::Certificate;
@@ -65,6 +70,9 @@ pub struct Policy {
     pub expected: Expected,
     /// For instances without a transparency log: do without an entry.
     pub without_log: bool,
+    /// For signatures of which nobody trusted says when they were made: do without a time. With a certificate, the report is
+    /// then never valid, since it may have ended before.
+    pub without_time: bool,
     /// For instances without a certificate log: do without an SCT.
     pub without_sct: bool,
     /// For bundles of version 0.1, of which some have none: do without an inclusion proof where a log's signed promise to
@@ -110,7 +118,7 @@ pub fn certificates(bundle: &Bundle, root: &TrustedRoot, times: &[SignedTime]) -
     let times: Vec<u64> = times.iter().map(|time| time.seconds).collect();
     let leaf = Certificate::from_der(der).ok();
     let issuers = leaf.and_then(|leaf| chain::find_issuers(&leaf, &root.certificate_authorities, &times).ok());
-    let above = issuers.into_iter().flatten().map(|issuer| issuer.der().to_vec());
+    let above = issuers.into_iter().flat_map(|(_, issuers)| issuers).map(|issuer| issuer.der().to_vec());
     std::iter::once(der.clone()).chain(above).collect()
 }
 
@@ -147,6 +155,10 @@ struct Run {
     predicate_type: Option<String>,
     not_checked: Vec<String>,
     anybody: bool,
+    /// A certificate of which is not known whether it was valid when it was used.
+    untimed: bool,
+    /// Who runs the authority that issued the signer's certificate.
+    authority: String,
 }
 
 impl Run {
@@ -173,7 +185,7 @@ impl Run {
             pae: None,
         };
         let statement = self.envelope(&mut subject);
-        time::check(self, &subject, root);
+        time::check(self, &subject, root, policy);
         match &bundle.material {
             Material::Certificate(der) => self.certificate(der, &mut subject, root, policy),
             Material::PublicKeyHint(_) => self.given_key(&mut subject, policy),
@@ -203,10 +215,22 @@ impl Run {
             Ok(certificate) => certificate,
             Err(error) => return self.record(CheckName::Certificate, fail(Code::CertificateMalformed, error)),
         };
-        let times: Vec<u64> = self.times.iter().map(|t| t.seconds).collect();
+        self.untimed = policy.without_time && self.times.is_empty();
+        let times: Vec<u64> = match self.untimed {
+            // Whether its chain holds at all is worth knowing.
+            true => vec![certificate.not_before()],
+            false => self.times.iter().map(|t| t.seconds).collect(),
+        };
         match chain::find_issuers(&certificate, &root.certificate_authorities, &times) {
-            Ok(issuers) => {
-                self.record(CheckName::Certificate, Ok(format!("issued by {}", issuers[0].subject())));
+            Ok((authority, issuers)) => {
+                self.authority = authority.operator.clone();
+                let issued = format!("issued by {}", issuers[0].subject());
+                if self.untimed {
+                    let detail = format!("{issued}; whether it was valid when it was used is not known");
+                    self.skip(CheckName::Certificate, Some(Code::NoTrustedTime), detail);
+                } else {
+                    self.record(CheckName::Certificate, Ok(issued));
+                }
                 self.sct(&certificate, &issuers[0], root, policy);
             }
             Err(failure) => {
@@ -310,9 +334,29 @@ impl Run {
         }
     }
 
+    /// What the operator of the certificate authority could have made up alone. Who that is, is known by the name that the
+    /// trusted root gives; services without one count as the operator's own.
+    fn operator_could_forge(&self) -> Vec<String> {
+        if self.authority.is_empty() {
+            return Vec::new();
+        }
+        let who = &self.authority;
+        let is_own = |operator: &str| operator.is_empty() || operator == who;
+        let mut alone =
+            vec![format!("the signature: {who} issues the certificates, and could sign in the signer's name")];
+        if !self.times.is_empty() && self.times.iter().all(|time| is_own(&time.operator)) {
+            alone.push(format!("the time: only {who} says when it was signed"));
+        }
+        if !self.logs.is_empty() && self.logs.iter().all(|place| is_own(&place.operator)) {
+            alone.push(format!("the log: {who} keeps it, and could show others another one"));
+        }
+        alone
+    }
+
     fn report(self) -> Report {
+        let operator_could_forge = self.operator_could_forge();
         let failed = self.checks.iter().any(|c| c.status == Status::Failed);
-        let verdict = match (failed, self.anybody) {
+        let verdict = match (failed, self.anybody || self.untimed) {
             (true, _) => Verdict::Invalid,
             (false, true) => Verdict::Unanchored,
             (false, false) => Verdict::Valid,
@@ -325,6 +369,7 @@ impl Run {
             times: self.times,
             logs: self.logs,
             predicate_type: self.predicate_type,
+            operator_could_forge,
             not_checked: self.not_checked,
         }
     }

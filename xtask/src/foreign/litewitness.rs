@@ -29,7 +29,7 @@ const NAME: &str = "litewitness.example/w1";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A child process that ends with this.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -40,7 +40,7 @@ impl Drop for Running {
 }
 
 /// Installs a Go program; quick if it is there already.
-fn install(go: &Path, package: &str) -> Result<PathBuf> {
+pub(super) fn install(go: &Path, package: &str) -> Result<PathBuf> {
     let directory = paths::target().join("foreign");
     let name = package.rsplit('/').next().and_then(|last| last.split('@').next()).unwrap_or(package);
     let program = directory.join(name);
@@ -150,7 +150,7 @@ fn witness_key(output: &Path) -> Result<String> {
     key.context("no key")
 }
 
-fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
+pub(super) fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !ready() {
         ensure!(Instant::now() < end, "{what} did not come up");
@@ -159,7 +159,7 @@ fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn succeeds(command: &mut Command) -> Result<()> {
+pub(super) fn succeeds(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("running {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())

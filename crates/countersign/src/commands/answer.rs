@@ -56,6 +56,7 @@ fn verdict_lines(told: &Value, shown: &[(&str, &str)]) {
         output::line(format!("  {:<12} {:<8} {}", of("/name"), of("/status"), of("/detail")));
     }
     texts(told, "/statements", "  ");
+    texts(told, "/operator_could_forge", "  operator alone could forge: ");
     texts(told, "/not_checked", "  not checked: ");
 }
 

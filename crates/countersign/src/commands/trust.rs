@@ -1,10 +1,12 @@
 //! `trust`: signing and verifying artifacts in Sigstore's shapes. Signing is the node's; a bundle that comes with a trusted root is
-//! verified here, offline.
+//! verified here, offline, and so is a signature with its certificate or key.
 //!
 //! - [`assess`]: scans, reviews, and what they come to.
 //! - [`outside`]: teams and registries.
+//! - [`detached`]: signatures without a bundle, and logs of others.
 
 mod assess;
+mod detached;
 mod outside;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +41,8 @@ Examples:
   countersign trust root -o trusted_root.json
   countersign trust verify app.tar.gz --bundle app.sigstore.json --trusted-root trusted_root.json \\
       --identity 'https://node.example.org/workspaces/default/signers/*' --issuer https://node.example.org
+  countersign trust verify app.tar.gz --signature app.sig --key cosign.pub
+  countersign trust list --log public-good --artifact app.tar.gz
   countersign trust list --type release --since 2026-11-01
   countersign trust scan report.sarif --artifact app.tar.gz
   countersign trust readiness app:2.1 --team security --rollback
@@ -72,8 +76,20 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         bundle: Option<PathBuf>,
         /// Whom to trust for the bundle: a Sigstore trusted_root.json. Everything is then done offline
-        #[arg(long, value_name = "FILE", requires_all = ["bundle", "identity", "issuer"])]
+        #[arg(long, value_name = "FILE", requires_all = ["identity", "issuer"])]
         trusted_root: Option<PathBuf>,
+        /// A signature without a bundle, as cosign writes it; with --certificate or --key. Done offline, unless --log is given
+        #[arg(long, value_name = "FILE", conflicts_with = "bundle")]
+        signature: Option<PathBuf>,
+        /// The signer's certificate, PEM
+        #[arg(long, value_name = "FILE", requires = "signature", conflicts_with = "key")]
+        certificate: Option<PathBuf>,
+        /// The signer's public key, PEM
+        #[arg(long, value_name = "FILE", requires = "signature", conflicts_with_all = ["identity", "issuer", "trusted_root"])]
+        key: Option<PathBuf>,
+        /// A log that the node's configuration names, in which the signature is looked up
+        #[arg(long, value_name = "NAME", requires = "signature")]
+        log: Option<String>,
         /// Who is expected to have signed; * and ** stand for any characters, without and with slashes
         #[arg(long)]
         identity: Option<String>,
@@ -89,6 +105,12 @@ pub enum Command {
         /// Only by this signer
         #[arg(long)]
         signer: Option<String>,
+        /// Only of this artifact: a file, or sha256: and 64 hexadecimal digits
+        #[arg(long)]
+        artifact: Option<String>,
+        /// In this log of somebody else, which the node's configuration names, instead: by --artifact, or by --signer MAIL
+        #[arg(long, value_name = "NAME")]
+        log: Option<String>,
         /// From this date or time on (RFC 3339)
         #[arg(long, value_name = "WHEN")]
         since: Option<String>,
@@ -156,10 +178,25 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         }
         Command::Verify {
             artifact,
+            signature: Some(signature),
+            certificate,
+            key,
+            trusted_root,
+            identity,
+            issuer,
+            log,
+            ..
+        } => {
+            let given = detached::Given { artifact, signature, certificate, key, trusted_root, identity, issuer, log };
+            detached::run(global, given).await
+        }
+        Command::Verify {
+            artifact,
             bundle,
             trusted_root: Some(root),
             identity: Some(identity),
             issuer: Some(issuer),
+            ..
         } => {
             let bundle = bundle.context("--trusted-root needs --bundle")?;
             offline(global, &artifact, &bundle, &root, (&identity, &issuer))
@@ -171,12 +208,21 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
                 [("bundle", bundle), ("identity", identity.map(Value::from)), ("issuer", issuer.map(Value::from))];
             Ok(verdict(global, &Node::find(global)?.post("/v1/verify", &with(body, &given)).await?, VERDICT))
         }
-        Command::List { artifact_type, signer, since, until, limit } => {
-            let given =
-                [("artifact_type", artifact_type), ("signer", signer), ("start_date", since), ("end_date", until)];
+        Command::List { artifact_type, signer, artifact, log, since, until, limit } => {
+            let artifact = artifact.map(|artifact| digest_of(&artifact)).transpose()?.map(|digest| digest.to_string());
+            let elsewhere = log.is_some();
+            let given = [
+                ("artifact_type", artifact_type),
+                ("signer", signer),
+                ("artifact", artifact),
+                ("log", log),
+                ("start_date", since),
+                ("end_date", until),
+            ];
             let given = given.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", escaped(&value?))));
             let path = format!("/v1/transparency?limit={limit}{}", given.collect::<String>());
-            Ok(show(global, &Node::find(global)?.get(&path).await?, listed))
+            let lines = if elsewhere { detached::listed } else { listed };
+            Ok(show(global, &Node::find(global)?.get(&path).await?, lines))
         }
         Command::Show { id, output } => {
             let signed = Node::find(global)?.get(&format!("/v1/signatures/{}", escaped(&id))).await?;
@@ -219,10 +265,6 @@ fn offline(
     root: &Path,
     (identity, issuer): (&str, &str),
 ) -> anyhow::Result<Exit> {
-    let pattern = |text: &str| match text.contains('*') {
-        true => Pattern::Glob(text.to_owned()),
-        false => Pattern::Exact(text.to_owned()),
-    };
     let expected = Expected::Certificate { identity: pattern(identity), issuer: pattern(issuer) };
     let root = TrustedRoot::parse(&read(root)?).context("the trusted root")?;
     let bundle = read(bundle)?;
@@ -237,6 +279,13 @@ fn offline(
         ),
     };
     Ok(verdict(global, &told(&report)?, VERDICT))
+}
+
+fn pattern(text: &str) -> Pattern {
+    match text.contains('*') {
+        true => Pattern::Glob(text.to_owned()),
+        false => Pattern::Exact(text.to_owned()),
+    }
 }
 
 /// A report in the shape of the node's answer.

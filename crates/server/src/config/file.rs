@@ -71,6 +71,10 @@ pub(super) struct FileTrust {
     pub authority_rotation: Option<Spanned<String>>,
     #[serde(default)]
     pub identities: BTreeMap<String, Spanned<String>>,
+    pub timestamping: Option<super::outside::FileTimestamping>,
+    pub forward: Option<super::outside::FileForward>,
+    #[serde(default)]
+    pub logs: Vec<super::outside::FileReadLog>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -134,11 +134,12 @@ async fn signature(
     State(app): State<Arc<App>>,
     caller: Caller,
     Path(id): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Answered {
-    asked(&app, caller, (NAME, "get_signature"), serde_json::json!({ "entry_id": id }), &headers)
-        .await
-        .map(|(response, _)| response)
+    let (_, mut arguments) = arguments_of(query.as_deref(), &[])?;
+    arguments["entry_id"] = serde_json::json!(id);
+    asked(&app, caller, (NAME, "get_signature"), arguments, &headers).await.map(|(response, _)| response)
 }
 
 async fn stats(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap) -> Answered {

@@ -55,6 +55,7 @@ async fn text(app: &App) -> Response {
     http(app, &mut page);
     ledger(app, &mut page);
     stored(app, &mut page).await;
+    forwarding(app, &mut page).await;
     budgets(app, &mut page).await;
     parts(app, &mut page);
     process(&mut page);
@@ -167,6 +168,23 @@ async fn stored(app: &App, page: &mut Page) {
             page.one("countersign_unknown_calls", "gauge", "Writes whose outcome nobody knows.", unknown);
         }
         Err(error) => tracing::warn!(%error, "metrics without what the database knows"),
+    }
+}
+
+/// What is handed on to another log.
+async fn forwarding(app: &App, page: &mut Page) {
+    let Some(forwarding) = &app.forwarding else { return };
+    let help = "Entries and checkpoints handed on to another log by this node, and attempts that failed.";
+    page.begin("countersign_forwarded_total", "counter", help);
+    for (result, count) in forwarding.counts() {
+        page.sample("countersign_forwarded_total", &[("result", result)], count);
+    }
+    match forwarding.waiting().await {
+        Ok(waiting) => {
+            let help = "Entries that another log has yet to take (at most 1000).";
+            page.one("countersign_forward_waiting", "gauge", help, waiting);
+        }
+        Err(error) => tracing::warn!(%error, "metrics without what waits to be forwarded"),
     }
 }
 

@@ -434,7 +434,7 @@ impl Trust {
                     let review = serde_json::from_str(&row.body);
                     known.reviews.push(review.map_err(|e| Failure::Undone(format!("review {}: {e}", row.id)))?);
                 }
-                TrustKind::Verification | TrustKind::Certificate => {}
+                TrustKind::Verification | TrustKind::Certificate | TrustKind::Forward => {}
             }
         }
         Ok(known)
@@ -511,7 +511,7 @@ fn anomaly_row(row: &TrustRow) -> Option<anomalies::Row> {
     let kind = match row.kind {
         TrustKind::Signature => anomalies::RowKind::Signature,
         TrustKind::Verification => anomalies::RowKind::Verification,
-        TrustKind::Review | TrustKind::Certificate => return None,
+        TrustKind::Review | TrustKind::Certificate | TrustKind::Forward => return None,
     };
     Some(anomalies::Row {
         id: row.id.to_string(),

@@ -266,6 +266,7 @@ impl Trust {
         let kept = Kept {
             signature: STANDARD.encode(&record.signature),
             timestamp: STANDARD.encode(stamp.map_err(|e| undone(e.to_string()))?),
+            outside: Vec::new(),
             statement: None,
             authors: holder.authors,
             metadata: Map::new(),

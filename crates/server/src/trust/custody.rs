@@ -45,6 +45,8 @@ pub(crate) struct Custody {
     /// Whether clients of Sigstore's may sign: they are told where then.
     serves_clients: bool,
     clock: fn() -> Millis,
+    /// Other people's services that add to the node's signatures.
+    others: TrustedRoot,
     loaded: Mutex<Option<Arc<Loaded>>>,
     /// One authority at a time is made.
     making: Mutex<()>,
@@ -171,9 +173,16 @@ impl Custody {
             issuer,
             serves_clients,
             clock,
+            others: TrustedRoot::default(),
             loaded: Mutex::new(None),
             making: Mutex::default(),
         }
+    }
+
+    /// Tells verifiers of these, too.
+    pub fn beside(mut self, others: TrustedRoot) -> Self {
+        self.others = others;
+        self
     }
 
     /// Who vouches for the node's callers.
@@ -292,6 +301,9 @@ impl Custody {
             operator: self.organisation.clone(),
             start,
         };
+        // After the node's own, whose newest is the one that is signed with.
+        root.logs.extend(self.others.logs.iter().cloned());
+        root.timestamp_authorities.extend(self.others.timestamp_authorities.iter().cloned());
         let trust_config = root.to_trust_config(&services);
         Ok(Published { trusted_root: root, trust_config })
     }

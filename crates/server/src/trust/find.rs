@@ -5,7 +5,7 @@ use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Trust, tools};
+use super::{Trust, forwarded, tools};
 use crate::capability::{Failure, clipped, moment};
 use crate::time::rfc3339;
 
@@ -15,6 +15,9 @@ const MAX_SIGNERS: usize = 100;
 
 impl Trust {
     pub(super) async fn query(&self, principal: &Principal, wanted: tools::Query) -> Result<Value, Failure> {
+        if wanted.log.is_some() {
+            return self.query_elsewhere(principal, wanted).await;
+        }
         let cursor = wanted.cursor.as_deref().map(entry_id).transpose()?;
         let query = TrustQuery {
             kind: Some(TrustKind::Signature),
@@ -48,8 +51,51 @@ impl Trust {
     }
 
     pub(super) async fn signature(&self, principal: &Principal, wanted: tools::OfEntry) -> Result<Value, Failure> {
-        let row = self.own_row(principal, entry_id(&wanted.entry_id)?).await?;
-        self.shown(&row).await
+        let id = entry_id(&wanted.entry_id)?;
+        let outside = match wanted.log.as_deref() {
+            None | Some("own") => false,
+            Some("outside") => true,
+            Some(other) => {
+                let why = format!("log: {:?} is neither \"own\" nor \"outside\"", clipped(other));
+                return Err(Failure::Input(why));
+            }
+        };
+        let row = self.read(move |r| r.trust_row(id)).await?;
+        if let Some(row) = row.filter(|row| row.kind == TrustKind::Forward) {
+            return self.checkpoint(&row);
+        }
+        let row = self.own_row(principal, id).await?;
+        let known = self.read(move |r| forwarded::about_entry(r, id)).await?;
+        let mut shown = self.shown(&row).await?;
+        shown["outside_entries"] = known.iter().map(|(row, kept)| forwarded::shown(row, kept)).collect();
+        if outside {
+            let entry = known.iter().find_map(|(_, kept)| kept.entry.clone());
+            let entry = entry.ok_or_else(|| Failure::NotFound(format!("no other log has signature {id}")))?;
+            // Verifiers want exactly one entry.
+            shown["bundle"]["verificationMaterial"]["tlogEntries"] = json!([entry]);
+        }
+        Ok(shown)
+    }
+
+    /// A checkpoint of this log that is in another one: everybody may see it.
+    fn checkpoint(&self, row: &TrustRow) -> Result<Value, Failure> {
+        let kept = forwarded::read(row)?;
+        let (Some(note), Some(bundle)) = (&kept.checkpoint, &kept.bundle) else {
+            return Err(Failure::NotFound(format!("there is no signature {}", row.id)));
+        };
+        Ok(json!({
+            "entry_id": row.id.to_string(),
+            "artifact": row.artifact,
+            "artifact_type": row.artifact_type,
+            "timestamp": rfc3339(row.at),
+            "signer": format!("{}/log", self.custody.issuer()),
+            "issuer": self.custody.issuer(),
+            "signature": bundle["messageSignature"]["signature"],
+            "rekor_url": self.url_of(row.id),
+            "checkpoint": note,
+            "outside_entries": [forwarded::shown(row, &kept)],
+            "bundle": bundle,
+        }))
     }
 
     /// A signature of the caller's workspace. What another workspace signed is as unknown as what nobody did.
@@ -76,7 +122,12 @@ impl Trust {
             types.insert(count.artifact_type.clone(), json!(before + count.count));
         }
         let (total, good) = (sum(TrustKind::Verification, None), sum(TrustKind::Verification, Some(true)));
+        let forwarding = match &self.outside.forwarding {
+            None => Value::Null,
+            Some(forwarding) => forwarding.describe().await?,
+        };
         Ok(json!({
+            "forwarding": forwarding,
             "total_signatures": sum(TrustKind::Signature, None),
             "total_transparency_entries": self.ledger.head().size,
             "verification_stats": { "total": total, "successful": good, "failed": total - good },

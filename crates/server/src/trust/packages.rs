@@ -19,15 +19,13 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
 use url::Url;
 
-use super::{Trust, tools};
+use super::{Trust, file, tools};
 use crate::app::VERSION;
 use crate::capability::Failure;
 use crate::config::PackageSettings;
 
 /// How long a source may take.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Largest list, trusted root or file of keys that is read.
-const MAX_FILE: u64 = 4 << 20;
 
 /// Whom to ask about packages, and whom to trust for what they answer.
 pub(crate) struct Packages {
@@ -109,16 +107,6 @@ impl Packages {
             }
         }
     }
-}
-
-fn file(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(std::io::Error::other(format!("it has more than {MAX_FILE} bytes")));
-    }
-    Ok(bytes)
 }
 
 fn parsed_file<T, E: Display>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, E>) -> Result<T, String> {

@@ -16,12 +16,14 @@ use countersign_trust::keys::HashAlgorithm;
 use countersign_trust::pem;
 use countersign_trust::scans::Scan;
 use countersign_trust::sign::{Logged, Payload, Signatory, log_entry, prepare};
+use countersign_trust::timestamp::Token;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::custody::{CustodyError, entropy};
 use super::images::SIGNED_IMAGE;
+use super::stamping::Stamped;
 use super::{Trust, tools};
 use crate::capability::Failure;
 use crate::time::rfc3339;
@@ -36,6 +38,9 @@ pub(super) struct Kept {
     pub signature: String,
     /// DER of the timestamp's answer, base64.
     pub timestamp: String,
+    /// Stamps of others over the signature.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside: Vec<OutsideStamp>,
     /// The statement's bytes, base64, if it is one about the artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statement: Option<String>,
@@ -80,6 +85,15 @@ pub(super) enum Unpieced {
     NotYet,
     #[error("{0}")]
     Unreadable(String),
+}
+
+/// What an outside timestamp authority gave.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OutsideStamp {
+    /// Who runs it.
+    by: String,
+    /// DER of its answer, base64.
+    timestamp: String,
 }
 
 impl From<CustodyError> for Failure {
@@ -149,6 +163,7 @@ impl Trust {
             })
             .await?;
         let unlogged = unlogged.map_err(|e| Failure::Undone(format!("nothing was signed: {e}")))?;
+        let (outside, without) = self.stamped(unlogged.signature()).await?;
         let id = Uuid::now_v7();
         let chain = metadata.get("scan_id").and_then(Value::as_str).map(str::to_owned);
         let kept = Kept {
@@ -156,6 +171,7 @@ impl Trust {
             issuer: Some(vouched).filter(|issuer| issuer != self.custody.issuer()),
             signature: STANDARD.encode(unlogged.signature()),
             timestamp: STANDARD.encode(&unlogged.timestamps()[0]),
+            outside,
             statement: statement.map(|bytes| STANDARD.encode(bytes)),
             metadata,
             scan,
@@ -181,10 +197,25 @@ impl Trust {
         self.ledger.append(Append { entries, ops, ..Append::default() }).await?;
         // It is signed and logged.
         let mut shown = self.shown(&row).await.map_err(Failure::after_the_fact)?;
+        if let Some(why) = without {
+            shown["outside_timestamp"] = json!({ "held": false, "problem": why });
+        }
         if let Some(image) = image {
             shown["image"] = image.push(shown["bundle"].to_string().as_bytes(), &rfc3339(now)).await;
         }
         Ok(shown)
+    }
+
+    /// What an outside authority says about the time, or why it says nothing.
+    async fn stamped(&self, signature: &[u8]) -> Result<(Vec<OutsideStamp>, Option<String>), Failure> {
+        let Some(stamping) = &self.outside.stamping else { return Ok((Vec::new(), None)) };
+        Ok(match stamping.stamp(signature, &self.computing).await? {
+            Stamped::No(why) => (Vec::new(), Some(why)),
+            Stamped::Yes(answer) => {
+                let by = stamping.operator().to_owned();
+                (vec![OutsideStamp { by, timestamp: STANDARD.encode(answer) }], None)
+            }
+        })
     }
 
     /// A signature as callers see it.
@@ -205,6 +236,7 @@ impl Trust {
                 "timestamp": rfc3339(row.at),
             },
             "rekor_url": self.url_of(row.id),
+            "timestamps": self.timestamps(&whole),
             "metadata": whole.kept.metadata,
             "bundle": serde_json::from_slice::<Value>(&whole.bundle.to_json()).unwrap_or_default(),
         });
@@ -212,6 +244,15 @@ impl Trust {
             shown["scan"] = json!(scan);
         }
         Ok(shown)
+    }
+
+    /// By whom a signature was stamped, and when.
+    fn timestamps(&self, whole: &Whole) -> Vec<Value> {
+        let others = whole.kept.outside.iter().map(|stamp| stamp.by.as_str());
+        let by = std::iter::once(self.custody.issuer()).chain(others);
+        let at =
+            whole.bundle.timestamps.iter().map(|der| Token::from_response(der).map(|t| rfc3339(t.seconds() * 1000)));
+        at.zip(by).map(|(at, by)| json!({ "at": at.ok(), "by": by })).collect()
     }
 
     /// Where a signature is found.
@@ -281,6 +322,7 @@ fn assemble(leaf: &[u8], kept: Kept, inclusion: Inclusion) -> Result<Whole, Stri
             key_id: String::new(),
         }),
     };
-    let timestamps = vec![STANDARD.decode(&kept.timestamp).map_err(|e| words(&e))?];
+    let stamps = std::iter::once(&kept.timestamp).chain(kept.outside.iter().map(|stamp| &stamp.timestamp));
+    let timestamps = stamps.map(|text| STANDARD.decode(text)).collect::<Result<_, _>>().map_err(|e| words(&e))?;
     Ok(Whole { bundle: Bundle { material, entries, timestamps, content }, certificate, key, inclusion, kept })
 }

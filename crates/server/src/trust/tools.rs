@@ -82,6 +82,12 @@ pub(super) struct Verify {
     pub issuer: Option<String>,
     #[serde(default)]
     pub scenario: Option<Scenario>,
+    #[serde(default)]
+    pub certificate: Option<String>,
+    #[serde(default)]
+    pub public_key: Option<String>,
+    #[serde(default)]
+    pub log: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,12 +130,16 @@ pub(super) struct Query {
     pub limit: Option<u32>,
     #[serde(default)]
     pub cursor: Option<String>,
+    #[serde(default)]
+    pub log: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OfEntry {
     pub entry_id: String,
+    #[serde(default)]
+    pub log: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -261,7 +271,11 @@ pub(super) fn definitions(scenarios: bool, with_clients: bool) -> Vec<(Effect, V
             tool(
                 SIGNATURE,
                 "One signature with its Sigstore bundle, proved against the log's newest checkpoint",
-                &json!({ "entry_id": word("The entry's id, as sign and query_transparency give it") }),
+                &json!({
+                    "entry_id": word("The entry's id, as sign and query_transparency give it"),
+                    "log": { "type": "string", "enum": ["own", "outside"], "description": "By whose entry the bundle proves that it \
+                        is logged: this node's, if not said, or that of the log to which it was forwarded" }
+                }),
                 &["entry_id"],
                 &["entry_id", "artifact", "artifact_type", "timestamp", "signer", "signature", "rekor_url", "bundle"],
             ),
@@ -524,6 +538,7 @@ fn playing(mut definition: Value, scenarios: bool) -> Value {
 }
 
 fn verify_tool(artifact: &Value, word: &dyn Fn(&str) -> Value) -> Value {
+    let text = |description: &str| json!({ "type": "string", "maxLength": 32768, "description": description });
     tool(
         VERIFY,
         "Verifies signatures of an artifact: certificate, timestamp, transparency log and signer. Without a bundle, those that \
@@ -534,7 +549,10 @@ fn verify_tool(artifact: &Value, word: &dyn Fn(&str) -> Value) -> Value {
             "bundle": { "type": "object", "description": "A Sigstore bundle, instead of what this node recorded" },
             "trusted_root": { "type": "object", "description": "Whom to trust for the bundle, a Sigstore trusted root; this node otherwise" },
             "identity": word("Who is expected to have signed: exact, or with * within and ** across slashes"),
-            "issuer": word("Who is expected to vouch for that; this node otherwise")
+            "issuer": word("Who is expected to vouch for that; this node otherwise"),
+            "certificate": text("The signer's certificate, PEM, for a signature without a bundle, as cosign writes it"),
+            "public_key": text("The signer's public key, PEM, instead of a certificate"),
+            "log": word("A log of somebody else that the operator configured, in which such a signature is looked up")
         }),
         &["artifact"],
         &["valid", "verified_at", "signer", "transparency_index", "rekor_entry_url", "certificate_chain", "checks"],
@@ -544,7 +562,7 @@ fn verify_tool(artifact: &Value, word: &dyn Fn(&str) -> Value) -> Value {
 fn query_tool(artifact: &Value, kind: &Value, word: &dyn Fn(&str) -> Value) -> Value {
     tool(
         QUERY,
-        "Finds signatures in this workspace's part of the transparency log, newest first",
+        "Finds signatures in this workspace's part of the transparency log, newest first, or in a log of somebody else",
         &json!({
             "signer": word("Only of this signer, exactly"),
             "artifact_type": kind,
@@ -552,7 +570,9 @@ fn query_tool(artifact: &Value, kind: &Value, word: &dyn Fn(&str) -> Value) -> V
             "start_date": word("Only from this moment on: an RFC 3339 time or a date (UTC)"),
             "end_date": word("Only up to this moment; a date means its end"),
             "limit": { "type": "integer", "minimum": 1, "maximum": MAX_PAGE, "description": "Most entries; 10 if not said" },
-            "cursor": word("Goes on where the page with this `next` ended")
+            "cursor": word("Goes on where the page with this `next` ended"),
+            "log": word("Searches this log of somebody else instead, one that the operator configured: by artifact, or by a signer's \
+                mail; at most 10 entries a page, each with what of it was verified")
         }),
         &[],
         &["entries", "next"],

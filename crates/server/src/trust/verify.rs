@@ -9,9 +9,11 @@ use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
 use countersign_proof::digest::Digest;
 use countersign_trust::bundle::Bundle;
 use countersign_trust::pem;
-use countersign_trust::report::Report;
+use countersign_trust::report::{Report, SignedTime};
 use countersign_trust::root::TrustedRoot;
-use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, certificates, verify};
+use countersign_trust::verify::{
+    self as detached, Artifact, DetachedError, Expected, Holder, Pattern, Policy, certificates, verify, verify_detached,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -45,6 +47,7 @@ impl Trust {
             // Nothing of it is a verification: no row, no count.
             return Ok(scenario.verification());
         }
+        fits_together(&wanted)?;
         let policy = self.expected(principal, &wanted)?;
         let published = self.custody.published().await?.trusted_root;
         let root = match &wanted.trusted_root {
@@ -57,6 +60,7 @@ impl Trust {
         };
         let standard = Standard { root: Arc::new(root), policy };
         let verified = match &wanted.bundle {
+            None if is_detached(&wanted) => Some(self.detached(digest, &wanted, standard).await?),
             Some(bundle) => {
                 let bundle = bundle.to_string().into_bytes();
                 let report = self.report(bundle.clone(), digest, &standard).await?;
@@ -97,13 +101,46 @@ impl Trust {
         })
     }
 
+    /// A signature beside its artifact, with a certificate or key: by itself, or by the entry that a log has of it.
+    async fn detached(&self, digest: Digest, wanted: &tools::Verify, standard: Standard) -> Result<Verified, Failure> {
+        let input = |e: DetachedError| Failure::Input(e.to_string());
+        let signature = wanted.signature.as_deref().unwrap_or_default();
+        let signature = detached::signature(signature.as_bytes()).map_err(input)?;
+        let holder = match &wanted.certificate {
+            Some(text) => Holder::certificate(text.as_bytes()).map_err(input)?,
+            None => Holder::key(wanted.public_key.as_deref().unwrap_or_default().as_bytes()).map_err(input)?,
+        };
+        let (mut entries, mut root) = (Vec::new(), Arc::clone(&standard.root));
+        if let Some(name) = &wanted.log {
+            let log = self.outside.logs.named(name)?;
+            entries.extend(log.find(&digest, &signature, &holder).await?);
+            root = match &wanted.trusted_root {
+                None => Arc::clone(&log.root),
+                // Whom to trust for certificates comes from the caller, for the log from the operator.
+                Some(_) => Arc::new(TrustedRoot { logs: log.root.logs.clone(), ..(*root).clone() }),
+            };
+        }
+        let (policy, certificate) = (standard.policy, holder.certificate_der().map(<[u8]>::to_vec));
+        let looked_for = wanted.log.is_some() && entries.is_empty();
+        let work = move || {
+            let mut report = verify_detached(&signature, &holder, entries, &Artifact::Sha256(digest), &root, &policy);
+            if looked_for {
+                report.not_checked.push("the log that was named has no entry of this signature".to_owned());
+            }
+            report
+        };
+        let report = self.computing.run(work).await?;
+        Ok(Verified { report, recorded: None, chain: certificate.into_iter().collect() })
+    }
+
     /// Whom the caller expects. Who says nothing expects anybody of its own workspace at this node.
     fn expected(&self, principal: &Principal, wanted: &tools::Verify) -> Result<Policy, Failure> {
         let pattern = |text: &str| match text.contains('*') {
             true => Pattern::Glob(text.to_owned()),
             false => Pattern::Exact(text.to_owned()),
         };
-        if wanted.identity.is_none() && (wanted.issuer.is_some() || wanted.trusted_root.is_some()) {
+        let elsewhere = wanted.issuer.is_some() || wanted.trusted_root.is_some() || wanted.log.is_some();
+        if wanted.identity.is_none() && wanted.public_key.is_none() && elsewhere {
             return Err(Failure::Input("say with `identity` who is expected to have signed".to_owned()));
         }
         let issuer = wanted.issuer.as_deref().unwrap_or(self.custody.issuer());
@@ -205,7 +242,9 @@ impl Trust {
             "rekor_entry_url": url,
             "certificate_chain": if chain.is_empty() { Value::Null } else { json!(chain) },
             "signed_at": report.times.iter().map(|time| rfc3339(time.seconds * 1000)).collect::<Vec<_>>(),
+            "timestamps": report.times.iter().map(by_whom).collect::<Vec<_>>(),
             "logs": report.logs,
+            "operator_could_forge": report.operator_could_forge,
             "checks": report.checks,
             "not_checked": report.not_checked,
         });
@@ -218,4 +257,31 @@ impl Trust {
         }
         told
     }
+}
+
+fn is_detached(wanted: &tools::Verify) -> bool {
+    wanted.certificate.is_some() || wanted.public_key.is_some()
+}
+
+fn fits_together(wanted: &tools::Verify) -> Result<(), Failure> {
+    let why = match (is_detached(wanted), wanted.log.is_some(), &wanted.bundle) {
+        (true, _, Some(_)) | (_, true, Some(_)) => {
+            "a bundle has its own certificate or key and its own log entry: leave the others out"
+        }
+        (false, true, None) => "log: a signature that is looked up needs its `certificate` or `public_key`",
+        (true, _, None) if wanted.public_key.is_some() && wanted.certificate.is_some() => {
+            "give a certificate or a public key, not both"
+        }
+        (true, _, None) if wanted.public_key.is_some() && wanted.identity.is_some() => {
+            "a public key names nobody: leave `identity` out"
+        }
+        (true, _, None) if wanted.signature.is_none() => "give the `signature` to verify, in base64",
+        (_, _, _) => return Ok(()),
+    };
+    Err(Failure::Input(why.to_owned()))
+}
+
+/// Whose word for the time held.
+fn by_whom(time: &SignedTime) -> Value {
+    json!({ "at": rfc3339(time.seconds * 1000), "by": time.source, "operator": time.operator })
 }

@@ -99,6 +99,19 @@ impl World {
         world
     }
 
+    /// Why a node with these settings does not start.
+    pub async fn refused(settings: &str) -> String {
+        let home = tempfile::tempdir().expect("a directory");
+        std::fs::write(home.path().join("countersign.toml"), settings).expect("written");
+        let flags = Overrides { home: Some(home.path().to_owned()), ..Overrides::default() };
+        let config = Config::load_with(&flags, &|_| None).expect("a valid configuration");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        match Node::start_on(config, listener).await {
+            Ok(_) => panic!("it started"),
+            Err(error) => error.to_string(),
+        }
+    }
+
     /// A node on a home that is there, with nothing accepted yet.
     pub async fn around(config: Config, listener: TcpListener, home: tempfile::TempDir) -> Self {
         let address = listener.local_addr().expect("an address").to_string();

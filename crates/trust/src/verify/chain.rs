@@ -37,19 +37,19 @@ pub(super) const TIMESTAMPING: Purpose = Purpose {
     profile: Code::TimestampProfile,
 };
 
-/// The chain of the authority that issued a signer's certificate, trusted at all of these times: from the issuer upwards.
+/// The authority that issued a signer's certificate, trusted at all of these times, and its chain from the issuer upwards.
 pub(super) fn find_issuers<'a>(
     leaf: &Certificate,
     authorities: &'a [AuthorityInstance],
     times: &[u64],
-) -> Result<&'a [Certificate], Failure> {
+) -> Result<(&'a AuthorityInstance, &'a [Certificate]), Failure> {
     let mut failure = None;
     for authority in authorities {
         // Authorities also issue from above the first certificate of their chain.
         for from in (0..authority.chain.len()).filter(|i| authority.chain[*i].subject() == leaf.issuer()) {
             let issuers = &authority.chain[from..];
             match issued_by(leaf, issuers, authority.window, times) {
-                Ok(()) => return Ok(issuers),
+                Ok(()) => return Ok((authority, issuers)),
                 // Of several authorities with one name, the one whose key it is says most about what is wrong.
                 Err(Failure(Code::CertificateSignatureWrong, _)) if failure.is_some() => {}
                 Err(other) => failure = Some(other),

@@ -4,11 +4,11 @@ use countersign_proof::checkpoint::Checkpoint;
 use countersign_proof::merkle::{leaf_hash, verify_inclusion};
 use countersign_proof::note::{NoteError, SignedNote};
 
-use super::{Failure, Outcome, Policy, Run, Subject, fail, rekor1};
+use super::{Failure, Outcome, Policy, Run, Subject, fail, rekor1, time};
 use crate::entry::{InclusionProof, LogEntry};
 use crate::hashedrekord::{HashedRekord, KIND, VERSION, Verifier};
 use crate::keys::{HashAlgorithm, PublicKey};
-use crate::report::{CheckName, Code, LogPlace};
+use crate::report::{CheckName, Code, LogPlace, SignedTime};
 use crate::root::{LogInstance, TrustedRoot};
 
 /// Checks every log entry.
@@ -22,20 +22,45 @@ pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot, po
         }
         return run.record(CheckName::LogEntry, fail(Code::LogEntryMissing, missing));
     }
-    let log_of = |entry: &LogEntry| {
-        let named = |log: &&LogInstance| log.log_id == entry.log_id || log.checkpoint_id() == entry.log_id;
-        root.logs.iter().find(named)
-    };
-    let known = entries.iter().any(|entry| log_of(entry).is_some());
+    let known = entries.iter().any(|entry| log_of(entry, root).is_some());
     for entry in entries {
         let name = CheckName::LogEntry;
-        match log_of(entry) {
+        match log_of(entry, root) {
             Some(log) => check_entry(run, subject, entry, log, policy),
             // An entry in somebody else's log does no harm beside one in a trusted log.
             None if known => run.skip(name, Some(Code::LogUnknown), "it is in a log that is not trusted"),
             None => run.record(name, fail(Code::LogUnknown, "it is in no trusted log")),
         }
     }
+}
+
+fn log_of<'a>(entry: &LogEntry, root: &'a TrustedRoot) -> Option<&'a LogInstance> {
+    let named = |log: &&LogInstance| log.log_id == entry.log_id || log.checkpoint_id() == entry.log_id;
+    root.logs.iter().find(named)
+}
+
+/// A failure's stable name, and words for people.
+type Named = (Code, String);
+
+/// Whether proof and promise that came with an entry hold; nothing where it has none.
+#[expect(clippy::type_complexity, reason = "two of the same, each of which may be missing")]
+pub(crate) fn check_evidence(
+    entry: &LogEntry,
+    root: &TrustedRoot,
+) -> (Option<Result<LogPlace, Named>>, Option<Result<SignedTime, Named>>) {
+    let Some(log) = log_of(entry, root) else {
+        let unknown = || (Code::LogUnknown, "it is by no trusted log".to_owned());
+        return (entry.proof.as_ref().map(|_| Err(unknown())), entry.promise.as_ref().map(|_| Err(unknown())));
+    };
+    let named = |Failure(code, detail)| (code, detail);
+    let included = |proof: &InclusionProof| {
+        check_checkpoint(proof, log).map_err(named)?;
+        check_inclusion(entry, proof).map_err(named)?;
+        let (name, operator) = (log.origin().to_owned(), log.operator.clone());
+        Ok(LogPlace { log: name, index: proof.index, size: proof.size, operator })
+    };
+    let promise = entry.promise.as_ref().map(|_| time::promised(entry, log).map_err(named));
+    (entry.proof.as_ref().map(included), promise)
 }
 
 fn check_entry(run: &mut Run, subject: &Subject<'_>, entry: &LogEntry, log: &LogInstance, policy: &Policy) {
@@ -52,10 +77,38 @@ fn check_entry(run: &mut Run, subject: &Subject<'_>, entry: &LogEntry, log: &Log
     let checkpoint = check_checkpoint(proof, log);
     let inclusion = check_inclusion(entry, proof);
     if checkpoint.is_ok() && inclusion.is_ok() {
-        run.logs.push(LogPlace { log: log.origin().to_owned(), index: proof.index, size: proof.size });
+        let (log, operator) = (log.origin().to_owned(), log.operator.clone());
+        run.logs.push(LogPlace { log, index: proof.index, size: proof.size, operator });
     }
     run.record(CheckName::Checkpoint, checkpoint);
     run.record(CheckName::Inclusion, inclusion);
+}
+
+/// Whether an entry of Rekor's second version is this very leaf, in a tree whose head this log signed.
+///
+/// # Errors
+/// The failure's stable name, and words for people.
+pub(crate) fn check_logged(entry: &LogEntry, leaf: &[u8], log: &LogInstance) -> Result<LogPlace, (Code, String)> {
+    logged(entry, leaf, log).map_err(|Failure(code, detail)| (code, detail))
+}
+
+fn logged(entry: &LogEntry, leaf: &[u8], log: &LogInstance) -> Result<LogPlace, Failure> {
+    if entry.log_id != log.log_id && entry.log_id != log.checkpoint_id() {
+        return fail(Code::LogUnknown, "the entry names another log");
+    }
+    if (entry.kind.as_str(), entry.version.as_str()) != (KIND, VERSION) || entry.body != leaf {
+        return fail(Code::LogEntryMismatch, "the entry is another than the one that was asked for");
+    }
+    let Some(proof) = &entry.proof else {
+        return fail(Code::InclusionMissing, "the entry has no inclusion proof");
+    };
+    if proof.index != entry.log_index {
+        return fail(Code::LogEntryMismatch, "the entry and its proof have another index");
+    }
+    check_checkpoint(proof, log)?;
+    check_inclusion(entry, proof)?;
+    let (name, operator) = (log.origin().to_owned(), log.operator.clone());
+    Ok(LogPlace { log: name, index: proof.index, size: proof.size, operator })
 }
 
 fn check_body(subject: &Subject<'_>, entry: &LogEntry, log: &LogInstance, times: &[u64]) -> Outcome {

@@ -11,19 +11,19 @@ use serde_json::Value;
 use super::{Outcome, Subject, fail};
 use crate::bundle::Content;
 use crate::entry::LogEntry;
-use crate::hashedrekord::MAX_BODY_BYTES;
+use crate::hashedrekord::{KIND, MAX_BODY_BYTES};
 use crate::keys::HashAlgorithm;
 use crate::pem;
 use crate::report::Code;
 
 /// What an entry says, as far as it matters here.
-struct Said {
-    signature: Option<Vec<u8>>,
+pub(crate) struct Said {
+    pub(crate) signature: Option<Vec<u8>>,
     /// DER of a certificate or key.
-    verifier: Option<Vec<u8>>,
-    hash: Option<HashAlgorithm>,
+    pub(crate) verifier: Option<Vec<u8>>,
+    pub(crate) hash: Option<HashAlgorithm>,
     /// In lower-case hexadecimal.
-    digest: Option<String>,
+    pub(crate) digest: Option<String>,
 }
 
 /// The entry is about this very signature.
@@ -35,12 +35,11 @@ pub(super) fn check_body(subject: &Subject<'_>, entry: &LogEntry) -> Outcome {
     if stated != (entry.kind.as_str(), entry.version.as_str()) {
         return fail(Code::LogEntryMismatch, "the log entry is of another kind than it is said to be");
     }
-    let (said, payload) = match (stated, &subject.bundle.content) {
-        (("hashedrekord", "0.0.1"), Content::MessageSignature { .. }) => (hashedrekord(&body["spec"]), None),
-        (("dsse", "0.0.1"), Content::Dsse(envelope)) => (dsse(&body["spec"]), Some(&envelope.payload)),
-        (("dsse", "0.0.2"), Content::Dsse(envelope)) => (dsse2(&body["spec"]["dsseV002"]), Some(&envelope.payload)),
-        (("intoto", "0.0.2"), Content::Dsse(envelope)) => (intoto(&body["spec"]["content"]), Some(&envelope.payload)),
-        ((kind, version), _) => {
+    let (kind, version) = stated;
+    let (said, payload) = match (said(kind, version, &body), &subject.bundle.content) {
+        (Some(said), Content::MessageSignature { .. }) if kind == KIND => (said, None),
+        (Some(said), Content::Dsse(envelope)) if kind != KIND => (said, Some(&envelope.payload)),
+        (_, _) => {
             return fail(Code::LogEntryUnsupported, format!("{kind} {version} is not read for this kind of bundle"));
         }
     };
@@ -62,14 +61,25 @@ pub(super) fn check_body(subject: &Subject<'_>, entry: &LogEntry) -> Outcome {
     Ok(format!("{} {}", entry.kind, entry.version))
 }
 
+/// What a body of this kind and version says; nothing, if it is not read here.
+pub(crate) fn said(kind: &str, version: &str, body: &Value) -> Option<Said> {
+    match (kind, version) {
+        (KIND, "0.0.1") => Some(hashedrekord(&body["spec"])),
+        ("dsse", "0.0.1") => Some(dsse(&body["spec"])),
+        ("dsse", "0.0.2") => Some(dsse2(&body["spec"]["dsseV002"])),
+        ("intoto", "0.0.2") => Some(intoto(&body["spec"]["content"])),
+        _ => None,
+    }
+}
+
 fn hashedrekord(spec: &Value) -> Said {
     let (signature, hash) = (&spec["signature"], &spec["data"]["hash"]);
-    said(signature["content"].as_str().and_then(bytes), &signature["publicKey"]["content"], hash)
+    of_text(signature["content"].as_str().and_then(bytes), &signature["publicKey"]["content"], hash)
 }
 
 fn dsse(spec: &Value) -> Said {
     let signature = only(&spec["signatures"]);
-    said(signature["signature"].as_str().and_then(bytes), &signature["verifier"], &spec["payloadHash"])
+    of_text(signature["signature"].as_str().and_then(bytes), &signature["verifier"], &spec["payloadHash"])
 }
 
 /// Here, signatures are in base64 twice.
@@ -77,10 +87,10 @@ fn intoto(content: &Value) -> Said {
     let signature = only(&content["envelope"]["signatures"]);
     let twice = signature["sig"].as_str().and_then(bytes);
     let once = twice.and_then(|text| bytes(std::str::from_utf8(&text).ok()?));
-    said(once, &signature["publicKey"], &content["payloadHash"])
+    of_text(once, &signature["publicKey"], &content["payloadHash"])
 }
 
-fn said(signature: Option<Vec<u8>>, verifier: &Value, hash: &Value) -> Said {
+fn of_text(signature: Option<Vec<u8>>, verifier: &Value, hash: &Value) -> Said {
     let named = |name: &str| HashAlgorithm::ALL.into_iter().find(|h| h.in_toto_name() == name);
     Said {
         signature,

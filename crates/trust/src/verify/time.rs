@@ -3,16 +3,16 @@
 use countersign_proof::canonical::to_canonical;
 use serde_json::json;
 
-use super::{Failure, Outcome, Run, Subject, chain, fail};
+use super::{Failure, Outcome, Policy, Run, Subject, chain, fail};
 use crate::certificate::Certificate;
 use crate::entry::LogEntry;
 use crate::keys::{HashAlgorithm, PublicKey};
 use crate::report::{CheckName, Code, SignedTime};
-use crate::root::{AuthorityInstance, TrustedRoot};
+use crate::root::{AuthorityInstance, LogInstance, TrustedRoot};
 use crate::timestamp::{TimestampError, Token};
 
 /// Checks every timestamp and every promise of a log, and notes the times that hold.
-pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot) {
+pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot, policy: &Policy) {
     let mut unknown = Vec::new();
     for timestamp in &subject.bundle.timestamps {
         match check_timestamp(timestamp, subject.bundle.content.signature(), root) {
@@ -35,7 +35,11 @@ pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot) {
             run.skip(CheckName::Timestamp, Some(code), detail);
         }
     }
-    if run.times.is_empty() && !run.checks.iter().any(|c| c.name == CheckName::Timestamp) {
+    let nobody = run.times.is_empty() && !run.checks.iter().any(|c| c.name == CheckName::Timestamp);
+    if nobody && policy.without_time {
+        run.not_checked.push("when it was signed: nobody trusted says so".to_owned());
+        run.skip(CheckName::Timestamp, Some(Code::NoTrustedTime), "nobody trusted says when it was signed");
+    } else if nobody {
         run.record(CheckName::Timestamp, fail(Code::NoTrustedTime, "nobody trusted says when it was signed"));
     }
 }
@@ -46,12 +50,43 @@ fn check_timestamp(der: &[u8], signature: &[u8], root: &TrustedRoot) -> Result<S
     let mut failure = Failure(Code::TimestampAuthorityUnknown, "it is by no trusted authority".to_owned());
     for authority in &root.timestamp_authorities {
         match check_authority(&token, authority) {
-            Ok(()) => return Ok(SignedTime { seconds: token.seconds(), source: source(authority) }),
+            Ok(()) => return Ok(time_by(authority, token.seconds())),
             Err(Failure(Code::TimestampAuthorityUnknown, _)) => {}
             Err(other) => failure = other,
         }
     }
     Err(failure)
+}
+
+/// Whether a stamp is by this very authority, and when that was. What it is over is the caller's to check.
+///
+/// # Errors
+/// The failure's stable name, and words for people.
+pub(crate) fn check_stamp(token: &Token, authority: &AuthorityInstance) -> Result<SignedTime, (Code, String)> {
+    match check_authority(token, authority) {
+        Ok(()) => Ok(time_by(authority, token.seconds())),
+        Err(Failure(code, detail)) => Err((code, detail)),
+    }
+}
+
+/// Whether certificates, the authority's own first, are a chain for timestamps at a time in seconds.
+///
+/// # Errors
+/// As above.
+pub(crate) fn check_timestamp_chain(chain: &[Certificate], at: u64) -> Result<(), (Code, String)> {
+    let Some((leaf, issuers)) = chain.split_first() else {
+        return Err((Code::TimestampProfile, "there is no certificate".to_owned()));
+    };
+    chain::check(leaf, issuers, at, &chain::TIMESTAMPING).map_err(|Failure(code, detail)| (code, detail))?;
+    match leaf.public_key() {
+        Ok(PublicKey::P256(_) | PublicKey::P384(_)) => Ok(()),
+        Ok(PublicKey::Ed25519(_)) => Err((Code::KeyUnsupported, "timestamps by Ed25519 keys are not read".to_owned())),
+        Err(error) => Err((Code::KeyUnsupported, error.to_string())),
+    }
+}
+
+fn time_by(authority: &AuthorityInstance, seconds: u64) -> SignedTime {
+    SignedTime { seconds, source: source(authority), operator: authority.operator.clone() }
 }
 
 fn source(authority: &AuthorityInstance) -> String {
@@ -97,17 +132,22 @@ fn check_promise(run: &mut Run, entry: &LogEntry, root: &TrustedRoot) {
     let Some(log) = root.logs.iter().find(|log| log.log_id == entry.log_id) else {
         return run.skip(CheckName::LogPromise, Some(Code::LogUnknown), "it is by no trusted log");
     };
-    let outcome = promise_time(entry, &log.public_key).and_then(|time| match log.window.contains(time) {
-        true => Ok(time),
-        false => fail(Code::LogNotValid, format!("the log was not trusted at {time}")),
-    });
-    match outcome {
-        Ok(seconds) => {
-            run.record(CheckName::LogPromise, Ok(format!("taken at {seconds}")) as Outcome);
-            run.times.push(SignedTime { seconds, source: log.base_url.clone() });
+    match promised(entry, log) {
+        Ok(time) => {
+            run.record(CheckName::LogPromise, Ok(format!("taken at {}", time.seconds)) as Outcome);
+            run.times.push(time);
         }
         Err(failure) => run.record(CheckName::LogPromise, Err(failure)),
     }
+}
+
+/// When a log says that it took an entry.
+pub(super) fn promised(entry: &LogEntry, log: &LogInstance) -> Result<SignedTime, Failure> {
+    let seconds = promise_time(entry, &log.public_key)?;
+    if !log.window.contains(seconds) {
+        return fail(Code::LogNotValid, format!("the log was not trusted at {seconds}"));
+    }
+    Ok(SignedTime { seconds, source: log.base_url.clone(), operator: log.operator.clone() })
 }
 
 fn promise_time(entry: &LogEntry, public_key: &[u8]) -> Result<u64, Failure> {

@@ -21,14 +21,16 @@ pub const ARTIFACT: &[u8] = b"release 1.2.3\n";
 pub const IDENTITY: &str = "https://gw.example.com/ws/1/signer";
 pub const MAIL: &str = "ann@example.com";
 
-/// What verifiers of others accept although we refuse it: they do not look at every time in a trusted root.
+/// What verifiers of others accept although we refuse it: most do not look at every time in a trusted root.
 /// (sigstore-python 4.5.1 looks at those of timestamp authorities only, @sigstore/verify 4.1.3 and the crate sigstore-verify
 /// 0.15.1 not at those of logs.)
 #[allow(dead_code)]
-pub const LENIENT: [(&str, &[&str]); 3] = [
+pub const LENIENT: [(&str, &[&str]); 4] = [
     ("authority-ended", &["sigstore-python"]),
     ("sct-key-ended", &["sigstore-python"]),
     ("log-ended", &["sigstore-python", "@sigstore/verify", "sigstore-verify"]),
+    // One good stamp is enough for it.
+    ("timestamp-by-another-authority-byte", &["sigstore-python"]),
 ];
 
 /// One bundle with what a verifier is told, and what it must find.
@@ -254,7 +256,9 @@ fn changed_time(world: &World, good: &Good) -> Vec<Changed> {
         change(&mut bundle);
         bundle
     };
-    let minutes = |n: u64| move |b: &mut Bundle| stamp(world, b, world.now_ms + n * 60_000);
+    let seconds = |n: u64| move |b: &mut Bundle| stamp(world, b, world.now_ms + n * 1000);
+    let outside = timestamp::Request::over(good.certificate.content.signature());
+    let outside = timestamp::grant(&world.outside, &outside, [8; 16], world.now_ms + 1000).expect("valid");
     vec![
         (
             "timestamp-signature-byte",
@@ -272,16 +276,23 @@ fn changed_time(world: &World, good: &Good) -> Vec<Changed> {
             &[Code::TimestampMismatch, Code::NoTrustedTime],
         ),
         ("timestamp-missing", change(&|b| b.timestamps.clear()), &[Code::NoTrustedTime, Code::NoTrustedTime]),
-        ("timestamp-in-the-last-second", change(&minutes(10)), &[]),
-        ("timestamp-after-the-certificate", change(&minutes(11)), &[Code::CertificateNotValid]),
+        ("timestamp-in-the-last-second", change(&seconds(570)), &[]),
+        ("timestamp-after-the-certificate", change(&seconds(571)), &[Code::CertificateNotValid]),
         (
             "one-of-two-timestamps-after-the-certificate",
             change(&|b| {
                 let first = b.timestamps.clone();
-                minutes(11)(b);
+                seconds(571)(b);
                 b.timestamps.splice(0..0, first);
             }),
             &[Code::CertificateNotValid],
+        ),
+        ("timestamp-by-another-authority-too", change(&|b| b.timestamps.push(outside.clone())), &[]),
+        ("timestamp-by-another-authority-alone", change(&|b| b.timestamps = vec![outside.clone()]), &[]),
+        (
+            "timestamp-by-another-authority-byte",
+            change(&|b| b.timestamps.push(flip_last(&outside))),
+            &[Code::TimestampSignatureWrong],
         ),
     ]
 }

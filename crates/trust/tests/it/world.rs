@@ -8,11 +8,14 @@ use countersign_proof::merkle::{Frontier, Hash, HashReader, inclusion_proof, lea
 use countersign_proof::note::{NoteSigner, VerifierKey};
 use countersign_trust::authority::Authority;
 use countersign_trust::bundle::Bundle;
-use countersign_trust::root::{LogInstance, Services, TrustedRoot, Window};
+use countersign_trust::root::{AuthorityInstance, LogInstance, Services, TrustedRoot, Window};
 use countersign_trust::sign::{Logged, Unlogged, log_entry};
 
 pub const ISSUER: &str = "https://gw.example.com";
 pub const ORGANISATION: &str = "Example Hospital";
+/// Who runs the outside timestamp authority, and where.
+pub const ELSEWHERE: &str = "Elsewhere";
+pub const OUTSIDE: &str = "https://tsa.elsewhere.example";
 
 /// A log in memory.
 pub struct Log {
@@ -95,6 +98,8 @@ pub struct World {
     pub authority: Authority,
     pub log: Log,
     pub root: TrustedRoot,
+    /// Somebody else's, of whom the root names the timestamp authority only.
+    pub outside: Authority,
     seeds: u8,
 }
 
@@ -111,7 +116,10 @@ impl World {
         root.add_authority(&retired.public(), ISSUER, before).expect("readable");
         root.add_authority(&authority.public(), ISSUER, Window::since(start)).expect("readable");
         root.logs = vec![closed.instance(before), log.instance(Window::since(start))];
-        Self { now_ms, authority, log, root, seeds: 100 }
+        let outside = Authority::generate(ELSEWHERE, &[6; 32], start).expect("a good name");
+        let instance = AuthorityInstance::timestamping(&outside.public(), OUTSIDE, Window::since(start));
+        root.timestamp_authorities.push(instance.expect("readable"));
+        Self { now_ms, authority, log, root, outside, seeds: 100 }
     }
 
     /// A seed for one signature.

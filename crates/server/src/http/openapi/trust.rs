@@ -26,6 +26,7 @@ pub(super) fn trust() -> Vec<(String, Value)> {
             "properties": {
                 "artifact": text(), "signature": text(), "bundle": { "type": "object" },
                 "trusted_root": { "type": "object" }, "identity": text(), "issuer": text(),
+                "certificate": text(), "public_key": text(), "log": text(),
                 "scenario": { "type": "string", "description": "Only where the node plays scenarios: the answer is made up." },
             },
         }))
@@ -38,7 +39,7 @@ pub(super) fn trust() -> Vec<(String, Value)> {
     let scan = operation("getScan", "The document of a scan, byte for byte, once it holds (trust:get_scan)")
         .path("digest", "The document's digest, as addScan gave it.")
         .answers("200", "The document; `Repr-Digest` has its SHA-256.", any_object());
-    let transparency = ["signer", "artifact_type", "artifact", "start_date", "end_date", "cursor"]
+    let transparency = ["signer", "artifact_type", "artifact", "start_date", "end_date", "cursor", "log"]
         .into_iter()
         .fold(
             operation("queryTransparency", "Find signatures, newest first (trust:query_transparency)"),
@@ -52,6 +53,7 @@ pub(super) fn trust() -> Vec<(String, Value)> {
         );
     let signature = operation("getSignature", "One signature with its bundle (trust:get_signature)")
         .path("entry_id", "The entry's id.")
+        .query("log", "string", "By whose entry the bundle proves that it is logged: own, or outside.")
         .answers("200", "The signature.", any_object());
     let stats = operation("getStats", "How much was signed and verified (trust:get_stats)").answers(
         "200",
