@@ -17,7 +17,8 @@ use uuid::Uuid;
 const BATCH: u64 = 1000;
 
 fn main() {
-    let [home, seed, count] = std::env::args().skip(1).collect::<Vec<_>>().try_into().unwrap();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [home, seed, count]: [String; 3] = arguments.try_into().unwrap();
     let (home, count): (&Path, u64) = (home.as_ref(), count.parse().unwrap());
     let byte = |n: usize| u8::from_str_radix(&seed[2 * n..2 * n + 2], 16).unwrap();
     let options = LedgerOptions::new("localhost", std::array::from_fn(byte), home.join("state/head"));
