@@ -18,6 +18,7 @@ mod options;
 mod paths;
 mod peers;
 mod power;
+mod s3;
 mod setup;
 mod sigstore;
 mod soak;
@@ -71,6 +72,7 @@ cargo xtask COMMAND
   foreign                  images signed by a node before cosign, its log before litewitness; needs Go, and is not part of `test`
   jose                     signed artifacts before other people's JOSE libraries, and each of them changed
   mail                     notices to a mail server of others, read by another parser; and servers that must not be trusted
+  s3                       signed artifacts in a bucket of somebody else's S3: locks, holds, a store that goes away or is changed
   softhsm                  keys on a PKCS#11 token: sign, rotate, restart, and a token that goes away
   observe                  metrics and spans of a real node, read by other people's parsers
   soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
@@ -157,6 +159,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         }
         "jose" => jose::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "mail" => mail::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "s3" => s3::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "softhsm" => softhsm::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "foreign" => foreign::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),

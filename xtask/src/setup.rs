@@ -38,6 +38,7 @@ pub fn everything() -> Result<()> {
     debian(PROGRAMS)?;
     npm()?;
     python()?;
+    stand_ins()?;
     verifiers()
 }
 
@@ -58,6 +59,20 @@ pub fn verifiers() -> Result<()> {
     let (to, from) = (verifiers_directory(), paths::root().join("xtask/verifiers"));
     npm_packages(&to, &from)?;
     python_packages(&to, &from)
+}
+
+/// Where other people's implementations of services are.
+pub fn stand_ins_directory() -> PathBuf {
+    paths::target().join("stand-ins")
+}
+
+/// Installs other people's implementations of services, at the versions that are checked in under `xtask/stand-ins`.
+///
+/// # Errors
+/// If something cannot be installed.
+pub fn stand_ins() -> Result<()> {
+    programs(&["python3"])?;
+    python_packages(&stand_ins_directory(), &paths::root().join("xtask/stand-ins"))
 }
 
 /// Installs Node.js and the npm packages alone.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
 use crate::{
-    conformance, crash, evidence, fuzz, hostile, jose, mail, observe, oidc, paths, peers, power, setup, sigstore,
+    conformance, crash, evidence, fuzz, hostile, jose, mail, observe, oidc, paths, peers, power, s3, setup, sigstore,
     softhsm, strace, tidy, twins, use_cases, walkthrough, witness,
 };
 
@@ -55,6 +55,7 @@ const STAGES: &[Stage] = &[
     ("hostile", |binary| one(hostile::run(binary, &hostile::Plan::default()))),
     ("crash", |binary| one(crash::run(binary, &plan("crash", 2_000, 6)))),
     ("crash, artifacts", |binary| one(crash::artifacts::run(binary, &plan("crash-artifacts", 600, 5)))),
+    ("s3", |binary| one(s3::run(binary))),
     ("crash, two nodes", |binary| {
         let (writes, kills, seed) = (1_000, 4, Random::seed_from_clock());
         one(crash::nodes::run(binary, &crash::nodes::Plan { writes, kills, nodes: 2, seed, name: "crash-postgres" }))

@@ -628,13 +628,16 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
+fn is_leap(year: u64) -> bool {
+    (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400)
+}
+
 /// `20260301T120000Z` in seconds since 1970.
 fn seconds(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
     let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
-    let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-    let lengths = [31, if leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let before: u64 = (1970..year).map(|year| if leap(year) { 366 } else { 365 }).sum();
+    let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let before: u64 = (1970..year).map(|year| if is_leap(year) { 366 } else { 365 }).sum();
     let months: u64 = lengths.iter().take(usize::try_from(month).ok()?.checked_sub(1)?).sum();
     Some(
         (before + months + day.checked_sub(1)?) * 86_400
@@ -646,13 +649,12 @@ fn seconds(text: &str) -> Option<u64> {
 
 /// The other way round, as listings have it.
 fn date(seconds: u64) -> String {
-    let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
     let (mut days, mut year, mut month) = (seconds / 86_400, 1970, 0);
-    while days >= if leap(year) { 366 } else { 365 } {
-        days -= if leap(year) { 366 } else { 365 };
+    while days >= if is_leap(year) { 366 } else { 365 } {
+        days -= if is_leap(year) { 366 } else { 365 };
         year += 1;
     }
-    let lengths = [31, if leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     while days >= lengths[month] {
         days -= lengths[month];
         month += 1;

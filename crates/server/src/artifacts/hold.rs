@@ -83,6 +83,7 @@ pub(super) fn remarks(input: &Value) -> Map<String, Value> {
     members.extend(input.get("hold").and_then(Value::as_bool).map(|hold| ("hold".to_owned(), json!(hold))));
     let reason = input.get("reason").and_then(Value::as_str);
     let bounded = reason.map(|reason| reason.chars().take(tools::MAX_REASON).collect::<String>());
-    members.extend(bounded.map(|reason| ("reason".to_owned(), json!(reason))));
+    // `reason` is why a call was refused.
+    members.extend(bounded.map(|reason| ("hold_reason".to_owned(), json!(reason))));
     members
 }

@@ -23,7 +23,7 @@ pub enum ObjectSettings {
     /// In a directory.
     Directory(PathBuf),
     /// In a bucket.
-    S3(S3Settings),
+    S3(Box<S3Settings>),
 }
 
 /// A bucket, and what it takes to get there.
@@ -47,7 +47,7 @@ pub(super) fn settings(
     match (directory, s3) {
         (None, None) => Ok(ObjectSettings::Directory(data_dir.join("objects"))),
         (Some(path), None) => Ok(ObjectSettings::Directory(base.join(path.into_inner()))),
-        (None, Some(section)) => bucket(section, source, base).map(ObjectSettings::S3),
+        (None, Some(section)) => bucket(section, source, base).map(|settings| ObjectSettings::S3(Box::new(settings))),
         (Some(path), Some(_)) => {
             let message = "artifacts are kept in a directory (objects) or in a bucket ([trust.s3]), not in both";
             Err(source.complain(&path, message.to_owned()))

@@ -381,7 +381,7 @@ impl Forwarding {
         let answer = blocking(move || read_answer(status, index.as_deref(), &body, &own, &log)).await?;
         match answer {
             Answer::Logged(entry, _) => Ok(Settled::Logged(entry)),
-            Answer::Exists(index) => self.from_tiles(index, leaf, deadline).await,
+            Answer::Exists(index) => self.in_tiles(index, leaf, deadline).await,
             Answer::Refused(why) => Ok(Settled::Refused(why)),
             Answer::Away(why) => Err(Trouble::Away(why)),
             Answer::Unusable(why) => Err(Trouble::Unusable(why)),
@@ -389,7 +389,7 @@ impl Forwarding {
     }
 
     /// The proof of an entry that the log has already.
-    async fn from_tiles(&self, index: u64, leaf: &[u8], deadline: Instant) -> Result<Settled, Trouble> {
+    async fn in_tiles(&self, index: u64, leaf: &[u8], deadline: Instant) -> Result<Settled, Trouble> {
         let there = |error: Trouble| Trouble::Unusable(format!("it has the entry at {index} already; {error}"));
         let base = self.settings.url.join(TILES_PATH).map_err(|e| Trouble::Here(e.to_string()))?;
         let note = self.get(&base, "checkpoint", MAX_NOTE_BYTES, deadline).await.map_err(there)?;

@@ -55,7 +55,8 @@ fn entry(bundle: &Bundle) -> (String, Value) {
 }
 
 /// A log with these entries, that answers searches with all of them, and entries as a function says.
-type Change = Arc<Mutex<Box<dyn Fn(&Asked, Reply) -> Reply + Send + Sync>>>;
+type Becomes = Box<dyn Fn(&Asked, Reply) -> Reply + Send + Sync>;
+type Change = Arc<Mutex<Becomes>>;
 
 fn log(copies: usize) -> (Service, Change) {
     let entries: Vec<_> = ["cosign.sigstore.json", "key.sigstore.json"].map(|name| entry(&bundle(name))).into();
@@ -209,7 +210,7 @@ async fn another_log_is_searched_by_artifact_or_mail_a_page_at_a_time() {
     }
 
     // A changed entry is shown as what it is: another, or one that is not proved.
-    let set = |with: Box<dyn Fn(&Asked, Reply) -> Reply + Send + Sync>| *change.lock().expect("nobody panicked") = with;
+    let set = |with: Becomes| *change.lock().expect("nobody panicked") = with;
     let text = |reply: &Reply| match reply {
         Reply::Http { body, .. } => String::from_utf8_lossy(body).into_owned(),
         _ => String::new(),

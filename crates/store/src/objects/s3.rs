@@ -45,6 +45,8 @@ const PAGE: &str = "1000";
 const MAX_PAGE: usize = 4 << 20;
 /// Most attempts to write.
 const WRITES: u32 = 3;
+/// What GetBucketVersioning answers with: AWS, and moto.
+const VERSIONING: [&str; 2] = ["VersioningConfiguration", "GetBucketVersioningResponse"];
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
 /// How objects are encrypted where they lie.
@@ -178,8 +180,13 @@ impl S3 {
     /// Whether the bucket keeps versions and locks, where that is relied on.
     async fn inspect(&self, deadline: Instant) -> Result<Option<String>, ObjectError> {
         let bucket = &self.config.bucket;
-        let answer = self.about_bucket("versioning", deadline).await.map_err(|fault| fault.about(bucket))?;
-        let versioning = document(&answer.body, "VersioningConfiguration").map_err(|fault| fault.about(bucket))?;
+        // What is no S3 does not become one by waiting.
+        let refused = |fault: Fault| match fault {
+            Fault::Odd(words) => ObjectError::Refused(words),
+            other => other.about(bucket),
+        };
+        let answer = self.about_bucket("versioning", deadline).await.map_err(refused)?;
+        let versioning = document(&answer.body, &VERSIONING).map_err(refused)?;
         let has_versions = versioning.text_of("Status") == Some("Enabled");
         if self.config.retention.is_none() {
             let words = format!(
@@ -197,11 +204,11 @@ impl S3 {
             ))
         };
         let lock = match self.about_bucket("object-lock", deadline).await {
-            Ok(answer) => document(&answer.body, "ObjectLockConfiguration").map_err(|fault| fault.about(bucket))?,
+            Ok(answer) => document(&answer.body, &["ObjectLockConfiguration"]).map_err(refused)?,
             Err(Fault::Refused { code, .. }) if code == "ObjectLockConfigurationNotFoundError" => {
                 return Err(unlocked());
             }
-            Err(fault) => return Err(fault.about(bucket)),
+            Err(fault) => return Err(refused(fault)),
         };
         match has_versions && lock.text_of("ObjectLockEnabled") == Some("Enabled") {
             true => Ok(None),
@@ -460,7 +467,7 @@ pub fn fuzz(body: &[u8]) {
     if let Ok((page, _)) = listing(body, "p/") {
         assert!(page.len() <= body.len());
     }
-    let _ = document(body, "VersioningConfiguration");
+    let _ = document(body, &VERSIONING);
     let fault = answer::fault(400, &http::HeaderMap::new(), Some(body), |_| false);
     assert!(fault.about("key").to_string().len() < 2000);
 }

@@ -236,6 +236,9 @@ async fn a_bucket_that_will_not_do_is_refused_before_anything_is_put_there() {
         let words = refusal(changed, secret).await;
         assert!(words.contains(word) && !words.contains(SECRET), "{words}");
     }
+    // Something else answers there.
+    bucket.trouble("GetBucketVersioning", [Trouble::Answer(200, b"<html></html>".to_vec())]);
+    assert!(refusal(config(&bucket), SECRET).await.contains("check the endpoint"));
     // While it is away nothing is known: it is asked before the first object.
     bucket.with(|state| (state.is_away, state.has_lock) = (true, false));
     let (store, note) = try_open(config(&bucket), SECRET).await.expect("opens");

@@ -171,16 +171,16 @@ pub(super) fn lock_of(headers: &HeaderMap) -> Result<Lock, Fault> {
     Ok(Lock { retention, held: header(headers, "x-amz-object-lock-legal-hold") == Some("ON") })
 }
 
-/// A document whose root has this name.
-pub(super) fn document(body: &[u8], root: &str) -> Result<Element, Fault> {
-    let odd = || Fault::Odd(format!("the store's answer is no {root}; check the endpoint"));
-    xml::parse(body).filter(|found| found.name == root).ok_or_else(odd)
+/// A document whose root has one of these names: not every store gives the root the one that AWS does.
+pub(super) fn document(body: &[u8], roots: &[&str]) -> Result<Element, Fault> {
+    let odd = || Fault::Odd(format!("the store's answer is no {}; check the endpoint", roots.join(" or ")));
+    xml::parse(body).filter(|found| roots.contains(&found.name.as_str())).ok_or_else(odd)
 }
 
 /// A page of a listing, without the prefix; whether the store has more.
 pub(super) fn listing(body: &[u8], prefix: &str) -> Result<(Vec<Listed>, bool), Fault> {
     let odd = || Fault::Odd("the store's listing is not S3's".to_owned());
-    let page = document(body, "ListBucketResult")?;
+    let page = document(body, &["ListBucketResult"])?;
     let mut found = Vec::new();
     for entry in page.all("Contents") {
         let key = entry.text_of("Key").and_then(decoded).ok_or_else(odd)?;
