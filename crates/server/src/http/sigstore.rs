@@ -11,6 +11,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use countersign_domain::{Refusal, RefusalKind};
+use countersign_trust::root::AuthorityInstance;
 use countersign_trust::{hashedrekord, issuing, pem, timestamp};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -138,7 +139,10 @@ async fn trust_bundle(State(app): State<Arc<App>>) -> Answered {
 /// The certificates of the timestamp authority that stamps now, leaf first.
 async fn stamp_chain(State(app): State<Arc<App>>) -> Answered {
     let root = super::trust::published(&app).await?.trusted_root;
-    let current = root.timestamp_authorities.iter().rev().find(|authority| authority.window.end.is_none());
+    // Outside authorities may be listed beside the node's own.
+    let issuer = super::trust::custody(&app)?.issuer();
+    let is_ours = |authority: &&AuthorityInstance| authority.uri == issuer && authority.window.end.is_none();
+    let current = root.timestamp_authorities.iter().rev().find(is_ours);
     let chain = current.map(|authority| authority.chain.as_slice()).unwrap_or_default();
     let text: String = chain.iter().map(|c| pem::encode(c.der(), pem::CERTIFICATE)).collect();
     Ok(cached(([(CONTENT_TYPE, "application/pem-certificate-chain")], text).into_response()))

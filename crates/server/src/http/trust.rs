@@ -192,7 +192,7 @@ async fn rotate(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap,
     json(&custody.rotate(&caller.principal, &order.reason, leaked).await.map_err(away)?)
 }
 
-fn custody(app: &App) -> Result<&Arc<Custody>, Refused> {
+pub(super) fn custody(app: &App) -> Result<&Arc<Custody>, Refused> {
     let off = || Refused(Refusal::new(RefusalKind::NotFound, "this node does not sign; see [trust] in docs/trust.md"));
     app.custody.as_ref().ok_or_else(off)
 }
