@@ -246,7 +246,10 @@ impl Forwarding {
         let draft = Draft { log: self.origin(), about: About::Start, of: None, artifact, at };
         let start = row(&draft, None, &Kept { after, backlog, ..Kept::default() });
         // Of nodes that start at the same time, one says where forwarding begins.
-        let once = Digest::of_parts(&[b"countersign: where forwarding begins to ", self.origin().as_bytes()]).0;
+        let what: &[u8] = if backlog { b"everything" } else { b"what follows" };
+        let once: [&[u8]; 4] =
+            [b"countersign: where forwarding begins, with ", what, b", to ", self.origin().as_bytes()];
+        let once = Digest::of_parts(&once).0;
         let ops =
             vec![StateOp::CooldownBegin { key: once, pause: LEASE }, StateOp::TrustRecord { row: Box::new(start) }];
         match self.ledger.append(Append { ops, ..Append::default() }).await {

@@ -106,8 +106,8 @@ async fn what_was_signed_while_the_log_was_away_follows_after_a_restart() {
     let stats = until(&world, |stats| stats["last_problem"].is_string()).await;
     assert_eq!((&stats["waiting"], &stats["forwarded"]), (&json!(2), &json!(0)), "{stats}");
     let world = world.restart().await;
-    rekor.resume();
     rekor.behave(Behaviour::Away);
+    rekor.resume();
     let stats = until(&world, |stats| stats["last_problem"].is_string()).await;
     assert!(stats["last_problem"].to_string().contains("max pushback"), "{stats}");
     rekor.behave(Behaviour::Good);

@@ -80,7 +80,7 @@ fn log(copies: usize) -> (Service, Change) {
 
 async fn world(service: &Service) -> World {
     let settings = format!(
-        "[trust]\nenabled = true\n[[trust.logs]]\nname = \"public\"\nurl = \"{}/v1log\"\ntrusted_root = \"{}\"\n",
+        "[trust]\nenabled = true\n[[trust.logs]]\nname = \"public\"\nurl = \"{}/v1log\"\ntrusted_root = \"{}\"\n[limits.breakers]\nenabled = false\n",
         service.url(),
         path("public-good.json").display()
     );
