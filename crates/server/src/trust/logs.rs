@@ -88,7 +88,7 @@ impl Logs {
 
 impl Log {
     fn unavailable(&self, trouble: &Trouble) -> Failure {
-        Failure::Undone(format!("the log {}: {trouble}", self.name))
+        Failure::Outside(format!("the log {}: {trouble}", self.name))
     }
 
     async fn search(&self, question: Vec<u8>, deadline: Instant) -> Result<Vec<EntryName>, Trouble> {
@@ -132,7 +132,7 @@ impl Log {
     /// The log's entry for a signature; nothing, if it has none among the first that are about the artifact.
     ///
     /// # Errors
-    /// [`Failure::Undone`], if it does not answer.
+    /// [`Failure::Outside`], if it does not answer.
     pub(super) async fn find(
         &self,
         artifact: &Digest,

@@ -86,7 +86,7 @@ impl Stamping {
     /// A stamp over a signature.
     ///
     /// # Errors
-    /// [`Failure::Undone`], if there is none and it is required.
+    /// [`Failure::Outside`], if there is none and it is required.
     pub(super) async fn stamp(&self, signature: &[u8], computing: &Computing) -> Result<Stamped, Failure> {
         if let Some(why) = self.left_alone() {
             return Ok(Stamped::No(why));
@@ -105,7 +105,7 @@ impl Stamping {
                 tracing::warn!(required = self.required, "{why}");
                 *trouble = Some((Instant::now(), why.clone()));
                 match self.required {
-                    true => Err(Failure::Undone(format!("nothing was signed: {why}"))),
+                    true => Err(Failure::Outside(format!("nothing was signed: {why}"))),
                     false => Ok(Stamped::No(why)),
                 }
             }
