@@ -151,7 +151,7 @@ impl Scene<'_> {
         let mut command = Command::new(self.binary);
         command.args(["up", "--home"]).arg(home.directory()).envs(right.clone());
         let (_, said) = refused(&mut command, &home)?;
-        checks.check("what the policy forbids is said", said.contains("policy must both allow"), || said.clone());
+        checks.check("what the policy forbids is said", said.contains("must both allow it"), || said.clone());
         self.moto.do_(&["allow"]).map(drop)
     }
 
