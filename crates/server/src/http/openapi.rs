@@ -755,6 +755,7 @@ mod tests {
             include_str!("members.rs"),
             include_str!("connections.rs"),
             include_str!("trust.rs"),
+            include_str!("sigstore.rs"),
             include_str!("witness.rs"),
             include_str!("replay.rs"),
         ]

@@ -157,9 +157,12 @@ async fn nobody_gets_a_certificate_without_a_token_for_it_and_the_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_log_nothing() {
     let world = world(SETTINGS).await;
-    // Tools and policies are settled: from here on nothing but what is sent can make the log grow.
     let auditor = world.person("ann", &["auditor"]);
     let events = async || world.get("/audit/events?limit=200&workspace=_node", &auditor).await.json();
+    // Once policies are in force, nothing but what is sent can make the log grow.
+    while !events().await.to_string().contains("policy.loaded") {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let before = (world.get("/checkpoint", "").await.text(), events().await);
     let post = async |body: String| {
         let reply = world.post("/api/v2/log/entries", "", &body).await;
