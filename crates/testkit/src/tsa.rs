@@ -15,12 +15,11 @@ const CONFIG: &str = "\
 serial = serial
 signer_cert = leaf.pem
 signer_key = leaf.key
-certs = root.pem
 signer_digest = sha256
 default_policy = 1.2.3.4.1
 digests = sha256, sha384, sha512
 accuracy = secs:1
-tsa_name = yes
+tsa_name = no
 ess_cert_id_alg = sha256
 [refusing]
 serial = serial

@@ -312,11 +312,12 @@ impl Custody {
         let directory = self.ledger.read(|r: &dyn Reader| r.directory()).await?;
         let keys = self.keyring.workspace(&WorkspaceName::node()).await.map_err(unusable)?;
         let (mut all, mut current) = (Vec::new(), None);
-        let mut rows: Vec<_> = directory.rows.iter().filter(|row| row.kind == DirectoryKind::Authority).collect();
-        // Two nodes that start at once may each make one: the first is the one.
-        rows.sort_by(|a, b| (a.at, &a.name).cmp(&(b.at, &b.name)));
-        for row in rows {
-            let facts: Facts = serde_json::from_str(&row.body).map_err(unusable)?;
+        let rows = directory.rows.iter().filter(|row| row.kind == DirectoryKind::Authority);
+        let rows = rows.map(|row| serde_json::from_str::<Facts>(&row.body).map(|facts| (facts, row)));
+        let mut rows = rows.collect::<Result<Vec<_>, _>>().map_err(unusable)?;
+        // Two nodes that start at once may each make one: the first is the one. A row's own time is that of its last change.
+        rows.sort_by(|(a, one), (b, other)| (a.created, &one.name).cmp(&(b.created, &other.name)));
+        for (facts, row) in rows {
             let sealed = STANDARD.decode(&facts.sealed).map_err(unusable)?;
             let plain = zeroize::Zeroizing::new(keys.open(&purpose(&row.name), &sealed).map_err(unusable)?);
             let authority = Authority::from_bytes(&plain).map_err(unusable)?;

@@ -202,7 +202,7 @@ async fn strangers_log_nothing() {
     let taken = world.post("/tools/trust:log_entry/invoke", &bob, &request.to_string()).await;
     assert!(taken.text().contains("by somebody else"), "{}", taken.text());
     // A frozen person's certificate is of no more use.
-    let frozen = json!({ "kind": "principal", "target": "ada", "reason": "gone" }).to_string();
+    let frozen = json!({ "kind": "principal", "name": "ada", "reason": "gone" }).to_string();
     let operator = world.person("root", &["operator"]);
     assert_eq!(world.post("/admin/freeze", &operator, &frozen).await.status, 200);
     assert_eq!(post(request.to_string()).await, (403, "frozen".to_owned()));
