@@ -49,7 +49,6 @@ fn verify_artifact(jws: &Jws, anchors: &TrustAnchors) -> Report {
     let read = envelope(jws.payload());
     let artifact = read.as_ref().ok().map(|(summary, _)| summary);
     let claims = Claims::of(jws);
-    let not_read = || Outcome::Skipped(None, "the payload is no artifact".to_owned());
     let mark = key.filter(|_| key_known).and_then(|key| key.mark());
     let checks: Vec<Check> = vec![
         typ(jws).named(CheckName::Parse),
@@ -57,7 +56,9 @@ fn verify_artifact(jws: &Jws, anchors: &TrustAnchors) -> Report {
         state(key_known, mark, &claims).named(CheckName::KeyState),
         payload(&read).named(CheckName::Artifact),
         artifact.map_or_else(not_read, |artifact| claims.check(artifact)).named(CheckName::Claims),
-        artifact.map_or_else(not_read, |artifact| workspace(artifact, anchors)).named(CheckName::Workspace),
+        artifact
+            .map_or_else(not_read, |artifact| workspace(artifact, anchors.workspace.as_deref()))
+            .named(CheckName::Workspace),
         claims.check_times(anchors.now).named(CheckName::Times),
     ];
     let mut report = Report::from_checks(FileKind::Jws, checks);
@@ -71,7 +72,8 @@ fn is_typ(jws: &Jws) -> bool {
     jws.typ().is_some_and(|typ| typ.eq_ignore_ascii_case(TYP))
 }
 
-fn typ(jws: &Jws) -> Outcome {
+/// Whether a JWS says that it is a signed artifact.
+pub fn typ(jws: &Jws) -> Outcome {
     match jws.typ() {
         Some(_) if is_typ(jws) => Outcome::Passed(format!("a JWS by ES256, type {TYP}")),
         Some(typ) => Outcome::Failed(Code::TypMismatch, format!("typ is {typ:?}, not {TYP:?}")),
@@ -150,9 +152,10 @@ fn state(known: bool, mark: Option<Mark>, claims: &Claims<'_>) -> Outcome {
     }
 }
 
-fn workspace(artifact: &ArtifactSummary, anchors: &TrustAnchors) -> Outcome {
-    match &anchors.workspace {
-        Some(workspace) if *workspace == artifact.workspace => Outcome::Passed(format!("of workspace {workspace:?}")),
+/// Whether an artifact is of the workspace whose keys these are.
+pub fn workspace(artifact: &ArtifactSummary, expected: Option<&str>) -> Outcome {
+    match expected {
+        Some(workspace) if workspace == artifact.workspace => Outcome::Passed(format!("of workspace {workspace:?}")),
         Some(workspace) => Outcome::Failed(
             Code::WorkspaceMismatch,
             format!("the artifact is of workspace {:?}, the keys are of {workspace:?}", artifact.workspace),
@@ -161,18 +164,27 @@ fn workspace(artifact: &ArtifactSummary, anchors: &TrustAnchors) -> Outcome {
     }
 }
 
+/// Of what is about the artifact, where there is none.
+pub fn not_read() -> Outcome {
+    Outcome::Skipped(None, "the payload is no artifact".to_owned())
+}
+
 /// What the header says beside the key.
-struct Claims<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct Claims<'a> {
     iss: Option<&'a str>,
     sub: Option<&'a str>,
     artifact_type: Option<&'a str>,
     artifact_version: Option<u64>,
-    iat: Option<u64>,
-    exp: Option<u64>,
+    /// When it was signed, by the signer's word, in seconds since 1970.
+    pub iat: Option<u64>,
+    /// Until when the signature is meant to be used, in seconds since 1970.
+    pub exp: Option<u64>,
 }
 
 impl<'a> Claims<'a> {
-    fn of(jws: &'a Jws) -> Self {
+    /// Those of a JWS; what has another type is as if it were missing.
+    pub fn of(jws: &'a Jws) -> Self {
         let text = |name| jws.header().get(name).and_then(Value::as_str);
         let number = |name| jws.header().get(name).and_then(Value::as_u64);
         Self {
@@ -185,7 +197,8 @@ impl<'a> Claims<'a> {
         }
     }
 
-    fn check(&self, artifact: &ArtifactSummary) -> Outcome {
+    /// Whether the header says what the artifact says.
+    pub fn check(&self, artifact: &ArtifactSummary) -> Outcome {
         let (claimed, stated) =
             (self.artifact_version.map(|version| version.to_string()), artifact.version.to_string());
         for (name, claimed, code, stated) in [
@@ -208,7 +221,8 @@ impl<'a> Claims<'a> {
         Outcome::Passed("the header names the artifact's workspace, id, type and version".to_owned())
     }
 
-    fn check_times(&self, now: Option<u64>) -> Outcome {
+    /// Whether the times are in order; `now` is in seconds since 1970.
+    pub fn check_times(&self, now: Option<u64>) -> Outcome {
         let (Some(iat), Some(exp)) = (self.iat, self.exp) else {
             return Outcome::Failed(Code::ClaimMissing, "the header has no iat and exp in seconds".to_owned());
         };
@@ -223,7 +237,8 @@ impl<'a> Claims<'a> {
         Outcome::Passed(format!("signed at {} by the signer's word, {until} {}", rfc3339(iat), rfc3339(exp)))
     }
 
-    fn is_expired(&self, now: Option<u64>) -> bool {
+    /// Whether the signature's time is over.
+    pub fn is_expired(&self, now: Option<u64>) -> bool {
         self.exp.zip(now).is_some_and(|(exp, now)| now >= exp)
     }
 }
@@ -266,9 +281,9 @@ fn explain(report: &mut Report, claims: &Claims<'_>, anchors: &TrustAnchors, mar
     );
 }
 
-/// Seconds since 1970 as RFC 3339. The date is that of the proleptic Gregorian calendar, counted in eras of 400 years that
+/// Seconds since 1970 as RFC 3339, for people. The date is that of the proleptic Gregorian calendar, counted in eras of 400 years that
 /// begin with March, so that leap days come last.
-fn rfc3339(seconds: u64) -> String {
+pub fn rfc3339(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // From 0000-03-01 on.
     let shifted = days + 719_468;

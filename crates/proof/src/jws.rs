@@ -380,7 +380,7 @@ pub fn verify(bytes: &[u8], keys: &JwkSet) -> Report {
 }
 
 /// How a signature ended. Without its key, nothing is wrong and nothing is proved.
-pub(crate) fn signed(signature: Result<&Jwk, SignatureError>) -> Outcome {
+pub fn signed(signature: Result<&Jwk, SignatureError>) -> Outcome {
     match signature {
         Ok(key) => Outcome::Passed(format!("by the key {:?}", key.kid())),
         Err(error @ (SignatureError::KeyUnknown(_) | SignatureError::NoKeys)) => {

@@ -169,10 +169,14 @@ fn proof_inclusion(proof: &TlogProof, entry: Option<&[u8]>, checkpoint: &Checkpo
     }
 }
 
-/// How one check ended, before it has its name.
-pub(crate) enum Outcome {
+/// How one check ended, before it has its name; the texts are for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It holds.
     Passed(String),
+    /// It does not.
     Failed(Code, String),
+    /// It was left out, perhaps for want of something.
     Skipped(Option<Code>, String),
 }
 

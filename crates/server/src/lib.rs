@@ -7,6 +7,7 @@
 //! - `http`, [`mcp`]: requests in, answers out.
 //! - `capability`: what the built-in upstreams share; `trust` signs and verifies, `artifacts` keeps signed documents.
 //! - `mail`: mail to the operator's server.
+//! - `rounds`: work in the background that one of several nodes does at a time.
 //! - `tls`: the listener's certificate, and whom client certificates name.
 //! - [`probe`]: an upstream for a moment, to look at what it lists.
 //! - [`keys`], [`dev_issuer`]: key files of the data directory.
@@ -26,6 +27,7 @@ pub mod mcp;
 pub mod node;
 pub mod probe;
 mod rawjson;
+mod rounds;
 mod telemetry;
 mod time;
 mod tls;

@@ -12,6 +12,7 @@ pub mod verify;
 mod id;
 mod members;
 
+pub use countersign_proof::artifact::MAX_BYTES;
 use countersign_proof::canonical::{CanonicalError, JsonError, Limits, parse_strict, to_canonical};
 use countersign_proof::digest::Digest;
 use serde::Serialize;
@@ -21,8 +22,6 @@ pub use id::{ArtifactId, InvalidId};
 
 use members::Members;
 
-/// Largest artifact, in canonical bytes.
-pub const MAX_BYTES: usize = 1 << 20;
 /// Bounds on the text that an artifact is read from: escapes and white space may make it longer than its canonical form.
 pub const TEXT_LIMITS: Limits = Limits { max_bytes: 8 << 20, max_depth: 64 };
 /// Most artifacts that one may name as its sources.

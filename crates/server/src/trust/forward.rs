@@ -39,6 +39,7 @@ use super::forwarded::{
     About, Draft, Kept, MOST_COUNTED, Place, Settled, about_entry, cursor, entry_row, newest, next, row, waiting,
 };
 use crate::config::ForwardSettings;
+use crate::rounds::{Rounds, rest_after};
 use crate::time::rfc3339;
 
 /// At most one round in this time.
@@ -49,15 +50,13 @@ const BATCH: u32 = 16;
 const MAX_SETTLED: u32 = 64;
 /// Answers to one entry that are no good before it is given up, as long as the log takes others.
 const MAX_TRIES: u32 = 10;
-/// After trouble nothing is handed on for this long, doubling up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LAST_PAUSE: Duration = Duration::from_secs(300);
 /// How long nodes that share a log leave a round to one of them, in ms, should it not end it itself.
 const LEASE: Millis = 90_000;
 
 /// Forwarding to one log.
 pub(crate) struct Forwarding {
     ledger: Ledger,
+    rounds: Rounds,
     custody: Arc<Custody>,
     http: PurposeClient,
     settings: ForwardSettings,
@@ -143,7 +142,9 @@ impl Forwarding {
     ) -> Result<Self, String> {
         let log = Arc::new(log_of(settings)?);
         let http = egress.client_for(Purpose::Log, &settings.url).map_err(|e| format!("[trust.forward]: {e}"))?;
+        let what = format!("a round of forwarding to {}", log.origin());
         Ok(Self {
+            rounds: Rounds::new(ledger.clone(), what, LEASE),
             ledger,
             custody,
             http,
@@ -181,11 +182,15 @@ impl Forwarding {
         let mut progress = false;
         let result = async {
             let head = self.ledger.head();
-            if !self.is_something_due(&head).await? || !self.begin().await {
+            if !self.is_something_due(&head).await? || !self.rounds.begin().await {
                 return Ok(());
             }
+            if self.rounds.are_shared() {
+                // Another node may have gone on meanwhile.
+                self.state().cursor = None;
+            }
             let outcome = self.forward(&head, &mut progress).await;
-            self.end().await;
+            self.rounds.end().await;
             outcome
         };
         let result = result.await;
@@ -468,39 +473,6 @@ impl Forwarding {
         blocking(sign).await?.map_err(|e| here(&e))
     }
 
-    /// Of several nodes one forwards.
-    async fn begin(&self) -> bool {
-        if !self.ledger.is_shared() {
-            return true;
-        }
-        let ops = vec![StateOp::CooldownBegin { key: self.lease(), pause: LEASE }];
-        match self.ledger.append(Append { ops, ..Append::default() }).await {
-            Ok(_) => {
-                // Another node may have gone on meanwhile.
-                self.state().cursor = None;
-                true
-            }
-            Err(AppendError::Conflict(_)) => false,
-            Err(error) => {
-                tracing::debug!(%error, "no round of forwarding was begun");
-                false
-            }
-        }
-    }
-
-    async fn end(&self) {
-        if self.ledger.is_shared() {
-            let ops = vec![StateOp::CooldownDrop { key: self.lease() }];
-            if let Err(error) = self.ledger.append(Append { ops, ..Append::default() }).await {
-                tracing::debug!(%error, "a round of forwarding was not ended; it ends by itself");
-            }
-        }
-    }
-
-    fn lease(&self) -> [u8; 32] {
-        Digest::of_parts(&[b"countersign: a round of forwarding to ", self.origin().as_bytes()]).0
-    }
-
     fn note(&self, progress: bool, result: Result<(), Trouble>) {
         let mut state = self.state();
         if progress {
@@ -521,9 +493,9 @@ impl Forwarding {
                 false => tracing::warn!(log = self.origin(), "not forwarded: {words}"),
             }
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16)).min(LAST_PAUSE);
+        let rest = rest_after(state.failures);
         state.failures = state.failures.saturating_add(1);
-        state.not_before = Some(Instant::now() + pause);
+        state.not_before = Some(Instant::now() + rest);
         state.trouble = Some(words);
     }
 

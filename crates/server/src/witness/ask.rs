@@ -9,8 +9,7 @@ use countersign_domain::Millis;
 use countersign_egress::{Egress, EgressError, Purpose, PurposeClient};
 use countersign_ledger::state::StateOp;
 use countersign_ledger::witness::CosignatureRow;
-use countersign_ledger::{Append, AppendError, Head, Ledger};
-use countersign_proof::digest::Digest;
+use countersign_ledger::{Append, Head, Ledger};
 use countersign_proof::note::SignedNote;
 use countersign_proof::witness::{Answer, Asked, Cosignature, MAX_ANSWER_BYTES, PATH, read_answer, request};
 use http::header::CONTENT_TYPE;
@@ -19,6 +18,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::config::WitnessSettings;
+use crate::rounds::{Rounds, rest_after};
 
 /// At most one round in this time: receipts need no more.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -26,15 +26,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Requests to one witness in a round: one to learn its size, one with the proof, one for a change in between.
 const TRIES: u32 = 3;
-/// After a failure a witness is left alone for this long, doubling up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LAST_PAUSE: Duration = Duration::from_secs(300);
 /// How long nodes that share a log leave a round to one of them, in ms, should it not end it itself.
 const LEASE: Millis = 60_000;
 
 /// The log's side of witnessing.
 pub(crate) struct Asking {
     ledger: Ledger,
+    rounds: Rounds,
     witnesses: Vec<Cosigner>,
     clock: fn() -> Millis,
 }
@@ -103,7 +101,8 @@ impl Asking {
             Ok(Cosigner { settings: settings.clone(), target, client, state: Mutex::default() })
         };
         let witnesses = settings.iter().map(witness).collect::<Result<Vec<_>, _>>()?;
-        Ok((!witnesses.is_empty()).then(|| Arc::new(Self { ledger, witnesses, clock })))
+        let rounds = Rounds::new(ledger.clone(), "a round of asking witnesses".to_owned(), LEASE);
+        Ok((!witnesses.is_empty()).then(|| Arc::new(Self { ledger, rounds, witnesses, clock })))
     }
 
     /// Asks for as long as it is polled.
@@ -143,39 +142,17 @@ impl Asking {
         let head = self.ledger.head();
         let now = Instant::now();
         let due = || self.witnesses.iter().filter(|witness| witness.is_due(&head, now));
-        if due().next().is_none() || !self.begin().await {
+        if due().next().is_none() || !self.rounds.begin().await {
+            return;
+        }
+        if self.rounds.are_shared() && !self.remember().await {
             return;
         }
         // Looked at again: by now it is known what other nodes asked for.
         let head = &head;
         let asked = due().map(|witness| async move { witness.note(head, self.ask(witness, head).await) });
         futures_util::future::join_all(asked).await;
-        self.end().await;
-    }
-
-    /// Of several nodes one asks.
-    async fn begin(&self) -> bool {
-        if !self.ledger.is_shared() {
-            return true;
-        }
-        let ops = vec![StateOp::CooldownBegin { key: lease(), pause: LEASE }];
-        match self.ledger.append(Append { ops, ..Append::default() }).await {
-            Ok(_) => self.remember().await,
-            Err(AppendError::Conflict(_)) => false,
-            Err(error) => {
-                tracing::debug!(%error, "no round of witnessing was begun");
-                false
-            }
-        }
-    }
-
-    async fn end(&self) {
-        if self.ledger.is_shared() {
-            let ops = vec![StateOp::CooldownDrop { key: lease() }];
-            if let Err(error) = self.ledger.append(Append { ops, ..Append::default() }).await {
-                tracing::debug!(%error, "a round of witnessing was not ended; it ends by itself");
-            }
-        }
+        self.rounds.end().await;
     }
 
     async fn ask(&self, witness: &Cosigner, head: &Head) -> Result<(), Trouble> {
@@ -281,14 +258,9 @@ impl Cosigner {
                 false => tracing::warn!(witness = name, size = head.size, "a witness did not cosign: {words}"),
             }
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(16)).min(LAST_PAUSE);
+        let rest = rest_after(state.failures);
         state.failures = state.failures.saturating_add(1);
-        state.not_before = Some(Instant::now() + pause);
+        state.not_before = Some(Instant::now() + rest);
         state.trouble = Some(words);
     }
-}
-
-/// The pause by which nodes that share a log keep one another from asking at the same time.
-fn lease() -> [u8; 32] {
-    Digest::of(b"countersign: a round of asking witnesses").0
 }

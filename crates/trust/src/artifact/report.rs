@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use countersign_proof::report::Code as JwsCode;
+use countersign_proof::report::Code as ProofCode;
 pub use countersign_proof::report::{Status, Verdict};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -32,63 +32,47 @@ pub enum CheckName {
     Body,
 }
 
-macro_rules! failures {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a check failed, or why it could not be made. The names are stable.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Code {
-            /// What is wrong with the JWS or its signature.
-            Jws(JwsCode),
-            $($(#[$doc])* $variant,)*
-        }
-
-        impl Code {
-            /// Every code beside those of JWS.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The stable machine name.
-            pub fn name(self) -> &'static str {
-                match self { Self::Jws(code) => code.name(), $(Self::$variant => $name),* }
-            }
-        }
-    };
+/// Why a check failed, or why it could not be made. The names are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// What an auditor's verification names, too: what is wrong with the JWS, its signature, its claims or its key.
+    Proof(ProofCode),
+    /// No such type of artifact is known.
+    TypeUnknown,
+    /// The body is not one of its type.
+    BodyMismatch,
 }
 
-failures! {
-    /// `typ` is not that of a signed artifact.
-    TypMismatch = "typ_mismatch",
-    /// The payload is no artifact.
-    ArtifactMalformed = "artifact_malformed",
-    /// The payload is an artifact, but not in its canonical bytes.
-    PayloadNotCanonical = "payload_not_canonical",
-    /// The header lacks a claim, or has one of the wrong type.
-    ClaimMissing = "claim_missing",
-    /// `iss` is not the artifact's workspace.
-    IssuerMismatch = "issuer_mismatch",
-    /// `sub` is not the artifact's id.
-    SubjectMismatch = "subject_mismatch",
-    /// `artifact_type` is not the artifact's type.
-    TypeMismatch = "type_mismatch",
-    /// `artifact_version` is not the artifact's version.
-    VersionMismatch = "version_mismatch",
-    /// The artifact is of another workspace than the keys.
-    WorkspaceMismatch = "workspace_mismatch",
-    /// Nobody said whose the keys are.
-    WorkspaceUnknown = "workspace_unknown",
-    /// The signature claims to expire before it was made.
-    TimesMismatch = "times_mismatch",
-    /// The signature claims to be made later than now.
-    IssuedInFuture = "issued_in_future",
-    /// It was signed after the key was retired.
-    KeyRetired = "key_retired",
-    /// The key was revoked, and nothing but the signer's word says that it was signed before.
-    KeyRevoked = "key_revoked",
-    /// Nobody said what state the key was in.
-    KeyStateUnknown = "key_state_unknown",
-    /// No such type of artifact is known.
-    TypeUnknown = "type_unknown",
-    /// The body is not one of its type.
-    BodyMismatch = "body_mismatch",
+impl Code {
+    /// Every code that is about artifacts, and not about any JWS.
+    pub const ALL: &[Self] = &[
+        Self::Proof(ProofCode::TypMismatch),
+        Self::Proof(ProofCode::ArtifactMalformed),
+        Self::Proof(ProofCode::PayloadNotCanonical),
+        Self::Proof(ProofCode::ClaimMissing),
+        Self::Proof(ProofCode::IssuerMismatch),
+        Self::Proof(ProofCode::SubjectMismatch),
+        Self::Proof(ProofCode::TypeMismatch),
+        Self::Proof(ProofCode::VersionMismatch),
+        Self::Proof(ProofCode::WorkspaceMismatch),
+        Self::Proof(ProofCode::WorkspaceUnknown),
+        Self::Proof(ProofCode::TimesMismatch),
+        Self::Proof(ProofCode::IssuedInFuture),
+        Self::Proof(ProofCode::KeyRetired),
+        Self::Proof(ProofCode::KeyRevoked),
+        Self::Proof(ProofCode::KeyStateUnknown),
+        Self::TypeUnknown,
+        Self::BodyMismatch,
+    ];
+
+    /// The stable machine name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proof(code) => code.name(),
+            Self::TypeUnknown => "type_unknown",
+            Self::BodyMismatch => "body_mismatch",
+        }
+    }
 }
 
 impl fmt::Display for Code {

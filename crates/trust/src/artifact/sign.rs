@@ -7,6 +7,7 @@
 //! [`prepare`] says what is to be signed, and [`Prepared::finish`] takes the signature of whoever holds the key.
 //! Nothing here looks at the body's type: [`Types::check`](super::types::Types::check) does, before anything is signed.
 
+use countersign_proof::artifact::TYP;
 use countersign_proof::canonical::MAX_SAFE_INTEGER;
 use countersign_proof::digest::Digest;
 use countersign_proof::jwk::Jwk;
@@ -17,8 +18,6 @@ use super::Artifact;
 use crate::hashedrekord::{EntryError, HashedRekord, Verifier};
 use crate::keys::{Signer, p256_spki, signature_to_der};
 
-/// `typ` of a signed artifact.
-pub const TYP: &str = "fedmcp-artifact+jws";
 /// For how long a signature is meant to be used, in seconds, unless something else is asked for: 90 days.
 pub const LIFETIME: u64 = 90 * 24 * 3600;
 
