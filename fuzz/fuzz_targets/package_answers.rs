@@ -20,8 +20,8 @@ static ROOT: LazyLock<TrustedRoot> = LazyLock::new(|| {
     TrustedRoot::parse(include_bytes!("../../crates/trust/tests/data/sigstore/staging.json")).expect("a trusted root")
 });
 
-/// The first line names the package; answers follow, separated by lines of `--`, in the order in which they are asked for.
-/// A package without a version is one for the lists alone.
+// The first line names the package; answers follow, separated by lines of `--`, in the order in which they are asked for.
+// A package without a version is one for the lists alone.
 fuzz_target!(|data: &[u8]| {
     let Some((name, answers)) = split(data, b"\n") else { return };
     let name = String::from_utf8_lossy(name);

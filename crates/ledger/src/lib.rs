@@ -24,8 +24,6 @@
 pub mod artifacts;
 pub mod connections;
 pub mod contract;
-#[cfg(feature = "contract-tests")]
-pub mod contract_tests;
 pub mod directory;
 pub mod durable;
 pub mod export;

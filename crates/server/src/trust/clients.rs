@@ -14,7 +14,7 @@ use countersign_domain::{Millis, Principal, PrincipalKind, WorkspaceName};
 use countersign_gate::keyring::Keyring;
 use countersign_ledger::state::StateOp;
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
-use countersign_ledger::{Append, Ledger, PublicEntry};
+use countersign_ledger::{Append, Ledger};
 use countersign_proof::digest::Digest;
 use countersign_trust::authority::Issuance;
 use countersign_trust::certificate::Certificate;
@@ -275,9 +275,8 @@ impl Trust {
             image: None,
             issuer: Some(holder.issuer),
         };
-        let id = Uuid::now_v7();
         let row = TrustRow {
-            id,
+            id: Uuid::now_v7(),
             workspace: principal.workspace.clone(),
             kind: TrustKind::Signature,
             at: now,
@@ -289,9 +288,7 @@ impl Trust {
             valid: None,
             body: serde_json::to_string(&kept).map_err(|e| undone(e.to_string()))?,
         };
-        let entry = PublicEntry::new(id, principal.workspace.clone(), leaf).map_err(|e| undone(e.to_string()))?;
-        let ops = vec![StateOp::TrustRecord { row: Box::new(row.clone()) }];
-        self.ledger.append(Append { entries: vec![entry], ops, ..Append::default() }).await?;
+        self.record(&row, &leaf).await?;
         Ok(row)
     }
 

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::custody::{CustodyError, entropy};
-use super::images::SIGNED_IMAGE;
+use super::images::{Image, SIGNED_IMAGE};
 use super::stamping::Stamped;
 use super::{Trust, tools};
 use crate::capability::Failure;
@@ -123,33 +123,14 @@ impl Trust {
             Some(reference) => Some(self.images.resolve(reference).await?),
             None => None,
         };
-        let digest = match (&image, &wanted.artifact) {
-            (None, None) => return Err(Failure::Input("give an artifact by its digest, or an image".to_owned())),
-            (None, Some(artifact)) => tools::digest(artifact)?,
-            (Some(image), None) => image.resolved.digest,
-            (Some(image), Some(artifact)) if tools::digest(artifact)? == image.resolved.digest => image.resolved.digest,
-            (Some(image), Some(_)) => {
-                let actual = image.resolved.digest;
-                return Err(Failure::Input(format!(
-                    "the registry has {actual} under {}, another artifact",
-                    image.name
-                )));
-            }
-        };
+        let digest = artifact_of(image.as_ref(), wanted.artifact.as_deref())?;
         let metadata = wanted.metadata.unwrap_or_default();
         let (scan, object) = scanned.map(|scanned| (scanned.scan, scanned.object)).unzip();
         within_bounds(&metadata, scan.as_ref())?;
         // What cosign looks for beside an image is a statement about it.
         let of_image = || tools::Claim { predicate_type: SIGNED_IMAGE.to_owned(), predicate: json!({}) };
         let claim = wanted.statement.or_else(|| image.as_ref().map(|_| of_image()));
-        let statement = claim.map(|claim| {
-            let name = wanted.subject.as_deref().unwrap_or_default();
-            Statement::about(name, &digest, &claim.predicate_type, claim.predicate).to_payload()
-        });
-        let statement = statement.transpose().map_err(|e| Failure::Input(format!("statement: {e}")))?;
-        if statement.as_ref().is_some_and(|bytes| bytes.len() > MAX_STATEMENT) {
-            return Err(Failure::Input(format!("a statement has at most {MAX_STATEMENT} bytes")));
-        }
+        let statement = claim.map(|claim| stated(claim, wanted.subject.as_deref(), &digest)).transpose()?;
         let authority = self.custody.authorities().await?;
         let named = self.identity(principal).await?;
         let (signer, vouched) = (named.identity.text().to_owned(), named.issuer.clone());
@@ -191,10 +172,7 @@ impl Trust {
             valid: None,
             body: serde_json::to_string(&kept).map_err(|e| Failure::Undone(e.to_string()))?,
         };
-        let entry = PublicEntry::new(id, principal.workspace.clone(), unlogged.leaf().to_vec());
-        let entries = vec![entry.map_err(|e| Failure::Undone(e.to_string()))?];
-        let ops = vec![StateOp::TrustRecord { row: Box::new(row.clone()) }];
-        self.ledger.append(Append { entries, ops, ..Append::default() }).await?;
+        self.record(&row, unlogged.leaf()).await?;
         // It is signed and logged.
         let mut shown = self.shown(&row).await.map_err(Failure::after_the_fact)?;
         if let Some(why) = without {
@@ -204,6 +182,15 @@ impl Trust {
             shown["image"] = image.push(shown["bundle"].to_string().as_bytes(), &rfc3339(now)).await;
         }
         Ok(shown)
+    }
+
+    /// A signature into the log, with the row by which it is found: one append.
+    pub(super) async fn record(&self, row: &TrustRow, leaf: &[u8]) -> Result<(), Failure> {
+        let entry = PublicEntry::new(row.id, row.workspace.clone(), leaf.to_vec());
+        let entries = vec![entry.map_err(|e| Failure::Undone(format!("nothing was logged: {e}")))?];
+        let ops = vec![StateOp::TrustRecord { row: Box::new(row.clone()) }];
+        self.ledger.append(Append { entries, ops, ..Append::default() }).await?;
+        Ok(())
     }
 
     /// What an outside authority says about the time, or why it says nothing.
@@ -275,6 +262,30 @@ impl Trust {
         let kept = serde_json::from_str::<Kept>(&row.body).map_err(|e| e.to_string());
         Ok(kept.and_then(|kept| assemble(&entry.body, kept, inclusion)).map_err(Unpieced::Unreadable))
     }
+}
+
+/// What is to be signed: the image as the registry has it, or what the caller names.
+fn artifact_of(image: Option<&Image>, artifact: Option<&str>) -> Result<Digest, Failure> {
+    let named = artifact.map(tools::digest).transpose()?;
+    match (image, named) {
+        (None, None) => Err(Failure::Input("give an artifact by its digest, or an image".to_owned())),
+        (None, Some(digest)) => Ok(digest),
+        (Some(image), named) => {
+            let actual = image.resolved.digest;
+            let other = || Failure::Input(format!("the registry has {actual} under {}, another artifact", image.name));
+            if named.is_none_or(|digest| digest == actual) { Ok(actual) } else { Err(other()) }
+        }
+    }
+}
+
+/// The bytes of a statement about the artifact.
+fn stated(claim: tools::Claim, name: Option<&str>, digest: &Digest) -> Result<Vec<u8>, Failure> {
+    let statement = Statement::about(name.unwrap_or_default(), digest, &claim.predicate_type, claim.predicate);
+    let bytes = statement.to_payload().map_err(|e| Failure::Input(format!("statement: {e}")))?;
+    if bytes.len() > MAX_STATEMENT {
+        return Err(Failure::Input(format!("a statement has at most {MAX_STATEMENT} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// What is kept beside a signature has a bound, whoever says it.

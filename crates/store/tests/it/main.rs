@@ -1,6 +1,7 @@
 //! The stores under the ledger: contract, faults, loss of power, restore, erasure, export, migrations.
 #![allow(clippy::unwrap_used, missing_docs, reason = "test code")]
 
+mod contract;
 mod erasure;
 mod exporting;
 mod failover;
@@ -23,7 +24,7 @@ use countersign_store::{PostgresOptions, PostgresStore, SqliteStore};
 fn sqlite_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let mut n = 0;
-    countersign_ledger::contract_tests::run_all(|| {
+    contract::run_all(|| {
         n += 1;
         SqliteStore::open(dir.path().join(format!("{n}.db"))).unwrap()
     });
@@ -31,7 +32,7 @@ fn sqlite_keeps_the_contract() {
 
 #[test]
 fn postgres_keeps_the_contract() {
-    countersign_ledger::contract_tests::run_all(|| {
+    contract::run_all(|| {
         let url = countersign_testkit::postgres::fresh_schema().unwrap();
         PostgresStore::open(PostgresOptions::new(url)).unwrap()
     });

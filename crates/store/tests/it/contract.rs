@@ -1,12 +1,7 @@
-//! What every store must pass: the contract of [`crate::contract`] and [`crate::state`], as tests.
+//! What every store must pass: the contract of [`countersign_ledger::contract`] and [`countersign_ledger::state`], as tests.
 //!
-//! A store's own tests call [`run_all`] with a function that opens a fresh, empty store. Expiry is tested with times in
+//! Each store's test calls [`run_all`] with a function that opens a fresh, empty store. Expiry is tested with times in
 //! the past and the future of the store's own clock, so that nothing waits and no clock is replaced.
-#![allow(
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "this is test code that lives in a library so that stores can share it"
-)]
 
 use countersign_domain::obligation::ObligationKind;
 use countersign_domain::principal::PrincipalRecord;
@@ -15,18 +10,20 @@ use countersign_proof::digest::Digest;
 use countersign_proof::witness::TreeHead;
 use uuid::Uuid;
 
-use crate::artifacts::{ArtifactQuery, ArtifactRow};
-use crate::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
-use crate::contract::{CommitError, EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail};
-use crate::directory::{DirectoryKind, DirectoryRow};
-use crate::leaf::{EntryRow, LogEntry, MAX_BODY, MAX_PUBLIC};
-use crate::objects::{ObjectRef, Retention, RetentionMode};
-use crate::state::{
+use countersign_ledger::artifacts::{ArtifactQuery, ArtifactRow};
+use countersign_ledger::connections::{ConnectionKey, ConnectionRow, ConnectionStage};
+use countersign_ledger::contract::{
+    CommitError, EventQuery, EventRow, Group, Head, Opening, ShardRow, Store, StoreError, Tail,
+};
+use countersign_ledger::directory::{DirectoryKind, DirectoryRow};
+use countersign_ledger::leaf::{EntryRow, LogEntry, MAX_BODY, MAX_PUBLIC};
+use countersign_ledger::objects::{ObjectRef, Retention, RetentionMode};
+use countersign_ledger::state::{
     AnswerRow, BudgetKey, BudgetRow, CLOCK_SLACK, Conflict, DecisionRow, FreezeRow, FreezeTarget, IdempotencyRow,
     IdempotencyState, IntentRow, IntentState, PinRow, PinStatus, RequestRow, RequestStatus, StateOp, first_id_at,
 };
-use crate::trust::{TrustKind, TrustQuery, TrustRow};
-use crate::witness::{CosignatureRow, KEPT, WitnessedRow};
+use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
+use countersign_ledger::witness::{CosignatureRow, KEPT, WitnessedRow};
 
 /// Runs the whole suite; panics where the store breaks the contract.
 pub fn run_all<S: Store>(mut fresh: impl FnMut() -> S) {
