@@ -77,7 +77,7 @@ fuzz_target!(|data: &[u8]| {
                 return;
             };
             let (artifact, root) = (Artifact::Bytes(b"artifact"), TrustedRoot::default());
-            let report = verify_detached(&signature, &holder, Vec::new(), &artifact, &root, &Policy::default());
+            let report = verify_detached(&signature, &holder, None, &artifact, &root, &Policy::default());
             assert!(!report.is_valid());
         }
     }

@@ -11,7 +11,9 @@ mod foreign;
 mod fuzz;
 mod hostile;
 mod jose;
+mod kms;
 mod mail;
+mod moto;
 mod observe;
 mod oidc;
 mod options;
@@ -41,7 +43,7 @@ use options::Options;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  test                     everything below but bench and foreign, and every test; installs what is missing
+  test                     everything below but bench, foreign, soak and fuzz, and every test; installs what is missing
   tidy                     walls between crates, module docs, links, licences
   setup                    install what the acceptance programs need (Debian, npm, PyPI)
   hostile [--only TEXT] [--flood REQUESTS]
@@ -74,6 +76,7 @@ cargo xtask COMMAND
   mail                     notices to a mail server of others, read by another parser; and servers that must not be trusted
   s3                       signed artifacts in a bucket of somebody else's S3: locks, holds, a store that goes away or is changed
   softhsm                  keys on a PKCS#11 token: sign, rotate, restart, and a token that goes away
+  kms                      the same with keys in moto's KMS, behind a network that goes away
   observe                  metrics and spans of a real node, read by other people's parsers
   soak [--minutes N] [--share S] [--csv FILE] [--svg FILE]
                            a share of the peak load, for long; samples and a graph
@@ -160,6 +163,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         "jose" => jose::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "mail" => mail::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "s3" => s3::run(&binary(&Options::parse(rest, &["binary"])?)?),
+        "kms" => kms::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "softhsm" => softhsm::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "foreign" => foreign::run(&binary(&Options::parse(rest, &["binary"])?)?),
         "oidc" => oidc::run(&binary(&Options::parse(rest, &["binary"])?)?),

@@ -4,34 +4,25 @@
 //! the node's back. What holds a lock is the provider's: moto lets a retention be shortened, which a real store does not.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign_testkit::home::free_address;
 use countersign_testkit::node::Launch;
 use countersign_testkit::proxy::Proxy;
 use countersign_testkit::{Client, Home, Node, Response};
 use serde_json::{Value, json};
 
+use crate::moto::Moto;
 use crate::{paths, setup};
 
 const LOCKED: &str = "kept";
 const PLAIN: &str = "plain";
 const DAYS: u64 = 2190;
 const START: Duration = Duration::from_secs(30);
-
-/// moto's server, ended when it is dropped.
-struct Moto {
-    child: Child,
-    url: String,
-    port: u16,
-    python: PathBuf,
-    key: Vec<(String, String)>,
-}
 
 /// What was checked, and what held.
 #[derive(Default)]
@@ -66,12 +57,13 @@ struct Scene<'a> {
 pub fn run(binary: &Path) -> Result<bool> {
     setup::stand_ins()?;
     let directory = paths::run_directory("s3")?;
-    let moto = Moto::start(&directory)?;
-    let network = Proxy::start(moto.port)?;
+    let program = paths::root().join("xtask/stand-ins/s3.py");
+    let moto = Moto::start(&directory, None, vec![program.into()], &["setup", LOCKED, PLAIN])?;
+    let network = Proxy::start(moto.port())?;
     let home = Home::create(&directory.join("home"), &settings(LOCKED, network.port()))?;
     home.access("all", "permit (principal, action, resource);\n")?;
     let mut launch = Launch::new(binary);
-    launch.environment.clone_from(&moto.key);
+    launch.environment = moto.key().to_vec();
     let scene = Scene { binary, launch, home, moto, network };
     let mut checks = Checks::default();
     scene.refusals(&directory, &mut checks)?;
@@ -88,7 +80,10 @@ pub fn run(binary: &Path) -> Result<bool> {
 }
 
 /// Runs a node that must not start: whether it ended by itself with a failure, and what it said.
-fn refused(command: &mut Command, home: &Home) -> Result<(bool, String)> {
+///
+/// # Errors
+/// If it cannot be run.
+pub fn refused(command: &mut Command, home: &Home) -> Result<(bool, String)> {
     let log = home.directory().join("refused.log");
     let file = fs::File::create(&log)?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -120,11 +115,11 @@ impl Scene<'_> {
     fn refusals(&self, directory: &Path, checks: &mut Checks) -> Result<()> {
         let port = self.network.port();
         let wrong = |name: &str, value: &str| {
-            let mut key = self.moto.key.clone();
+            let mut key = self.moto.key().to_vec();
             key.iter_mut().filter(|(known, _)| known == name).for_each(|(_, old)| value.clone_into(old));
             key
         };
-        let right = &self.moto.key;
+        let right = self.moto.key().to_vec();
         for (n, (bucket, key, words)) in [
             (PLAIN, right.clone(), "no Object Lock"),
             ("no-such-bucket", right.clone(), "make the bucket"),
@@ -138,7 +133,7 @@ impl Scene<'_> {
             let home = Home::create(&directory.join(format!("refused-{n}")), &settings(bucket, port))?;
             let mut command = Command::new(self.binary);
             command.args(["up", "--home"]).arg(home.directory());
-            for (name, _) in right {
+            for (name, _) in &right {
                 command.env_remove(name);
             }
             let (ended, said) = refused(command.envs(key), &home)?;
@@ -313,54 +308,6 @@ impl Scene<'_> {
             .context("running the command line")?;
         let said = [output.stdout, output.stderr].concat();
         Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned()))
-    }
-}
-
-impl Moto {
-    fn start(directory: &Path) -> Result<Self> {
-        let address = free_address()?;
-        let bin = setup::stand_ins_directory().join("venv/bin");
-        let log = fs::File::create(directory.join("moto.log"))?;
-        let mut command = Command::new(bin.join("moto_server"));
-        command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
-        let child =
-            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("starting moto")?;
-        let url = format!("http://{address}");
-        let mut moto = Self { child, url, port: address.port(), python: bin.join("python"), key: Vec::new() };
-        let end = Instant::now() + START;
-        while std::net::TcpStream::connect(address).is_err() {
-            if let Some(status) = moto.child.try_wait()? {
-                bail!("moto ended at its start: {status}");
-            }
-            ensure!(Instant::now() < end, "moto did not answer in {START:?}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let made = moto.do_(&["setup", LOCKED, PLAIN])?;
-        let member = |name: &str| text(&made, name).to_owned();
-        moto.key = vec![
-            ("AWS_ACCESS_KEY_ID".to_owned(), member("id")),
-            ("AWS_SECRET_ACCESS_KEY".to_owned(), member("secret")),
-        ];
-        Ok(moto)
-    }
-
-    /// Runs the program beside this one, which has boto3.
-    fn do_(&self, arguments: &[&str]) -> Result<Value> {
-        let (command, rest) = arguments.split_first().context("no command")?;
-        let program = paths::root().join("xtask/stand-ins/s3.py");
-        let mut python = Command::new(&self.python);
-        python.arg(program).arg(command).arg(&self.url).args(rest).envs(self.key.clone());
-        let output = python.output().context("running s3.py")?;
-        ensure!(output.status.success(), "s3.py {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(serde_json::from_slice(&output.stdout)?)
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        // Nothing can be done about an error here.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,5 +1,5 @@
 //! `cargo xtask softhsm`: a node whose signing keys and root key are on a PKCS#11 token, SoftHSM's: it signs, rotates, restarts and verifies, and
-//! while the token is away it says so and makes nothing by halves.
+//! while the token is away it says so and makes nothing by halves. What holds for every keeper of keys is used by `kms` too.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,10 +8,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::node::Launch;
-use countersign_testkit::{Client, Home, Node};
+use countersign_testkit::{Client, Home, Node, Response};
 use serde_json::{Value, json};
 
-use crate::{paths, setup};
+use crate::{paths, s3, setup};
 
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const PIN: &str = "4711-node";
@@ -46,74 +46,133 @@ pub fn run(binary: &Path) -> Result<bool> {
     let mut launch = Launch::new(binary);
     launch.environment.push(("SOFTHSM2_CONF".to_owned(), conf.display().to_string()));
     let node = launch.start(&home)?;
-    let mut client = node.client(&home.agent("maker", &["tester"]));
-
-    create(&mut client, 1)?.expect(201)?;
-    verified(&mut client, 1)?;
-    let kept: Vec<Value> = keys(&node)?;
-    ensure!(kept.len() == 1 && kept[0]["kept_by"] == "pkcs11", "the key is not on the token: {kept:?}");
-    node.operator().post("/admin/keys/rotate", &json!({ "reason": "a test" }))?.expect(200)?;
-    create(&mut client, 2)?.expect(201)?;
-    away(&tokens, &mut client)?;
-    let node = {
-        node.stop()?;
-        launch.start(&home)?
-    };
-    let mut client = node.client(&home.agent("maker", &["tester"]));
-    // This module does not find a token again that its process has seen go.
-    create(&mut client, 3)?.expect(201)?;
-    for number in [1, 2, 3] {
-        verified(&mut client, number)?;
-    }
-    let set = node.anonymous().get("/jwks/default")?.expect(200)?;
-    ensure!(set["keys"].as_array().is_some_and(|keys| keys.len() == 2), "two keys are expected: {set}");
+    two_keys(&node, "pkcs11")?;
+    let aside = tokens.with_extension("aside");
+    let refused = away(&node, 3, || Ok(fs::rename(&tokens, &aside)?), || Ok(fs::rename(&aside, &tokens)?))?;
+    let said = words(&refused);
+    ensure!(said.contains("nothing was signed") || said.contains("token"), "no clear error: {said}");
     node.stop()?;
-
-    let key_files = home.directory().join("data/keys");
-    ensure!(!key_files.join("root.key").exists(), "the root key lies in the clear");
-    ensure!(key_files.join("root.wrapped").exists(), "there is no wrapped root key");
-    without_token(binary, &home)?;
+    let node = launch.start(&home)?;
+    // This module does not find a token again that its process has seen go.
+    create(&mut maker(&node), 3)?.expect(201)?;
+    all_hold(&node, 3)?;
+    node.stop()?;
+    root_is_wrapped(&home)?;
+    let said = without(binary, &home, &[("SOFTHSM2_CONF".to_owned(), "/nonexistent".to_owned())])?;
+    ensure!(said.contains("[keys]"), "no clear error: {said}");
     println!("softhsm: ok");
     Ok(true)
 }
 
-/// While the token is away nothing is signed, and nothing is left of the attempt.
-fn away(tokens: &Path, client: &mut Client) -> Result<()> {
-    let aside = tokens.with_extension("aside");
-    fs::rename(tokens, &aside)?;
-    let refused = create(client, 3)?;
-    let listed = client.get("/artifacts")?.expect(200)?;
-    fs::rename(&aside, tokens)?;
-    ensure!(refused.status >= 500, "HTTP {}: {}", refused.status, String::from_utf8_lossy(&refused.body));
-    let said = String::from_utf8_lossy(&refused.body).into_owned();
-    ensure!(said.contains("nothing was signed") || said.contains("token"), "no clear error: {said}");
-    ensure!(listed.as_array().map(Vec::len) == Some(2), "something was made by halves: {listed}");
+/// Signs artifact 1 with the first key and artifact 2 with the next; the keeper has both.
+///
+/// # Errors
+/// If something does not hold.
+pub fn two_keys(node: &Node, keeper: &str) -> Result<()> {
+    let mut client = maker(node);
+    create(&mut client, 1)?.expect(201)?;
+    verified(&mut client, 1)?;
+    node.operator().post("/admin/keys/rotate", &json!({ "reason": "a test" }))?.expect(200)?;
+    create(&mut client, 2)?.expect(201)?;
+    let kept = keys(node)?;
+    let by_keeper = kept.iter().all(|key| key["kept_by"] == keeper);
+    ensure!(kept.len() == 2 && by_keeper, "two keys that {keeper} keeps are expected: {kept:?}");
     Ok(())
 }
 
-/// A node that cannot reach its token does not start, and says why.
-fn without_token(binary: &Path, home: &Home) -> Result<()> {
-    let output = Command::new(binary)
-        .args(["up", "--home"])
-        .arg(home.directory())
-        .env("SOFTHSM2_CONF", "/nonexistent")
-        .output()
-        .context("running the node")?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(!output.status.success() && said.contains("[keys]"), "no clear error: {said}");
+/// While the keeper is away nothing is signed, nothing is left of the attempt, and what was signed before holds. The answer is what the maker of
+/// an artifact is told, whose number is the first that is free.
+///
+/// # Errors
+/// If something does not hold.
+pub fn away(
+    node: &Node,
+    number: usize,
+    leave: impl FnOnce() -> Result<()>,
+    back: impl FnOnce() -> Result<()>,
+) -> Result<Response> {
+    let mut client = maker(node);
+    leave()?;
+    let refused = create(&mut client, number);
+    let nothing = nothing_new(node, number - 1);
+    back()?;
+    let refused = refused?;
+    nothing?;
+    let is_problem = refused.header("content-type") == Some("application/problem+json");
+    ensure!(refused.status >= 500 && is_problem, "HTTP {}: {}", refused.status, words(&refused));
+    Ok(refused)
+}
+
+/// There are this many artifacts, and the scrub finds nothing.
+///
+/// # Errors
+/// If it is otherwise.
+pub fn nothing_new(node: &Node, known: usize) -> Result<()> {
+    let listed = maker(node).get("/artifacts")?.expect(200)?;
+    ensure!(listed.as_array().map(Vec::len) == Some(known), "something was made by halves: {listed}");
+    let scrubbed = node.operator().post("/admin/artifacts/scrub", &json!({}))?.expect(200)?;
+    let clean = scrubbed["checked"] == known && scrubbed["intact"] == known;
+    ensure!(clean, "the scrub finds something: {scrubbed}");
     Ok(())
 }
 
-fn keys(node: &Node) -> Result<Vec<Value>> {
+/// Artifacts from 1 to `last` hold, and the key set, which is the answer, has both keys.
+///
+/// # Errors
+/// If it is otherwise.
+pub fn all_hold(node: &Node, last: usize) -> Result<Value> {
+    let mut client = maker(node);
+    for number in 1..=last {
+        verified(&mut client, number)?;
+    }
+    nothing_new(node, last)?;
+    let set = node.anonymous().get("/jwks/default")?.expect(200)?;
+    ensure!(set["keys"].as_array().is_some_and(|keys| keys.len() == 2), "two keys are expected: {set}");
+    Ok(set)
+}
+
+/// The root key lies wrapped, and not in the clear.
+///
+/// # Errors
+/// If it is otherwise.
+pub fn root_is_wrapped(home: &Home) -> Result<()> {
+    let key_files = home.directory().join("data/keys");
+    ensure!(!key_files.join("root.key").exists(), "the root key lies in the clear");
+    ensure!(key_files.join("root.wrapped").exists(), "there is no wrapped root key");
+    Ok(())
+}
+
+/// A node that cannot reach its keeper does not start; what it says is the answer.
+///
+/// # Errors
+/// If it starts.
+pub fn without(binary: &Path, home: &Home, environment: &[(String, String)]) -> Result<String> {
+    let mut command = Command::new(binary);
+    command.args(["up", "--home"]).arg(home.directory()).envs(environment.iter().cloned());
+    let (ended, said) = s3::refused(&mut command, home)?;
+    ensure!(ended, "the node started without the keeper of its keys: {said}");
+    Ok(said)
+}
+
+/// Who makes artifacts.
+pub fn maker(node: &Node) -> Client {
+    node.client(&node.home().agent("maker", &["tester"]))
+}
+
+/// The signing keys, as an operator sees them.
+///
+/// # Errors
+/// If they cannot be had.
+pub fn keys(node: &Node) -> Result<Vec<Value>> {
     let keys = node.operator().get("/admin/keys?workspace=default")?.expect(200)?;
     Ok(keys.as_array().cloned().unwrap_or_default())
 }
 
-fn id(number: usize) -> String {
-    format!("0197f3a2-5c1e-7d40-9a6b-{number:012x}")
-}
-
-fn create(client: &mut Client, number: usize) -> Result<countersign_testkit::Response> {
+/// Asks for an artifact of this number.
+///
+/// # Errors
+/// If the node does not answer.
+pub fn create(client: &mut Client, number: usize) -> Result<Response> {
     let artifact = json!({
         "id": id(number), "type": "baseline_module", "version": 1, "workspaceId": "default",
         "createdAt": "2026-03-01T12:00:00Z",
@@ -122,7 +181,20 @@ fn create(client: &mut Client, number: usize) -> Result<countersign_testkit::Res
     client.post("/artifacts", &artifact)
 }
 
-fn verified(client: &mut Client, number: usize) -> Result<()> {
+/// What a response says.
+pub fn words(response: &Response) -> String {
+    String::from_utf8_lossy(&response.body).into_owned()
+}
+
+fn id(number: usize) -> String {
+    format!("0197f3a2-5c1e-7d40-9a6b-{number:012x}")
+}
+
+/// The node verifies the artifact of this number.
+///
+/// # Errors
+/// If it does not hold.
+pub fn verified(client: &mut Client, number: usize) -> Result<()> {
     let report = client.post(&format!("/artifacts/{}/verify", id(number)), &json!({}))?.expect(200)?;
     ensure!(report["valid"] == true, "artifact {number} does not hold: {report}");
     Ok(())

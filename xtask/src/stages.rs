@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use countersign_testkit::random::Random;
 
 use crate::{
-    conformance, crash, evidence, fuzz, hostile, jose, mail, observe, oidc, paths, peers, power, s3, setup, sigstore,
-    softhsm, strace, tidy, twins, use_cases, walkthrough, witness,
+    conformance, crash, evidence, fuzz, hostile, jose, kms, mail, observe, oidc, paths, peers, power, s3, setup,
+    sigstore, softhsm, strace, tidy, twins, use_cases, walkthrough, witness,
 };
 
 /// The demo promises less than a minute after the build.
@@ -50,6 +50,7 @@ const STAGES: &[Stage] = &[
     ("jose", |binary| one(jose::run(binary))),
     ("mail", |binary| one(mail::run(binary))),
     ("softhsm", |binary| one(softhsm::run(binary))),
+    ("kms", |binary| one(kms::run(binary))),
     ("witness", |binary| one(witness::run(binary))),
     ("conformance", |binary| one(conformance::run(binary, &conformance::Plan { only: None, update: false }))),
     ("hostile", |binary| one(hostile::run(binary, &hostile::Plan::default()))),

@@ -115,6 +115,9 @@ enum Command {
     /// Sign and verify artifacts in Sigstore's shapes
     #[command(subcommand)]
     Trust(trust::Command),
+    /// What others need to verify this node's signatures
+    #[command(subcommand)]
+    TrustRoot(trust::root::Command),
     /// Sign documents, keep them and find them again
     #[command(subcommand)]
     Artifacts(artifacts::Command),
@@ -186,6 +189,7 @@ impl Cli {
             Command::ApiKey(command) => members::api_key(global, command).await,
             Command::Connections(command) => connections::run(global, command).await,
             Command::Trust(command) => trust::run(global, command).await,
+            Command::TrustRoot(command) => trust::root::run(global, command).await,
             Command::Artifacts(command) => artifacts::run(global, command).await,
             Command::Keys(command) => artifacts::keys(global, command).await,
             Command::Authority(command) => authority::run(global, command).await,

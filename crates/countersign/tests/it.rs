@@ -203,6 +203,7 @@ fn help_names_every_command_and_exit_code() {
         "log",
         "policy",
         "token",
+        "trust-root",
         "freeze",
         "unfreeze",
         "unknown",

@@ -138,7 +138,7 @@ impl Gate {
         self.policies_know_the_catalog().await;
         let view = self.registry.peek();
         let resolved = stages::resolve(principal, view.tool(tool).cloned(), &self.frozen.load(), arguments, facts)?;
-        let validated = stages::validate(resolved, &self.settings.arguments, &view)?;
+        let validated = stages::validate(resolved, &self.settings.arguments, &view).await?;
         stages::authorise(validated, self.policies.current().as_deref(), self.now())
     }
 
@@ -953,14 +953,17 @@ fn health(dispatched: &Result<ToolResult, DispatchError>, hurried: bool) -> Opti
         Err(DispatchError::Timeout) => Some(Health::Ill("timeout")),
         Err(DispatchError::Lost(_)) => Some(Health::Ill("lost")),
         Err(DispatchError::Protocol(_)) => Some(Health::Ill("protocol")),
-        Err(DispatchError::Busy(_) | DispatchError::Cancelled) => None,
+        Err(DispatchError::Busy(_) | DispatchError::Undone(_) | DispatchError::Cancelled) => None,
     }
 }
 
 /// What a dispatch's end means: for a write, everything after sending without an answer is unknown.
 fn judge(ended: Ended, call: Uuid) -> Judged {
     let Ended { dispatched, duration_ms, intent } = ended;
-    let untouched = matches!(dispatched, Err(DispatchError::NotSent(_) | DispatchError::Busy(_)));
+    let nothing = |error: &DispatchError| {
+        matches!(error, DispatchError::NotSent(_) | DispatchError::Busy(_) | DispatchError::Undone(_))
+    };
+    let untouched = dispatched.as_ref().is_err_and(nothing);
     let remarks = dispatched.as_ref().map(|result| result.remarks.clone()).unwrap_or_default();
     let refusal = |kind, detail: String| RecordedBody::Refusal { kind, detail, extra: Map::new() };
     let (status, error, body, known) = match dispatched {
@@ -992,6 +995,10 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
             )
         }
         Err(DispatchError::Busy(why)) => ("busy", None, refusal(RefusalKind::Overloaded, why), true),
+        Err(DispatchError::Undone(why)) => {
+            tracing::warn!(%call, why, "undone");
+            ("undone", None, refusal(RefusalKind::UpstreamUnavailable, why), true)
+        }
         Err(DispatchError::Timeout) => (
             "timeout",
             None,
@@ -1191,6 +1198,10 @@ pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
         }
         Conflict::NotFound | Conflict::Witnessed => Refusal::new(RefusalKind::NotFound, "there is no such thing"),
         Conflict::Exists => Refusal::new(RefusalKind::AlreadyExists, "there is one of that name already"),
+        Conflict::HoldChanged => Refusal::new(
+            RefusalKind::AlreadyExists,
+            "the legal hold of the version before was changed meanwhile; send it again",
+        ),
         Conflict::Full { cap } => {
             Refusal::new(RefusalKind::TooMany, format!("there are {cap} already, the most there may be"))
         }

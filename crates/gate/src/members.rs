@@ -237,7 +237,7 @@ impl Gate {
         let facts = WorkspaceFacts { archived: Some(now), ..facts };
         let row = self.row(DirectoryKind::Workspace, &name, name.to_string(), body(&facts)?, draft.id);
         let op = match known {
-            Some(_) => StateOp::DirectorySet { row },
+            Some(_) => StateOp::DirectorySet { row, from: None },
             None => StateOp::DirectoryAdd { row, cap: MAX_WORKSPACES },
         };
         let event = self.change(draft, principal, op).await?;

@@ -21,6 +21,7 @@ pub const OUTCOMES: &[&str] = &[
     "upstream_error",
     "not_sent",
     "busy",
+    "undone",
     "timeout",
     "lost",
     "protocol_error",

@@ -104,10 +104,11 @@ pub(crate) fn resolve(
 /// Validates: strict JSON, one meaning, and the tool's own schema.
 ///
 /// Where the arguments name a prompt or resource, its definition is the one that counts: it has to be reviewed, too.
-pub(crate) fn validate(mut resolved: Resolved, limits: &Limits, view: &View) -> Result<Validated, Denied> {
+pub(crate) async fn validate(mut resolved: Resolved, limits: &Limits, view: &View) -> Result<Validated, Denied> {
     let read = read_arguments(&resolved.raw, limits);
     if let Ok((input, _)) = &read {
-        resolved.facts.remarks = resolved.tool.upstream.remarks(&resolved.tool.tool.tool, input);
+        let remarks = resolved.tool.upstream.remarks(&resolved.principal, &resolved.tool.tool.tool, input);
+        resolved.facts.remarks = remarks.await;
     }
     let checked = read.and_then(|(input, canonical)| {
         check_schema(&resolved, &input)?;

@@ -57,6 +57,10 @@ pub enum DispatchError {
     /// the upstream's health.
     #[error("{0}")]
     Busy(String),
+    /// Certain: the upstream did nothing of it, and says why: somebody on whom it relies was away, say. Says nothing about the
+    /// upstream's health, whose other tools may do without them.
+    #[error("nothing was done: {0}")]
+    Undone(String),
     /// The upstream answered the call with a JSON-RPC error: a known outcome.
     #[error("the upstream refused the call: {message} ({code})")]
     Rpc {
@@ -287,7 +291,7 @@ pub trait Upstream: Send + Sync {
     fn name(&self) -> &UpstreamName;
 
     /// What a capability of the node says of a call with these arguments, which are JSON but not yet held against the schema.
-    fn remarks(&self, _tool: &str, _input: &Value) -> Remarks {
+    async fn remarks(&self, _principal: &Principal, _tool: &str, _input: &Value) -> Remarks {
         Remarks::default()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! One contract for both, and for whoever else keeps keys: [`SigningKeys`] makes P-256 keys and signs with them (ES256, RFC 7518
 //! section 3.4), [`RootKey`] wraps a node's root secret. What crosses the contract are digests, signatures, public keys and wrapped
-//! secrets, never a private key. The embedded default, keys sealed in the database, is the server's and follows the same contract.
+//! secrets, never a private key. The embedded default, keys sealed in the database, is the server's and needs no keeper.
 //!
 //! - A signature is verified here, against the key's public half, before anybody gets it: a provider that errs is noticed where it errs.
 //! - Every operation has a deadline. What may be tried again is tried again inside it, a few times; the caller need not.

@@ -43,7 +43,7 @@ impl fmt::Debug for SecretText {
 /// Where a secret is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
-    /// The first line of a file that only its owner and its group can read.
+    /// A file of one line that only its owner and its group can read.
     File(PathBuf),
     /// An environment variable.
     Env(String),

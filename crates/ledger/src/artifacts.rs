@@ -6,6 +6,7 @@ use countersign_proof::digest::Digest;
 use uuid::Uuid;
 
 use crate::objects::ObjectRef;
+use crate::state::Conflict;
 
 /// One version of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,23 @@ pub struct ArtifactRow {
     pub compliance: Vec<String>,
     /// The artifacts that it was made from.
     pub sources: Vec<Uuid>,
+}
+
+impl ArtifactRow {
+    /// Whether it may follow the newest version, of which number and legal hold are given: numbers have no gaps, and what follows a version under
+    /// hold is under hold.
+    ///
+    /// # Errors
+    /// [`Conflict::Exists`], [`Conflict::HoldChanged`].
+    pub fn follows(&self, newest: Option<(u64, bool)>) -> Result<(), Conflict> {
+        if self.version != newest.map_or(0, |(version, _)| version) + 1 {
+            return Err(Conflict::Exists);
+        }
+        match newest {
+            Some((_, held)) if held != self.object.held => Err(Conflict::HoldChanged),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A filter over artifacts of one workspace, newest first; all given parts must match.

@@ -2,7 +2,8 @@
 //! whole.
 //!
 //! Rows change by [`StateOp::DirectoryAdd`](crate::state::StateOp::DirectoryAdd) and its siblings, in the transaction of the
-//! event that explains the change; each change raises a number by which every node notices it.
+//! event that explains the change; each change raises a number by which every node notices it. That event is also the row's version:
+//! who writes what it worked out from a row says from which one, so that a change in between is not undone.
 
 use countersign_domain::{Millis, WorkspaceName};
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,7 @@ pub struct DirectoryRow {
     pub body: String,
     /// When it was last changed.
     pub at: Millis,
-    /// The event that explains the last change.
+    /// The event that explains the last change; no two changes have the same.
     pub event: Uuid,
     /// When it was last used, to the minute or so.
     pub used: Option<Millis>,

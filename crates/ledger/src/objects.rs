@@ -96,9 +96,12 @@ pub struct Listed {
 /// Why an object cannot be had or stored. The detail is for the log, not for callers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
-    /// The store does not answer, or cannot do it now.
+    /// The store does not answer, or cannot do it now. What it was asked to do may have been done.
     #[error("the object store is away: {0}")]
     Unavailable(String),
+    /// The same, and nothing was done: it was not even asked, or what is there shows it.
+    #[error("the object store is away: {0}")]
+    Undone(String),
     /// There is no room.
     #[error("the object store is full: {0}")]
     Full(String),
@@ -139,6 +142,7 @@ pub trait Objects: Send + Sync {
     /// Keys behind one, in order, at most 1000.
     fn list<'a>(&'a self, behind: Option<&'a str>) -> Answered<'a, Vec<Listed>>;
     /// Puts an object under legal hold, or takes it off; done when it was so before. [`ObjectError::Unsupported`] where the store knows none.
+    /// Only after [`ObjectError::Unavailable`] it may have been done all the same: a store whose answer was lost is asked what it shows.
     fn hold<'a>(&'a self, object: &'a ObjectRef, held: bool) -> Answered<'a, ()>;
     /// What stands in the way of the object for those who read its key without its version: another version, or the mark of a deletion.
     /// Nothing, in a store without versions.

@@ -467,10 +467,13 @@ pub enum StateOp {
         /// The most rows of its kind.
         cap: u32,
     },
-    /// Replaces what is known of a row; `used` stays. Conflict: [`Conflict::NotFound`].
+    /// Replaces what is known of a row; `used` stays. Conflict: [`Conflict::NotFound`], also if `from` is given and another event
+    /// explains the row by now: what was to be written says nothing of that change, and would undo it.
     DirectorySet {
         /// The row.
         row: DirectoryRow,
+        /// The event of the row that it follows, as it was read; `None` takes the place of any.
+        from: Option<Uuid>,
     },
     /// Removes a row. Conflict: [`Conflict::NotFound`].
     DirectoryRemove {
@@ -512,7 +515,7 @@ pub enum StateOp {
         /// The row.
         row: Box<TrustRow>,
     },
-    /// Adds a version of an artifact. Conflict: [`Conflict::Exists`] unless its version is the one after the newest.
+    /// Adds a version of an artifact. Conflicts: those of [`ArtifactRow::follows`].
     ArtifactAdd {
         /// The row.
         row: Box<ArtifactRow>,
@@ -615,6 +618,9 @@ pub enum Conflict {
     /// A row of that name is there already.
     #[error("exists already")]
     Exists,
+    /// The version before was put under legal hold, or taken off it, since somebody looked.
+    #[error("the legal hold of the version before was changed meanwhile")]
+    HoldChanged,
     /// There are as many rows as there may be.
     #[error("there are {cap} already")]
     Full {

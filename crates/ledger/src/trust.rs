@@ -62,6 +62,8 @@ pub struct TrustQuery {
     pub artifact_type: Option<String>,
     /// Only of this signer.
     pub signer: Option<String>,
+    /// Only what ended so: verifications that passed or failed.
+    pub valid: Option<bool>,
     /// Only whose artifact, subject or chain this is.
     pub about: Option<String>,
     /// `at >= since`.
@@ -83,6 +85,7 @@ impl TrustQuery {
             artifact: None,
             artifact_type: None,
             signer: None,
+            valid: None,
             about: None,
             since: None,
             until: None,

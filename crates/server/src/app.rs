@@ -21,7 +21,7 @@ use crate::mcp::session::Sessions;
 use crate::mcp::tasks::Executions;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
-use crate::trust::{Clients, Custody, Forwarding};
+use crate::trust::{Clients, Custody, Forwarding, Trust};
 use crate::witness::{Asking, Witness};
 
 /// The product's version.
@@ -40,6 +40,8 @@ pub(crate) struct App {
     pub assertion: Arc<AssertionKey>,
     /// The authorities behind the node's signatures, if it signs.
     pub custody: Option<Arc<Custody>>,
+    /// The node's signing and verifying, if it signs.
+    pub trust: Option<Arc<Trust>>,
     /// What the node has for clients of Sigstore's, if it serves any.
     pub clients: Option<Arc<Clients>>,
     /// The node's artifacts and the keys that sign them, if it keeps any.

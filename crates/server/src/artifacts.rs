@@ -169,15 +169,23 @@ impl Upstream for Artifacts {
         worked(permit.deadline(), exchange, name == tools::CREATE || name == tools::HOLD, work).await
     }
 
-    fn remarks(&self, tool: &str, input: &Value) -> Remarks {
+    async fn remarks(&self, principal: &Principal, tool: &str, input: &Value) -> Remarks {
         let text = |name: &str| input.get(name).and_then(Value::as_str);
         let id = match tool {
             tools::DECLARE => text("artifactId"),
             _ => text("id"),
         };
         // What is not an id would be found by nobody, and could be anything.
-        let id = id.and_then(|id| id.parse::<Uuid>().ok()).map(|id| id.to_string());
+        let id = id.and_then(|id| id.parse::<Uuid>().ok());
         let mut members = Map::new();
+        // A denial says what it kept somebody from, too.
+        if let Some(id) = id.filter(|_| tools::OF_ONE.contains(&tool)) {
+            let version = input.get("version").and_then(Value::as_u64);
+            if let Ok(Some(row)) = self.row(principal, id, version).await {
+                members.extend(self.remarks_on(&row, false));
+            }
+        }
+        let id = id.map(|id| id.to_string());
         members.extend(id.clone().map(|id| ("artifact".to_owned(), json!(id))));
         if tool == tools::HOLD {
             members.extend(hold::remarks(input));

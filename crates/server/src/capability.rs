@@ -1,6 +1,7 @@
 //! What the built-in upstreams share: how their tools fail, what their answers look like, and how they compute.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use countersign_catalog::manifest::ToolEntry;
@@ -32,13 +33,15 @@ pub(crate) enum Failure {
     /// There is something else already. A result, marked as an error.
     #[error("{0}")]
     Exists(String),
-    /// Nothing was done, because somebody outside did not do their part. A result, marked as an error: it says nothing about the
-    /// health of this upstream, whose other tools do without them.
+    /// Nothing was done, because somebody outside did not do their part, which the caller may know.
     #[error("{0}")]
     Outside(String),
-    /// Nothing was done.
+    /// Nothing was done: something of this node's is away or damaged.
     #[error("{0}")]
     Undone(String),
+    /// Some of it was done, the rest certainly not; the same call again does the rest. A result, marked as an error.
+    #[error("{0}")]
+    Partly(String),
     /// It may have been done.
     #[error("{0}")]
     Unknown(String),
@@ -48,7 +51,7 @@ impl Failure {
     /// For something that is done already: only showing it failed.
     pub fn after_the_fact(self) -> Self {
         match self {
-            Self::Undone(why) | Self::Outside(why) | Self::Unknown(why) => Self::Unknown(why),
+            Self::Undone(why) | Self::Outside(why) | Self::Partly(why) | Self::Unknown(why) => Self::Unknown(why),
             Self::Input(why) | Self::NotFound(why) | Self::Exists(why) => Self::Unknown(why),
         }
     }
@@ -97,8 +100,9 @@ fn answer(told: Result<Told, Failure>) -> Result<ToolResult, DispatchError> {
         Err(Failure::Input(why)) => result(&json!(why), Some(RefusalKind::InvalidArguments), Map::new()),
         Err(Failure::NotFound(why)) => result(&json!(why), Some(RefusalKind::NotFound), Map::new()),
         Err(Failure::Exists(why)) => result(&json!(why), Some(RefusalKind::AlreadyExists), Map::new()),
-        Err(Failure::Outside(why)) => result(&json!(why), Some(RefusalKind::UpstreamUnavailable), Map::new()),
-        Err(Failure::Undone(why)) => Err(DispatchError::NotSent(why)),
+        Err(Failure::Partly(why)) => result(&json!(why), Some(RefusalKind::UpstreamUnavailable), Map::new()),
+        // It says nothing of the other tools, which stay in use.
+        Err(Failure::Outside(why) | Failure::Undone(why)) => Err(DispatchError::Undone(why)),
         Err(Failure::Unknown(why)) => Err(DispatchError::Lost(why)),
     }
 }
@@ -192,16 +196,22 @@ pub(crate) fn moment(text: &str, name: &str, is_end: bool) -> Result<Millis, Fai
 
 /// Runs what takes milliseconds of computing apart from the threads that serve requests: as many at a time as there are cores; the
 /// others wait, within their calls' deadlines.
-pub(crate) struct Computing(Semaphore);
+pub(crate) struct Computing(Arc<Semaphore>);
 
 impl Computing {
     pub fn new() -> Self {
-        Self(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)))
+        Self(Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))))
     }
 
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let undone = |why: String| Failure::Undone(format!("it could not be computed: {why}"));
-        let _turn = self.0.acquire().await.map_err(|e| undone(e.to_string()))?;
+        let turn = Arc::clone(&self.0).acquire_owned().await.map_err(|e| undone(e.to_string()))?;
+        // Work whose caller has left still has its turn.
+        let work = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
         tokio::task::spawn_blocking(work).await.map_err(|e| undone(e.to_string()))
     }
 }

@@ -198,12 +198,23 @@ pub struct TrustSettings {
     pub identities: BTreeMap<WorkspaceName, Naming>,
     /// How all others do.
     pub other_identities: Naming,
+    /// Whom workspaces expect to have signed, where a call does not say; under no name, what all others do.
+    pub expected: BTreeMap<Option<WorkspaceName>, ExpectedSigner>,
     /// A timestamp authority besides the node's own.
     pub timestamping: Option<TimestampingSettings>,
     /// A log of somebody else to which is forwarded.
     pub forward: Option<ForwardSettings>,
     /// Logs of others that are read.
     pub logs: Vec<ReadLogSettings>,
+}
+
+/// Who is expected to have signed: exactly, or with `*` within and `**` across slashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedSigner {
+    /// The identity in the certificate.
+    pub identity: String,
+    /// Who vouches for it; the node itself, if nothing is said.
+    pub issuer: Option<String>,
 }
 
 /// What clients of Sigstore's may do.
@@ -590,8 +601,8 @@ fn trust(
         return Err(source.complain(wanted, message.to_owned()));
     }
     let scenarios = scenarios.is_some();
-    let key_rotation = rotation(section.key_rotation.as_ref(), 180, source)?;
-    let authority_rotation = rotation(section.authority_rotation.as_ref(), 365, source)?;
+    let key_rotation = rotation(section.key_rotation.as_ref(), (180, 30), source)?;
+    let authority_rotation = rotation(section.authority_rotation.as_ref(), (365, 90), source)?;
     let mail = section.mail.map(|mail| mail::settings(mail, source, base)).transpose()?;
     if let (None, Some(address)) = (&mail, section.teams.iter().find_map(|team| team.mail.first())) {
         return Err(source.complain(address, "mail needs a server: [trust.mail] with host and from".to_owned()));
@@ -604,6 +615,7 @@ fn trust(
         clients: section.clients.map(|clients| clients_of(clients, source)).transpose()?,
         identities,
         other_identities,
+        expected: expected(section.expected, source)?,
         teams,
         mail,
         timestamping,
@@ -633,14 +645,19 @@ fn trust(
     }))
 }
 
-/// For how long something signs until another takes over: so many days, if nothing is said.
-fn rotation(given: Option<&toml::Spanned<String>>, usual_days: u64, source: &Source) -> Result<Duration, ConfigError> {
+/// For how long something signs until another takes over: so many days if nothing is said, and so many at least. Those that signed
+/// stay known for what they signed, and there is an end to how many can be.
+fn rotation(
+    given: Option<&toml::Spanned<String>>,
+    (usual_days, least_days): (u64, u64),
+    source: &Source,
+) -> Result<Duration, ConfigError> {
     const DAY: u64 = 24 * 3600;
     let Some(text) = given else { return Ok(Duration::from_secs(usual_days * DAY)) };
     let duration = parse_duration(text.get_ref()).map_err(|m| source.complain(text, m))?;
     // The longest leaves an authority of ten years with years to spare.
-    if !(DAY..=5 * 365 * DAY).contains(&duration.as_secs()) {
-        return Err(source.complain(text, "a key signs for one day (1d) to five years (1825d)".to_owned()));
+    if !(least_days * DAY..=5 * 365 * DAY).contains(&duration.as_secs()) {
+        return Err(source.complain(text, format!("from {least_days}d to five years (1825d)")));
     }
     Ok(duration)
 }
@@ -681,6 +698,26 @@ fn identities(
         }
     }
     Ok((known, others))
+}
+
+/// `[trust.expected]`: by workspace, and `"*"` for all others.
+fn expected(
+    section: BTreeMap<String, toml::Spanned<file::FileExpected>>,
+    source: &Source,
+) -> Result<BTreeMap<Option<WorkspaceName>, ExpectedSigner>, ConfigError> {
+    let of = |(name, signer): (String, toml::Spanned<file::FileExpected>)| {
+        let complain = |message: String| source.complain(&signer, message);
+        let given = signer.get_ref();
+        if given.identity.is_empty() || given.issuer.as_ref().is_some_and(String::is_empty) {
+            return Err(complain("an empty pattern expects nobody; ** expects anybody".to_owned()));
+        }
+        let workspace = match name.as_str() {
+            "*" => None,
+            name => Some(name.parse().map_err(|_| complain(format!("{name:?} is no workspace's name")))?),
+        };
+        Ok((workspace, ExpectedSigner { identity: given.identity.clone(), issuer: given.issuer.clone() }))
+    };
+    section.into_iter().map(of).collect()
 }
 
 fn team_of(team: file::FileTeam, source: &Source, base: &Path) -> Result<TeamSettings, ConfigError> {

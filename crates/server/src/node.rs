@@ -255,6 +255,7 @@ impl Node {
             // Their definitions are here: nobody has to find the tools missing while they are listed.
             gate.registry().refresh(name).await.map_err(|error| StartError::Setup(error.to_string()))?;
         }
+        let trust = capabilities.as_ref().map(|c| Arc::clone(&c.trust.1));
         let clients = capabilities.as_ref().and_then(|c| c.clients.clone());
         let forwarding = capabilities.as_ref().and_then(|c| c.forwarding.clone());
         if let Some(forwarding) = &forwarding {
@@ -274,6 +275,7 @@ impl Node {
             upstreams: names.into_iter().collect(),
             assertion: broker.assertion,
             custody,
+            trust,
             clients,
             artifacts,
             forwarding,
@@ -374,7 +376,7 @@ struct Capabilities {
     custody: Arc<Custody>,
     clients: Option<Arc<Clients>>,
     forwarding: Option<Arc<Forwarding>>,
-    trust: BuiltIn,
+    trust: (Manifest, Arc<Trust>),
     artifacts: (Manifest, Arc<Artifacts>),
 }
 
@@ -382,7 +384,9 @@ impl Capabilities {
     fn built_in(&self) -> [BuiltIn; 2] {
         let (manifest, artifacts) = &self.artifacts;
         let artifacts: Arc<dyn Upstream> = Arc::<Artifacts>::clone(artifacts);
-        [(self.trust.0.clone(), Arc::clone(&self.trust.1)), (manifest.clone(), artifacts)]
+        let (described, trust) = &self.trust;
+        let trust: Arc<dyn Upstream> = Arc::<Trust>::clone(trust);
+        [(described.clone(), trust), (manifest.clone(), artifacts)]
     }
 }
 
@@ -414,7 +418,7 @@ fn capabilities(
     let keys = Arc::new(SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()));
     let clients = settings.clients.as_ref().map(|settings| {
         let stores = (ledger.clone(), Arc::clone(keyring));
-        Arc::new(Clients::new(settings, stores, Arc::clone(&custody), Arc::clone(&keys), clock()))
+        Arc::new(Clients::new(settings, stores, Arc::clone(&custody), clock()))
     });
     let trust = Trust::capability(TrustParts {
         ledger: ledger.clone(),
@@ -428,6 +432,7 @@ fn capabilities(
         outside,
         clients: clients.clone(),
         names: Names { by_workspace: settings.identities.clone(), others: settings.other_identities },
+        expected: settings.expected.clone(),
         objects: Arc::clone(&objects),
         scenarios: settings.scenarios,
     });

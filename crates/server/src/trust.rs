@@ -48,7 +48,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::capability::{Computing, Failure, Told, described, read, worked};
-use crate::config::Naming;
+use crate::config::{ExpectedSigner, Naming};
 
 pub(crate) use clients::{Clients, NotAdmitted};
 pub(crate) use custody::{Custody, CustodyError, Published, entropy};
@@ -74,6 +74,8 @@ pub(crate) struct Trust {
     outside: Outside,
     clients: Option<Arc<Clients>>,
     names: Names,
+    /// Whom workspaces expect to have signed, where a call does not say.
+    expected: BTreeMap<Option<WorkspaceName>, ExpectedSigner>,
     /// Where documents of scans are kept.
     objects: Arc<dyn Objects>,
     /// Whether answers may be asked for that are made up.
@@ -96,6 +98,7 @@ pub(crate) struct Parts {
     pub outside: Outside,
     pub clients: Option<Arc<Clients>>,
     pub names: Names,
+    pub expected: BTreeMap<Option<WorkspaceName>, ExpectedSigner>,
     pub objects: Arc<dyn Objects>,
     pub scenarios: bool,
 }
@@ -105,11 +108,11 @@ impl Trust {
     ///
     /// # Errors
     /// If a definition of ours cannot be pinned, in words.
-    pub fn capability(parts: Parts) -> Result<(Manifest, Arc<dyn Upstream>), String> {
+    pub fn capability(parts: Parts) -> Result<(Manifest, Arc<Self>), String> {
         let definitions = tools::definitions(parts.scenarios, parts.clients.is_some());
         let (manifest, tools) = described(NAME, tools::TITLE, definitions)?;
         let Parts { ledger, keyring, custody, base_url, clock, teams, packages, images, outside, .. } = parts;
-        let Parts { clients, names, objects, scenarios, .. } = parts;
+        let Parts { clients, names, expected, objects, scenarios, .. } = parts;
         let trust = Self {
             name: manifest.upstream.clone(),
             ledger,
@@ -123,6 +126,7 @@ impl Trust {
             outside,
             clients,
             names,
+            expected,
             objects,
             scenarios,
             tools,
@@ -170,6 +174,10 @@ impl Trust {
             Naming::Subject => named_by_subject(principal)?,
         };
         let Some((identity, issuer)) = chosen else { return self.pseudonym(principal).await };
+        // Nobody's subject makes somebody a signer of this node's naming.
+        if identity.text().starts_with(self.custody.issuer()) {
+            return self.pseudonym(principal).await;
+        }
         // Issuers that are no URL are this node's own.
         let issuer = issuer.filter(|url| check_issuer(url).is_ok());
         Ok(Named { identity, issuer: issuer.unwrap_or_else(|| self.custody.issuer().to_owned()) })
@@ -260,9 +268,10 @@ fn named_by_mail(principal: &Principal) -> Result<Chosen, Failure> {
     Ok(Some((identity, Some(principal.issuer.clone()))))
 }
 
-/// Anybody by the token's subject: as it is, if it is a URI, else below the issuer's.
+/// Anybody by the token's subject: as it is, if it is a URI, else below the issuer's. Whose issuer is no URL, as that of API keys, has
+/// a name that an administrator wrote: it stays with its pseudonym.
 fn named_by_subject(principal: &Principal) -> Result<Chosen, Failure> {
-    if principal.on_behalf_of.is_some() {
+    if principal.on_behalf_of.is_some() || check_issuer(&principal.issuer).is_err() {
         return Ok(None);
     }
     let subject = &principal.id;
@@ -298,7 +307,7 @@ impl Upstream for Trust {
     }
 
     /// That an answer is made up stands in every event of its call.
-    fn remarks(&self, _: &str, input: &Value) -> Remarks {
+    async fn remarks(&self, _: &Principal, _: &str, input: &Value) -> Remarks {
         let name = input.get("scenario").and_then(Value::as_str).filter(|_| self.scenarios);
         let mut members = Map::new();
         members.extend(name.and_then(Scenario::named).map(|played| ("simulated".to_owned(), json!(played.name()))));

@@ -15,6 +15,7 @@ const CONFIG: &str = "\
 serial = serial
 signer_cert = leaf.pem
 signer_key = leaf.key
+certs = root.pem
 signer_digest = sha256
 default_policy = 1.2.3.4.1
 digests = sha256, sha384, sha512

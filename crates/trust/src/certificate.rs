@@ -13,7 +13,7 @@ use spki::AlgorithmIdentifierOwned;
 use x509_cert::Version;
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 use x509_cert::ext::{Extension, Extensions};
 use x509_cert::name::{Name, RdnSequence, RelativeDistinguishedName};
 use x509_cert::serial_number::SerialNumber;
@@ -244,6 +244,17 @@ impl Certificate {
 
     pub(crate) fn subject_key_id(&self) -> Result<Option<OctetString>, CertificateError> {
         self.decoded(oid::SUBJECT_KEY_ID)
+    }
+
+    /// Whether the key that it names as its issuer's can be `issuer`'s (RFC 5280 section 4.2.1.1). It can where either names
+    /// none. This costs next to nothing, and says nothing of who signed.
+    pub(crate) fn may_be_signed_by(&self, issuer: &Self) -> bool {
+        let named = self.decoded::<AuthorityKeyIdentifier>(oid::AUTHORITY_KEY_ID).ok().flatten();
+        let key = issuer.subject_key_id().ok().flatten();
+        match (named.and_then(|named| named.key_identifier), key) {
+            (Some(named), Some(key)) => named == key,
+            (_, _) => true,
+        }
     }
 
     /// Who signs with this certificate: its only subject alternative name.

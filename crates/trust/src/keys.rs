@@ -287,6 +287,12 @@ pub(crate) fn named(id: &ObjectIdentifier) -> String {
     }
 }
 
+/// A P-256 signature (DER) as the one of its two forms whose s is low: (r, s) and (r, n - s) verify alike. Other bytes as they are.
+pub fn low_s(signature: &[u8]) -> Vec<u8> {
+    let parsed = p256::ecdsa::Signature::from_der(signature);
+    parsed.map_or_else(|_| signature.to_vec(), |parsed| parsed.normalize_s().to_der().as_bytes().to_vec())
+}
+
 fn ed25519(key: &[u8]) -> Result<ed25519_dalek::VerifyingKey, KeyError> {
     let key = key.try_into().map_err(|_| KeyError::Malformed)?;
     let key = ed25519_dalek::VerifyingKey::from_bytes(key).map_err(|_| KeyError::Malformed)?;

@@ -140,6 +140,8 @@ failures! {
     StatementMalformed = "statement_malformed",
     /// The policy demanded nobody in particular.
     NobodyExpected = "nobody_expected",
+    /// To go on, more signatures would have to be verified than one report may cost.
+    TooManySignatures = "too_many_signatures",
 }
 
 impl fmt::Display for Code {

@@ -272,6 +272,39 @@ pub fn reject(rejection: Rejection) -> Vec<u8> {
     TimeStampResp { status, token: None }.to_der().unwrap_or_default()
 }
 
+/// The same answer with its certificates in DER's order for a set (X.690 section 11.6), in which alone strict verifiers read
+/// them; some authorities send them in the order of the chain. No signature covers that order.
+///
+/// # Errors
+/// As [`Token::from_response`].
+pub fn in_der_order(answer: &[u8]) -> Result<Vec<u8>, TimestampError> {
+    // Sets are put in order when they are read; what is signed is read as bytes.
+    let (status, signed) = signed_data_of(answer)?;
+    let again = |signed: &SignedData| {
+        let token = ContentInfo { content_type: oid::SIGNED_DATA, content: Any::encode_from(signed)? };
+        TimeStampResp { status, token: Some(token) }.to_der()
+    };
+    again(&signed).map_err(|_| TimestampError::Malformed("the stamp is no DER"))
+}
+
+fn signed_data_of(answer: &[u8]) -> Result<(PkiStatusInfo, SignedData), TimestampError> {
+    let malformed = TimestampError::Malformed;
+    if answer.len() > MAX_RESPONSE_BYTES {
+        return Err(malformed("too large"));
+    }
+    let response = TimeStampResp::from_der(answer).map_err(|_| malformed("not DER of an answer"))?;
+    // Granted, or granted with modifications.
+    if response.status.status > 1 {
+        return Err(TimestampError::Refused(response.status.status));
+    }
+    let token = response.token.ok_or(malformed("no stamp in it"))?;
+    if token.content_type != oid::SIGNED_DATA {
+        return Err(malformed("the stamp is not signed data"));
+    }
+    let signed = token.content.decode_as().map_err(|_| malformed("the signed data is broken"))?;
+    Ok((response.status, signed))
+}
+
 /// Why a timestamp does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TimestampError {
@@ -317,21 +350,7 @@ impl Token {
     /// # Errors
     /// [`TimestampError::Malformed`], [`TimestampError::Refused`].
     pub fn from_response(der: &[u8]) -> Result<Self, TimestampError> {
-        let malformed = TimestampError::Malformed;
-        if der.len() > MAX_RESPONSE_BYTES {
-            return Err(malformed("too large"));
-        }
-        let response = TimeStampResp::from_der(der).map_err(|_| malformed("not DER of an answer"))?;
-        // Granted, or granted with modifications.
-        if response.status.status > 1 {
-            return Err(TimestampError::Refused(response.status.status));
-        }
-        let token = response.token.ok_or(malformed("no stamp in it"))?;
-        if token.content_type != oid::SIGNED_DATA {
-            return Err(malformed("the stamp is not signed data"));
-        }
-        let signed: SignedData = token.content.decode_as().map_err(|_| malformed("the signed data is broken"))?;
-        Self::from_signed_data(signed)
+        Self::from_signed_data(signed_data_of(der)?.1)
     }
 
     fn from_signed_data(signed: SignedData) -> Result<Self, TimestampError> {

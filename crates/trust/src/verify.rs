@@ -9,6 +9,7 @@ mod log;
 mod pattern;
 mod rekor1;
 mod time;
+mod work;
 
 use countersign_proof::digest::Digest;
 
@@ -17,6 +18,7 @@ pub(crate) use log::{check_evidence, check_logged};
 pub use pattern::Pattern;
 pub(crate) use rekor1::{Said, said};
 pub(crate) use time::{check_stamp, check_timestamp_chain};
+use work::Work;
 
 use crate::bundle::{Bundle, Content, Material};
 use crate::certificate::Certificate;
@@ -93,33 +95,32 @@ fn fail<T>(code: Code, detail: impl ToString) -> Result<T, Failure> {
 
 /// Verifies a bundle.
 pub fn verify(bundle: &[u8], artifact: &Artifact<'_>, root: &TrustedRoot, policy: &Policy) -> Report {
-    match Bundle::parse(bundle) {
-        Ok(bundle) => verify_parsed(&bundle, artifact, root, policy),
+    verify_with_chain(bundle, artifact, root, policy).0
+}
+
+/// Verifies a bundle, and gives the signer's certificate and those above it, as the root has them: DER, the signer's first. There are
+/// none for a signature by a bare key, and the signer's alone where nobody in the root issued it.
+pub fn verify_with_chain(
+    bundle: &[u8],
+    artifact: &Artifact<'_>,
+    root: &TrustedRoot,
+    policy: &Policy,
+) -> (Report, Vec<Vec<u8>>) {
+    let mut run = match Bundle::parse(bundle) {
+        Ok(bundle) => Run::of(&bundle, artifact, root, policy),
         Err(error) => {
             let mut run = Run::default();
             run.record(CheckName::Bundle, fail(Code::BundleMalformed, error));
-            run.report()
+            run
         }
-    }
+    };
+    let chain = std::mem::take(&mut run.chain);
+    (run.report(), chain)
 }
 
 /// Verifies what was read from a bundle, or put together from another format that says the same.
 pub fn verify_parsed(bundle: &Bundle, artifact: &Artifact<'_>, root: &TrustedRoot, policy: &Policy) -> Report {
-    let mut run = Run::default();
-    run.record(CheckName::Bundle, Ok("a Sigstore bundle".to_owned()));
-    run.all(bundle, artifact, root, policy);
-    run.report()
-}
-
-/// The signer's certificate and those above it, as the root has them: DER, the signer's first. Nothing for a signature by a bare key; the
-/// signer's alone where nobody in the root issued it.
-pub fn certificates(bundle: &Bundle, root: &TrustedRoot, times: &[SignedTime]) -> Vec<Vec<u8>> {
-    let Material::Certificate(der) = &bundle.material else { return Vec::new() };
-    let times: Vec<u64> = times.iter().map(|time| time.seconds).collect();
-    let leaf = Certificate::from_der(der).ok();
-    let issuers = leaf.and_then(|leaf| chain::find_issuers(&leaf, &root.certificate_authorities, &times).ok());
-    let above = issuers.into_iter().flat_map(|(_, issuers)| issuers).map(|issuer| issuer.der().to_vec());
-    std::iter::once(der.clone()).chain(above).collect()
+    Run::of(bundle, artifact, root, policy).report()
 }
 
 /// What the checks need to know of a bundle.
@@ -159,9 +160,21 @@ struct Run {
     untimed: bool,
     /// Who runs the authority that issued the signer's certificate.
     authority: String,
+    /// The signer's certificate and those above it, as far as they were found; DER.
+    chain: Vec<Vec<u8>>,
+    /// The entries, by their places in the bundle, whose log's promise held.
+    promised: Vec<usize>,
+    work: Work,
 }
 
 impl Run {
+    fn of(bundle: &Bundle, artifact: &Artifact<'_>, root: &TrustedRoot, policy: &Policy) -> Self {
+        let mut run = Self::default();
+        run.record(CheckName::Bundle, Ok("a Sigstore bundle".to_owned()));
+        run.all(bundle, artifact, root, policy);
+        run
+    }
+
     fn record(&mut self, name: CheckName, outcome: Outcome) {
         let (status, code, detail) = match outcome {
             Ok(detail) => (Status::Passed, None, detail),
@@ -211,6 +224,7 @@ impl Run {
     }
 
     fn certificate(&mut self, der: &[u8], subject: &mut Subject<'_>, root: &TrustedRoot, policy: &Policy) {
+        self.chain.push(der.to_vec());
         let certificate = match Certificate::from_der(der) {
             Ok(certificate) => certificate,
             Err(error) => return self.record(CheckName::Certificate, fail(Code::CertificateMalformed, error)),
@@ -221,8 +235,9 @@ impl Run {
             true => vec![certificate.not_before()],
             false => self.times.iter().map(|t| t.seconds).collect(),
         };
-        match chain::find_issuers(&certificate, &root.certificate_authorities, &times) {
+        match chain::find_issuers(&certificate, &root.certificate_authorities, &times, &mut self.work) {
             Ok((authority, issuers)) => {
+                self.chain.extend(issuers.iter().map(|issuer| issuer.der().to_vec()));
                 self.authority = authority.operator.clone();
                 let issued = format!("issued by {}", issuers[0].subject());
                 if self.untimed {
@@ -250,7 +265,7 @@ impl Run {
             self.not_checked.push("whether the certificate was logged: the policy does without an SCT".to_owned());
             return self.skip(CheckName::Sct, None, "the policy does without");
         }
-        let outcome = chain::check_scts(certificate, issuer, &root.ct_logs);
+        let outcome = chain::check_scts(certificate, issuer, &root.ct_logs, &mut self.work);
         self.record(CheckName::Sct, outcome);
     }
 

@@ -1,10 +1,15 @@
-//! Protobuf's JSON mapping, as far as Sigstore's files use it: bytes as base64, 64-bit integers as text, times.
+//! Protobuf's JSON mapping, as far as Sigstore's files use it: bytes as base64, 64-bit integers as text, times. And a look at
+//! JSON that others signed, which is taken as it is.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign_proof::canonical::{JsonError, Limits, parse_strict};
+use countersign_proof::canonical::{JsonError, Limits, Position, parse_strict};
 use der::DateTime;
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes, written as standard base64 with padding. Reading is strict, so that bytes have one spelling.
@@ -97,6 +102,132 @@ pub(crate) fn parse<T: DeserializeOwned>(json: &[u8], max_bytes: usize) -> Resul
     serde_json::from_value(value).map_err(|e| ShapeError::Shape(e.to_string()))
 }
 
+/// Refuses JSON that two readers could understand differently, for its names, and counts its values. Unlike [`parse`], it takes
+/// any number, and builds nothing: in memory are the names of the objects that are open, wherever the text has them unescaped.
+pub(crate) fn count_values(json: &[u8], limits: &Limits) -> Result<usize, JsonError> {
+    if json.len() > limits.max_bytes {
+        return Err(JsonError::TooLarge { actual: json.len(), limit: limits.max_bytes });
+    }
+    let text = std::str::from_utf8(json).map_err(|e| JsonError::InvalidUtf8 { offset: e.valid_up_to() })?;
+    let mut refusal = None;
+    let seed = Counted { depth_left: limits.max_depth, refusal: &mut refusal };
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let counted = seed.deserialize(&mut parser).and_then(|count| parser.end().map(|()| count));
+    counted.map_err(|error| {
+        let at = position(text, &error);
+        let message = error.to_string();
+        match refusal {
+            Some(Refusal::Depth) => JsonError::TooDeep { limit: limits.max_depth, at },
+            Some(Refusal::Duplicate(name)) => JsonError::DuplicateName { name, at },
+            None => JsonError::Syntax { at, message: message.split(" at line ").next().unwrap_or_default().to_owned() },
+        }
+    })
+}
+
+/// serde_json counts lines from 1 and columns in bytes.
+fn position(text: &str, error: &serde_json::Error) -> Position {
+    let line_start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let offset = (line_start + error.column().saturating_sub(1)).min(text.len());
+    Position { offset, line: error.line().max(1), column: error.column().max(1) }
+}
+
+/// Why [`Counted`] refused, since an error of serde_json's carries only text.
+enum Refusal {
+    Depth,
+    Duplicate(String),
+}
+
+/// Counts a value and those in it.
+struct Counted<'a> {
+    depth_left: usize,
+    refusal: &'a mut Option<Refusal>,
+}
+
+/// A member's name, borrowed from the text where it has no escapes.
+#[derive(Deserialize)]
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Counted<'_> {
+    /// For what is in a list or an object.
+    fn nested<E: serde::de::Error>(&mut self) -> Result<Counted<'_>, E> {
+        match self.depth_left.checked_sub(1) {
+            Some(depth_left) => Ok(Counted { depth_left, refusal: self.refusal }),
+            None => {
+                *self.refusal = Some(Refusal::Depth);
+                Err(E::custom("nested too deep"))
+            }
+        }
+    }
+
+    fn again(&mut self) -> Counted<'_> {
+        Counted { depth_left: self.depth_left, refusal: self.refusal }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Counted<'_> {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<usize, D::Error> {
+        input.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Counted<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<usize, E> {
+        Ok(1)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<usize, E> {
+        Ok(1)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<usize, E> {
+        Ok(1)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<usize, E> {
+        Ok(1)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<usize, E> {
+        Ok(1)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<usize, E> {
+        Ok(1)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<usize, A::Error> {
+        let mut inner = self.nested()?;
+        let mut count = 1;
+        while let Some(values) = items.next_element_seed(inner.again())? {
+            count += values;
+        }
+        Ok(count)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<usize, A::Error> {
+        let mut inner = self.nested()?;
+        let mut count = 1;
+        let mut names = BTreeSet::new();
+        while let Some(MemberName(name)) = members.next_key()? {
+            if names.contains(&name) {
+                *inner.refusal = Some(Refusal::Duplicate(name.chars().take(64).collect()));
+                return Err(A::Error::custom("duplicate name"));
+            }
+            names.insert(name);
+            count += members.next_value_seed(inner.again())?;
+        }
+        Ok(count)
+    }
+}
+
 /// What is made of parts that were checked can be written; an empty text is refused by every reader.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
@@ -105,6 +236,35 @@ pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_counted_and_names_stand_once() {
+        let limits = Limits { max_bytes: 60, max_depth: 3 };
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        for (text, expected) in [
+            ("null", Some(1)),
+            ("[]", Some(1)),
+            (r#"{"a":[1,-2,3.5,"x",true,null],"b":{"a":{}}}"#, Some(10)),
+            (r#"[18446744073709551615,100000000000000000000,1e300,9007199254740993]"#, None),
+            ("[18446744073709551615,100000000000000000000,1e300]", Some(4)),
+            (r#"{"a":1,"a":2}"#, None),
+            (r#"{"a":1,"\u0061":2}"#, None),
+            (r#"[{"b":{"":1,"c":2,"":3}}]"#, None),
+            (r#"[{"a":1},{"a":1}]"#, Some(5)),
+            (nested(3).as_str(), Some(3)),
+            (nested(4).as_str(), None),
+            ("1e999", None),
+            ("[1] 2", None),
+            ("{\"a\":", None),
+            ("", None),
+        ] {
+            assert_eq!(count_values(text.as_bytes(), &limits).ok(), expected, "{text}");
+        }
+        assert_eq!(count_values(b"\xff", &limits), Err(JsonError::InvalidUtf8 { offset: 0 }));
+        let twice = count_values(b"{\n\"a\":1,\n\"a\":2}", &limits).unwrap_err();
+        assert!(matches!(&twice, JsonError::DuplicateName { name, at } if name == "a" && at.line == 3), "{twice}");
+        assert!(matches!(count_values(nested(4).as_bytes(), &limits), Err(JsonError::TooDeep { limit: 3, .. })));
+    }
 
     #[test]
     fn times_integers_and_bytes_are_read_strictly() {

@@ -301,7 +301,7 @@ fn held(told: &Value) {
 
 /// Everything holds, and nothing lies over it.
 fn is_intact(found: &Value) -> bool {
-    let bare = found["overlaid"].as_array().is_none_or(Vec::is_empty);
+    let bare = ["overlaid", "overlaid_documents"].iter().all(|list| found[list].as_array().is_none_or(Vec::is_empty));
     found["checked"] == found["intact"] && found["documents"] == found["documents_intact"] && bare
 }
 
@@ -351,10 +351,12 @@ fn scrubbed(found: &Value) {
         let place = format!("{} {} version {}", of("/workspace"), of("/id"), of("/version"));
         output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
     }
-    for one in list(found, "/damaged_documents") {
-        let of = |pointer| output::text(one, pointer);
-        let place = format!("{} scan {}, document {}", of("/workspace"), of("/entry_id"), of("/document"));
-        output::line(format!("  {} {place}: {}", output::paint(Style::Bad, "damaged"), of("/why")));
+    for (name, word) in [("/damaged_documents", "damaged"), ("/overlaid_documents", "overlaid")] {
+        for one in list(found, name) {
+            let of = |pointer| output::text(one, pointer);
+            let place = format!("{} scan {}, document {}", of("/workspace"), of("/entry_id"), of("/document"));
+            output::line(format!("  {} {place}: {}", output::paint(Style::Bad, word), of("/why")));
+        }
     }
     for one in list(found, "/overlaid") {
         let of = |pointer| output::text(one, pointer);

@@ -22,7 +22,8 @@ pub enum Command {
         /// Why
         #[arg(long)]
         reason: String,
-        /// Somebody else may have had the old one since then: nothing that it signed later is believed (RFC 3339, or a date)
+        /// Somebody else may have had the node's authorities since then: nothing that any of them signed later is believed, also of those that
+        /// are retired (RFC 3339, or a date). It can be said again with an earlier time, but not taken back
         #[arg(long, value_name = "WHEN")]
         leaked_since: Option<String>,
     },
@@ -38,11 +39,9 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         Command::List => show(global, &node.get("/admin/authorities").await?, listed),
         Command::Rotate { reason, leaked_since } => {
             let mut order = json!({ "reason": reason });
-            leaked_since.into_iter().for_each(|since| order["leaked_since"] = since.into());
-            show(global, &node.post("/admin/authorities/rotate", &order).await?, |made| {
-                output::line(format!("the authority {} signs from now on", short(made)));
-                output::line("Verifiers have to fetch the trusted root again: countersign trust root");
-            })
+            leaked_since.iter().for_each(|since| order["leaked_since"] = since.as_str().into());
+            let lines: fn(&Value) = if leaked_since.is_some() { made_after_leak } else { made };
+            show(global, &node.post("/admin/authorities/rotate", &order).await?, lines)
         }
     }
 }
@@ -53,6 +52,16 @@ fn show(global: &Global, value: &Value, lines: fn(&Value)) -> anyhow::Result<Exi
         false => lines(value),
     }
     Ok(Exit::Ok)
+}
+
+fn made(one: &Value) {
+    output::line(format!("the authority {} signs from now on", short(one)));
+    output::line("Verifiers have to fetch the trusted root again: countersign trust-root export");
+}
+
+fn made_after_leak(one: &Value) {
+    made(one);
+    output::line("Until when each of the others is believed: countersign authority list");
 }
 
 fn listed(all: &Value) {

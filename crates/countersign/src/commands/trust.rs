@@ -1,27 +1,32 @@
 //! `trust`: signing and verifying artifacts in Sigstore's shapes. Signing is the node's; a bundle that comes with a trusted root is
 //! verified here, offline, and so is a signature with its certificate or key.
 //!
+//! - [`sign`]: files, digests and images, and what is stated of them.
 //! - [`assess`]: scans, reviews, and what they come to.
 //! - [`outside`]: teams and registries.
 //! - [`detached`]: signatures without a bundle, and logs of others.
+//! - [`root`]: what others need to verify; `trust-root` at the top is the same.
 
 mod assess;
 mod detached;
 mod outside;
+pub mod root;
+mod sign;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 use countersign_trust::report::Report;
 use countersign_trust::root::TrustedRoot;
 use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
 use serde_json::{Value, json};
 
-use super::answer::{digest_given, digest_of, list, members, object, read, show, table, texts, verdict, with, write};
+use super::answer::{digest_given, digest_of, list, object, read, show, table, texts, verdict, with};
 use crate::cli::Global;
 use crate::client::{Node, escaped};
-use crate::exit::{Exit, Failure};
-use crate::output::{self, Style};
+use crate::exit::Exit;
+use crate::output;
 
 /// What is shown of a verification.
 const VERDICT: &[(&str, &str)] = &[
@@ -32,42 +37,41 @@ const VERDICT: &[(&str, &str)] = &[
     ("why not", "/reason"),
 ];
 
+/// How attempts to verify ended.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Verifications {
+    /// What was verified
+    Passed,
+    /// What was not
+    Failed,
+    /// Both
+    All,
+}
+
 /// What to sign, verify or look for.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
   countersign trust sign app.tar.gz --type release --subject app:2.1 -o app.sigstore.json
+  countersign trust sign --image registry.example.org/app:2.1 --type container_image
   countersign trust verify app.tar.gz                         by what this node recorded
-  countersign trust root -o trusted_root.json
+  countersign trust-root export -o trusted_root.json
   countersign trust verify app.tar.gz --bundle app.sigstore.json --trusted-root trusted_root.json \\
       --identity 'https://node.example.org/workspaces/default/signers/*' --issuer https://node.example.org
   countersign trust verify app.tar.gz --signature app.sig --key cosign.pub
   countersign trust list --log public-good --artifact app.tar.gz
+  countersign trust list --verifications failed --since 2026-01-31
   countersign trust list --type release --since 2026-11-01
   countersign trust scan report.sarif --artifact app.tar.gz
   countersign trust readiness app:2.1 --team security --rollback
   countersign trust package pypi:requests@2.31.0
 
-An ARTIFACT is a file, its digest (sha256: and 64 hexadecimal digits), or the name under which it was signed.
+An ARTIFACT is a file, or its digest (sha256: and 64 hexadecimal digits). For scans, review, readiness and notify it may
+be the name under which it was signed, too.
 Commands that answer yes or no end with 0 or 3.")]
 pub enum Command {
-    /// Sign a file, or an artifact by its digest
-    Sign {
-        /// A file, or sha256: and 64 hexadecimal digits
-        artifact: String,
-        /// What kind of artifact: release, container_image, sbom, …
-        #[arg(long = "type", value_name = "TYPE")]
-        artifact_type: String,
-        /// What people call it
-        #[arg(long)]
-        subject: Option<String>,
-        /// More to be found with the signature: a JSON object
-        #[arg(long, value_name = "JSON")]
-        metadata: Option<String>,
-        /// Where the Sigstore bundle goes
-        #[arg(long, short, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
+    /// Sign a file, an artifact by its digest, or an image in a registry
+    Sign(sign::Sign),
     /// Verify a file or digest, by a bundle or by what the node recorded
     Verify {
         /// A file, or sha256: and 64 hexadecimal digits
@@ -117,9 +121,12 @@ pub enum Command {
         /// Up to this date or time
         #[arg(long, value_name = "WHEN")]
         until: Option<String>,
+        /// Attempts to verify that ended so, instead of signatures
+        #[arg(long, value_enum, value_name = "OUTCOME", conflicts_with_all = ["artifact_type", "log"])]
+        verifications: Option<Verifications>,
         /// Most entries
         #[arg(long, default_value_t = 20)]
-        limit: u32,
+        limit: usize,
     },
     /// One signature; its Sigstore bundle with -o
     Show {
@@ -152,15 +159,6 @@ pub enum Command {
     Notify(outside::Notify),
     /// Whether a package of a public registry may be used; 3 unless it may
     Package(outside::Package),
-    /// What others need to verify this node's signatures: trusted_root.json
-    Root {
-        /// The client trust config instead, as sigstore-python's --trust-config takes it
-        #[arg(long)]
-        config: bool,
-        /// Where it goes; standard output otherwise
-        #[arg(long, short, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
 }
 
 /// Runs the command.
@@ -169,13 +167,7 @@ pub enum Command {
 /// If a file cannot be read or written, or the node refuses or does not answer.
 pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
     match command {
-        Command::Sign { artifact, artifact_type, subject, metadata, output } => {
-            let metadata = metadata.map(|text| object(&text, "--metadata")).transpose()?;
-            let body = json!({ "artifact": digest_of(&artifact)?.to_string(), "artifact_type": artifact_type });
-            let body = with(body, &[("subject", subject.map(Value::from)), ("metadata", metadata)]);
-            let signed = Node::find(global)?.post("/v1/sign", &body).await?;
-            finish(global, &signed, output.as_deref())
-        }
+        Command::Sign(args) => sign::run(global, args).await,
         Command::Verify {
             artifact,
             signature: Some(signature),
@@ -208,9 +200,14 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
                 [("bundle", bundle), ("identity", identity.map(Value::from)), ("issuer", issuer.map(Value::from))];
             Ok(verdict(global, &Node::find(global)?.post("/v1/verify", &with(body, &given)).await?, VERDICT))
         }
-        Command::List { artifact_type, signer, artifact, log, since, until, limit } => {
+        Command::List { artifact_type, signer, artifact, log, since, until, verifications, limit } => {
             let artifact = artifact.map(|artifact| digest_of(&artifact)).transpose()?.map(|digest| digest.to_string());
-            let elsewhere = log.is_some();
+            let lines = match (&log, verifications) {
+                (Some(_), _) => detached::listed,
+                (None, Some(_)) => attempts,
+                (None, None) => listed,
+            };
+            let outcome = verifications.and_then(|outcome| outcome.to_possible_value());
             let given = [
                 ("artifact_type", artifact_type),
                 ("signer", signer),
@@ -218,15 +215,16 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
                 ("log", log),
                 ("start_date", since),
                 ("end_date", until),
+                ("verifications", outcome.map(|outcome| outcome.get_name().to_owned())),
             ];
             let given = given.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", escaped(&value?))));
             let path = format!("/v1/transparency?limit={limit}{}", given.collect::<String>());
-            let lines = if elsewhere { detached::listed } else { listed };
-            Ok(show(global, &Node::find(global)?.get(&path).await?, lines))
+            let (entries, _) = Node::find(global)?.pages(path, limit).await?;
+            Ok(show(global, &Value::Array(entries), lines))
         }
         Command::Show { id, output } => {
             let signed = Node::find(global)?.get(&format!("/v1/signatures/{}", escaped(&id))).await?;
-            finish(global, &signed, output.as_deref())
+            sign::finish(global, &signed, output.as_deref())
         }
         Command::Provenance { scan } => {
             let chain = Node::find(global)?.get(&format!("/v1/provenance/{}", escaped(&scan))).await?;
@@ -241,20 +239,6 @@ pub async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
         Command::Report(args) => assess::report(global, args).await,
         Command::Notify(args) => outside::notify(global, args).await,
         Command::Package(args) => outside::package(global, args).await,
-        Command::Root { config, output } => {
-            let node = Node::find_public(global)?;
-            let node = node.ok_or_else(|| Failure::new(Exit::Unreachable, "no node runs on this data directory"))?;
-            let path = if config { "/trust/trustconfig.json" } else { "/trust/trusted_root.json" };
-            let reply = node.send("GET", path, &[], None).await?;
-            if !reply.is_success() {
-                return Err(reply.failure().into());
-            }
-            match output {
-                Some(path) => write(&path, &reply.body)?,
-                None => output::line(String::from_utf8_lossy(&reply.body)),
-            }
-            Ok(Exit::Ok)
-        }
     }
 }
 
@@ -297,26 +281,14 @@ fn told(report: &Report) -> anyhow::Result<Value> {
     Ok(value)
 }
 
-fn finish(global: &Global, signed: &Value, to: Option<&Path>) -> anyhow::Result<Exit> {
-    if let (Some(path), true) = (to, signed["bundle"].is_object()) {
-        write(path, signed["bundle"].to_string().as_bytes())?;
+fn attempts(entries: &Value) {
+    if list(entries, "").next().is_none() {
+        return output::line("Nobody tried to verify anything that fits.");
     }
-    Ok(show(global, signed, signed_lines))
-}
-
-fn signed_lines(signed: &Value) {
-    output::line(format!("{} {}", output::paint(Style::Good, "signed"), output::text(signed, "/artifact")));
-    members(
-        signed,
-        &[
-            ("subject", "/subject"),
-            ("signer", "/signer"),
-            ("issuer", "/issuer"),
-            ("entry", "/entry_id"),
-            ("log entry", "/transparency_entry/index"),
-            ("log", "/transparency_entry/log"),
-            ("found at", "/rekor_url"),
-        ],
+    table(
+        ["TRIED", "VALID", "ARTIFACT", "SIGNER", "REASON"],
+        list(entries, ""),
+        ["/verified_at", "/valid", "/artifact", "/signer", "/reason"],
     );
 }
 

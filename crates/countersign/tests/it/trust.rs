@@ -2,10 +2,12 @@
 
 use std::process::Output;
 
-use serde_json::json;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 
 use super::stand_in::serve_each;
-use super::{Home, expect, parsed};
+use super::{Home, clean, expect, parsed};
 
 const POLICY: &str = r#"
 @id("all") permit (principal, action in [Action::"trust:sign", Action::"trust:verify", Action::"trust:add_scan", Action::"trust:check_scans",
@@ -140,4 +142,95 @@ fn teams_are_told_and_packages_are_looked_up() {
     said(&home, &["package", "pypi:evil@1.0"], 3, &["DENIED", "it steals", "pkg:pypi/evil@1.0"]);
     said(&home, &["package", "cargo:serde@1.0.0", "--list-only"], 3, &["UNKNOWN", "not_configured"]);
     said(&home, &["package", "left-pad"], 1, &["begins with its ecosystem"]);
+}
+
+#[test]
+fn the_trusted_root_is_exported() {
+    let home = home();
+    for (option, member) in [(None, "certificateAuthorities"), (Some("--config"), "trustedRoot")] {
+        let output = home.run(&[&["trust-root", "export"][..], option.as_slice()].concat());
+        expect(&output, 0);
+        assert!(parsed(&output)[member].is_object() || parsed(&output)[member].is_array(), "{}", text(&output));
+        let new = output.stdout;
+        // The file has the node's bytes; a line ends on standard output.
+        expect(&home.run(&[&["trust-root", "export", "-o", "exported.json"][..], option.as_slice()].concat()), 0);
+        assert_eq!(new.strip_suffix(b"\n"), Some(std::fs::read(home.path("exported.json")).unwrap().as_slice()));
+    }
+    // Without a node, and without a command.
+    expect(&clean().args(["trust-root", "export", "--url", "http://127.0.0.1:1"]).output().unwrap(), 6);
+    let bare = clean().arg("trust-root").output().unwrap();
+    expect(&bare, 2);
+    assert!(text(&bare).contains("export"), "{}", text(&bare));
+}
+
+#[test]
+fn a_statement_from_a_file_is_signed() {
+    let home = home();
+    let predicate = json!({ "buildDefinition": { "buildType": "https://example.org/build" } });
+    let stated = json!({ "predicate_type": "https://slsa.dev/provenance/v1", "predicate": predicate });
+    std::fs::write(home.path("provenance.json"), stated.to_string()).unwrap();
+    let sign = ["sign", "app.tar.gz", "--type", "release", "--subject", "app:2.1", "--statement"];
+    let to_file = [&sign[..], &["provenance.json", "-o", "stated.sigstore.json"]].concat();
+    said(&home, &to_file, 0, &["signed sha256:", "app:2.1"]);
+
+    let bundle = std::fs::read(home.path("stated.sigstore.json")).unwrap();
+    let bundle: Value = serde_json::from_slice(&bundle).unwrap();
+    let payload = STANDARD.decode(bundle["dsseEnvelope"]["payload"].as_str().unwrap()).unwrap();
+    let statement: Value = serde_json::from_slice(&payload).unwrap();
+    assert_eq!(
+        (&statement["predicateType"], &statement["predicate"], &statement["subject"][0]["name"]),
+        (&stated["predicate_type"], &predicate, &json!("app:2.1"))
+    );
+    said(&home, &["verify", "app.tar.gz"], 0, &["VALID"]);
+
+    std::fs::write(home.path("whole.json"), statement.to_string()).unwrap();
+    said(&home, &[&sign[..], &["whole.json"]].concat(), 1, &["whole.json has \"", "the node adds the rest"]);
+    said(&home, &[&sign[..], &["nothing.json"]].concat(), 1, &["nothing.json"]);
+}
+
+#[test]
+fn an_image_is_signed_in_a_registry_of_the_nodes() {
+    let home = home();
+    let sign = ["sign", "--type", "container_image"];
+    said(&home, &sign, 2, &["<ARTIFACT|--image <REFERENCE>>"]);
+    let of = |image: &'static str| [&sign[..], &["--image", image]].concat();
+    said(&home, &of("https://registry.example.org/app:2.1"), 1, &["leave the scheme out"]);
+    said(
+        &home,
+        &of("registry.example.org/app:2.1"),
+        1,
+        &["registry.example.org is not one of those that are configured"],
+    );
+    let both = [&of("registry.example.org/app:2.1")[..], &["app:2.1"]].concat();
+    said(&home, &both, 2, &["app:2.1 is neither a file that can be read nor a sha256: digest"]);
+}
+
+/// The node is a stand-in, whose registry answers or does not.
+#[test]
+fn of_an_image_it_is_told_where_the_bundle_is() {
+    let (node, log) = serve_each(|_, body, _| {
+        let image = match body.contains("app:2.1") {
+            true => json!({ "reference": "registry.example.org/app:2.1", "pushed": true, "referrer": "sha256:beef" }),
+            false => json!({ "reference": "registry.example.org/app:2.2", "pushed": false, "problem": "it is away" }),
+        };
+        ("200 OK", String::new(), json!({ "artifact": "sha256:cafe", "image": image }).to_string())
+    });
+    let sign = |image: &str| {
+        let given = ["trust", "sign", "--type", "container_image", "--image", image, "--url", &node, "--token", "x"];
+        let output = clean().args(given).output().unwrap();
+        expect(&output, 0);
+        text(&output)
+    };
+    let pushed = sign("registry.example.org/app:2.1");
+    for part in ["signed sha256:cafe", "image      registry.example.org/app:2.1", "pushed as  sha256:beef"] {
+        assert!(pushed.contains(part), "{part:?} is not in:\n{pushed}");
+    }
+    assert!(!pushed.contains("not pushed"), "{pushed}");
+    let kept_back = sign("registry.example.org/app:2.2");
+    assert!(kept_back.contains("the bundle was not pushed beside it: it is away"), "{kept_back}");
+
+    let (head, body) = log.lock().unwrap()[0].clone();
+    assert!(head.starts_with("POST /v1/sign "), "{head}");
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body, json!({ "artifact_type": "container_image", "image": "registry.example.org/app:2.1" }));
 }

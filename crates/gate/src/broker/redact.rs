@@ -65,6 +65,7 @@ impl Redactor {
             }
             Err(DispatchError::NotSent(why)) => Err(DispatchError::NotSent(self.text(&why))),
             Err(DispatchError::Busy(why)) => Err(DispatchError::Busy(self.text(&why))),
+            Err(DispatchError::Undone(why)) => Err(DispatchError::Undone(self.text(&why))),
             Err(DispatchError::Lost(why)) => Err(DispatchError::Lost(self.text(&why))),
             Err(DispatchError::Protocol(why)) => Err(DispatchError::Protocol(self.text(&why))),
             Err(error @ (DispatchError::Unauthorised(_) | DispatchError::Timeout | DispatchError::Cancelled)) => {

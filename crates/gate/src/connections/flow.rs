@@ -471,7 +471,7 @@ impl Gate {
             Ok(planned) => planned,
             Err(refusal) => return Err(self.refuse_denied(Box::new((facts, refusal)), None).await),
         };
-        match self.judge_connecting(principal, tool, facts, &plan) {
+        match self.judge_connecting(principal, tool, facts, &plan).await {
             Ok(facts) => Ok((provider, plan, facts)),
             Err(denied) => Err(self.refuse_denied(denied, None).await),
         }
@@ -511,7 +511,7 @@ impl Gate {
         Ok(Plan { host, scopes })
     }
 
-    fn judge_connecting(
+    async fn judge_connecting(
         &self,
         principal: &Arc<Principal>,
         tool: ToolRef,
@@ -527,7 +527,7 @@ impl Gate {
         facts.pin = known.pin();
         let raw = json!({"scopes": plan.scopes, "host": plan.host}).to_string().into_bytes();
         let resolved = Resolved { principal: Arc::clone(principal), tool: known, raw, facts };
-        let validated = stages::validate(resolved, &self.settings.arguments, &view)?;
+        let validated = stages::validate(resolved, &self.settings.arguments, &view).await?;
         let authorised = stages::authorise(validated, self.policies.current().as_deref(), self.now())?;
         let facts = authorised.validated.resolved.facts;
         // The person's own word is what connecting consists of; others have no part in it.

@@ -17,6 +17,8 @@ use crate::time::rfc3339;
 
 /// By how much the maker's clock may be ahead.
 const CLOCK_SKEW_MS: i64 = 300_000;
+/// How often the hold of the version before may change under one that is being made.
+const HOLD_CHANGES: u32 = 4;
 
 impl Artifacts {
     pub(super) async fn create(&self, principal: &Principal, arguments: &str) -> Result<Told, Failure> {
@@ -47,7 +49,7 @@ impl Artifacts {
         let entry = Uuid::now_v7();
         let held = self.is_held(principal, &artifact).await?;
         let object = self.objects.put(&key_of(principal, &artifact, &jws), &jws, held).await?;
-        let row = ArtifactRow {
+        let mut row = ArtifactRow {
             entry,
             workspace: principal.workspace.clone(),
             id: uuid(artifact.id()),
@@ -62,16 +64,38 @@ impl Artifacts {
             sources: artifact.derived_from().iter().map(|id| uuid(*id)).collect(),
         };
         let public = PublicEntry::new(entry, principal.workspace.clone(), leaf);
-        let entries = vec![public.map_err(|e| Failure::Undone(e.to_string()))?];
-        let ops = vec![StateOp::ArtifactAdd { row: Box::new(row.clone()) }];
-        match self.ledger.append(Append { entries, ops, ..Append::default() }).await {
-            Ok(_) => self.told(&row, true).await.map_err(Failure::after_the_fact),
-            // Somebody was faster with this version.
-            Err(AppendError::Conflict(Conflict::Exists)) => match self.placed(principal, &artifact).await? {
-                Some(known) => self.told(&known, true).await,
-                None => Err(Failure::Exists("another version was stored meanwhile; look at it first".to_owned())),
-            },
-            Err(error) => Err(error.into()),
+        let public = public.map_err(|e| Failure::Undone(e.to_string()))?;
+        if self.make_known(principal, &artifact, &mut row, &public).await? {
+            return self.told(&row, true).await.map_err(Failure::after_the_fact);
+        }
+        match self.placed(principal, &artifact).await? {
+            Some(known) => self.told(&known, true).await,
+            None => Err(Failure::Exists("another version was stored meanwhile; look at it first".to_owned())),
+        }
+    }
+
+    /// Makes an artifact known whose object is stored; or not, if somebody was faster with this version. If the version before was put under hold
+    /// meanwhile, or taken off it, the object follows first: until there is a row, nobody has seen it.
+    async fn make_known(
+        &self,
+        principal: &Principal,
+        artifact: &Artifact,
+        row: &mut ArtifactRow,
+        public: &PublicEntry,
+    ) -> Result<bool, Failure> {
+        let mut changes = 0;
+        loop {
+            let (entries, ops) = (vec![public.clone()], vec![StateOp::ArtifactAdd { row: Box::new(row.clone()) }]);
+            match self.ledger.append(Append { entries, ops, ..Append::default() }).await {
+                Ok(_) => return Ok(true),
+                Err(AppendError::Conflict(Conflict::Exists)) => return Ok(false),
+                Err(AppendError::Conflict(Conflict::HoldChanged)) if changes < HOLD_CHANGES => {
+                    changes += 1;
+                    row.object.held = self.is_held(principal, artifact).await?;
+                    self.objects.hold(&row.object, row.object.held).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

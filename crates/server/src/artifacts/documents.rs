@@ -1,22 +1,23 @@
-//! The scrub's part that looks at documents of scans, which are in the same store: each against the digest that was signed.
+//! The scrub's part that looks at documents of scans, which are in the same store: each against the digest that was signed and the lock that was
+//! asked for.
 
 use countersign_domain::WorkspaceName;
-use countersign_ledger::objects::ObjectError;
+use countersign_ledger::objects::{ObjectError, ObjectRef, lock_trouble};
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
 use countersign_proof::digest::Digest;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::Artifacts;
-use super::scrub::{MAX_FINDINGS, Scrubbed};
+use super::scrub::{Finding, Scrubbed};
 use crate::capability::Failure;
-use crate::trust::documents::{SIGNED_AS, document_of, key_of, object_of, place_of};
+use crate::trust::documents::{SIGNED_AS, key_of, object_of, place_of};
 
 const PAGE: u32 = 200;
 /// Signatures of one document that are looked at for the one that kept it.
 const TRIED: u32 = 1000;
 
-/// A document that does not hold.
+/// A document with a finding.
 #[derive(Debug, Serialize)]
 pub(crate) struct DamagedDocument {
     pub workspace: WorkspaceName,
@@ -66,24 +67,24 @@ impl Artifacts {
 
     async fn scrub_document(&self, row: &TrustRow, found: &mut Scrubbed) -> Result<(), Failure> {
         let Some(object) = object_of(row) else { return Ok(()) };
-        found.documents += 1;
-        let why = match document_of(&*self.objects, row, &object).await {
-            Ok(_) => {
-                found.documents_intact += 1;
-                return Ok(());
+        let finding = self.document_finding(row, &object).await?;
+        found.add_document(row, finding);
+        Ok(())
+    }
+
+    async fn document_finding(&self, row: &TrustRow, object: &ObjectRef) -> Result<Finding, Failure> {
+        let lock = match self.objects.fetch(object).await {
+            Ok(fetched) => fetched.lock,
+            Err(damage @ (ObjectError::Missing(_) | ObjectError::Changed { .. })) => {
+                return Ok(Finding::Damage(damage.to_string()));
             }
-            Err(damage @ (ObjectError::Missing(_) | ObjectError::Changed { .. })) => damage.to_string(),
             Err(error) => return Err(error.into()),
         };
-        if found.damaged_documents.len() < MAX_FINDINGS {
-            found.damaged_documents.push(DamagedDocument {
-                workspace: row.workspace.clone(),
-                entry_id: row.id,
-                document: row.artifact.clone(),
-                why,
-            });
-        }
-        Ok(())
+        // The bytes are those of the reference, which could have been changed without the row.
+        let kept = object.digest.to_string();
+        let other = (kept != row.artifact).then(|| format!("its SHA-256 is {kept}, and {} was signed", row.artifact));
+        let unlocked = lock_trouble(object, &lock, (self.clock)());
+        self.weighed(object, other.into_iter().chain(unlocked).collect()).await
     }
 
     /// Whether an object of this name is a document that somebody signed.

@@ -1,13 +1,17 @@
 //! `hold`: an artifact's objects are put under legal hold, or taken off it.
 //!
-//! The store comes first, then the rows, which say what the store was asked for. If the process dies in between, the same call sets both right; until
-//! then the scrub names a hold that the rows still ask for, and a hold that only the store knows keeps more than it must.
+//! The store comes first, then the rows, which say what the store was asked for. Whether it did it, where its answer was lost, the store is asked
+//! ([`Objects::hold`](countersign_ledger::objects::Objects::hold)): only what cannot be found out is unknown. If the process dies in between, the call
+//! is unknown too, and once a person has looked, the same call sets both right; until then the scrub names a hold that the rows still ask for, and a
+//! hold that only the store knows keeps more than it must.
+//!
+//! A version that is made meanwhile follows the row of the one before it: what the call finds behind those that it noted, it takes in.
 
 use countersign_domain::Principal;
-use countersign_ledger::Append;
-use countersign_ledger::artifacts::{ArtifactQuery, ArtifactRow};
+use countersign_ledger::artifacts::{ArtifactPage, ArtifactQuery, ArtifactRow};
 use countersign_ledger::objects::ObjectError;
 use countersign_ledger::state::StateOp;
+use countersign_ledger::{Append, AppendError};
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 
@@ -16,37 +20,39 @@ use crate::capability::{Failure, Told};
 
 /// The most versions of one call.
 const MAX_VERSIONS: u32 = 1000;
+/// How often a call looks for versions that were made meanwhile.
+const ROUNDS: u32 = 4;
+
+/// What became of the versions that the store was asked about.
+#[derive(Default)]
+struct Asked {
+    done: Vec<ArtifactRow>,
+    /// How many are certainly as they were.
+    undone: usize,
+    /// Of how many that is not known.
+    unknown: usize,
+    /// Why it is not done for all.
+    why: Option<ObjectError>,
+}
 
 impl Artifacts {
     pub(super) async fn hold(&self, principal: &Principal, wanted: tools::Hold) -> Result<Told, Failure> {
-        let rows = self.to_hold(principal, &wanted).await?;
-        let (mut done, mut failed) = (Vec::new(), None);
-        for some in rows.chunks(SIDE_BY_SIDE) {
-            let set = some.iter().map(|row| self.objects.hold(&row.object, wanted.hold));
-            for (row, set) in some.iter().zip(join_all(set).await) {
-                match set {
-                    Ok(()) => done.push(row),
-                    Err(error) => failed = Some(error),
-                }
+        let mut rows = self.to_hold(principal, &wanted).await?;
+        let mut done = Vec::new();
+        for _ in 0..ROUNDS {
+            let asked = self.ask(rows, wanted.hold).await;
+            self.note(&asked.done, wanted.hold).await?;
+            done.extend(asked.done);
+            if let Some(why) = asked.why {
+                return Err(incomplete(done.len(), asked.undone, asked.unknown, &why));
             }
-            if failed.is_some() {
-                break;
+            rows = self.missed(principal, &wanted, &done).await.map_err(Failure::after_the_fact)?;
+            if rows.is_empty() {
+                return Ok(told(&wanted, &done));
             }
         }
-        match (&failed, done.is_empty()) {
-            (Some(ObjectError::Unsupported(why)), true) => return Err(Failure::Input(why.clone())),
-            (Some(error), true) => return Err(Failure::Undone(error.to_string())),
-            (_, _) => {}
-        }
-        let note = |row: &&ArtifactRow| StateOp::ArtifactHold { entry: row.entry, held: wanted.hold };
-        let ops = done.iter().map(note).collect();
-        let noted = self.ledger.append(Append { ops, ..Append::default() }).await;
-        noted.map_err(|error| Failure::from(error).after_the_fact())?;
-        if let Some(error) = failed {
-            let (some, all) = (done.len(), rows.len());
-            return Err(Failure::Unknown(format!("it is done for {some} of {all} versions: {error}; call it again")));
-        }
-        Ok(told(&wanted, &done))
+        let some = done.len();
+        Err(Failure::Partly(format!("it is done for {some} versions, and more were made meanwhile: call it again")))
     }
 
     /// The version that is named, or all.
@@ -55,10 +61,7 @@ impl Artifacts {
         if wanted.version.is_some() || newest.version == 1 {
             return Ok(vec![newest]);
         }
-        let workspace = principal.workspace.clone();
-        let id = Some(artifact_id(&wanted.id)?);
-        let query = ArtifactQuery { id, limit: MAX_VERSIONS, ..ArtifactQuery::of(workspace) };
-        let page = self.read(move |r| r.artifacts(&query)).await?;
+        let page = self.versions(principal, wanted).await?;
         match page.more {
             false => Ok(page.rows),
             true => Err(Failure::Input(format!(
@@ -66,9 +69,81 @@ impl Artifacts {
             ))),
         }
     }
+
+    async fn versions(&self, principal: &Principal, wanted: &tools::Hold) -> Result<ArtifactPage, Failure> {
+        let id = Some(artifact_id(&wanted.id)?);
+        let query = ArtifactQuery { id, limit: MAX_VERSIONS, ..ArtifactQuery::of(principal.workspace.clone()) };
+        self.read(move |r| r.artifacts(&query)).await
+    }
+
+    /// Asks the store, about several at a time, until it does not do one.
+    async fn ask(&self, rows: Vec<ArtifactRow>, held: bool) -> Asked {
+        let mut asked = Asked::default();
+        for some in rows.chunks(SIDE_BY_SIDE) {
+            let answers = join_all(some.iter().map(|row| self.objects.hold(&row.object, held))).await;
+            for (row, answer) in some.iter().zip(answers) {
+                match answer {
+                    Ok(()) => asked.done.push(row.clone()),
+                    Err(why) => {
+                        asked.unknown += usize::from(matches!(why, ObjectError::Unavailable(_)));
+                        asked.why = Some(why);
+                    }
+                }
+            }
+            if asked.why.is_some() {
+                break;
+            }
+        }
+        asked.undone = rows.len() - asked.done.len() - asked.unknown;
+        asked
+    }
+
+    /// The rows say what the store did.
+    async fn note(&self, done: &[ArtifactRow], held: bool) -> Result<(), Failure> {
+        if done.is_empty() {
+            return Ok(());
+        }
+        let ops = done.iter().map(|row| StateOp::ArtifactHold { entry: row.entry, held }).collect();
+        let noted = self.ledger.append(Append { ops, ..Append::default() }).await;
+        let lost =
+            |error: AppendError| Failure::Unknown(format!("the store did it, and the rows may not say so: {error}"));
+        noted.map(drop).map_err(lost)
+    }
+
+    /// Versions that were made while the call was under way, behind one whose row was not changed yet.
+    async fn missed(
+        &self,
+        principal: &Principal,
+        wanted: &tools::Hold,
+        done: &[ArtifactRow],
+    ) -> Result<Vec<ArtifactRow>, Failure> {
+        if wanted.version.is_some() {
+            return Ok(Vec::new());
+        }
+        let mut rows = self.versions(principal, wanted).await?.rows;
+        rows.retain(|row| row.object.held != wanted.hold && done.iter().all(|done| done.version != row.version));
+        Ok(rows)
+    }
 }
 
-fn told(wanted: &tools::Hold, done: &[&ArtifactRow]) -> Told {
+/// How a call ends that is not done for all versions. What is known of each is an outcome, after which the same call may be made.
+fn incomplete(done: usize, undone: usize, unknown: usize, why: &ObjectError) -> Failure {
+    match (done, unknown, why) {
+        (0, 0, ObjectError::Unsupported(why)) => Failure::Input(why.clone()),
+        (0, 0, why) => Failure::Undone(format!("nothing was changed: {why}")),
+        (done, 0, why) => {
+            tracing::warn!(%why, done, undone, "a legal hold was changed on some versions and not on others");
+            Failure::Partly(format!(
+                "it is done for {done} versions, and not for {undone}, which are as they were: the object store did not do it; the same call again does the rest"
+            ))
+        }
+        (done, unknown, why) => Failure::Unknown(format!(
+            "it is done for {done} versions, not for {undone}, and of {unknown} it is not known: {why}"
+        )),
+    }
+}
+
+fn told(wanted: &tools::Hold, done: &[ArtifactRow]) -> Told {
     let mut versions: Vec<u64> = done.iter().map(|row| row.version).collect();
     versions.sort_unstable();
     let id = done.first().map(|row| row.id.to_string());

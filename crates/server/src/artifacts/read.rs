@@ -150,6 +150,12 @@ impl Artifacts {
         let cursor = |text: &String| {
             text.parse::<Uuid>().map_err(|_| Failure::Input(format!("{:?} is no cursor", clipped(text))))
         };
+        if let Some(other) = wanted.workspace.filter(|wanted| wanted != principal.workspace.as_str()) {
+            let (other, own) = (clipped(&other), &principal.workspace);
+            return Err(Failure::Input(format!(
+                "you act in the workspace {own}; to list those of {other:?}, act there"
+            )));
+        }
         let query = ArtifactQuery {
             id: wanted.id.as_deref().map(artifact_id).transpose()?,
             artifact_type: wanted.artifact_type,

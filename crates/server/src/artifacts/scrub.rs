@@ -6,7 +6,8 @@ use std::time::Duration;
 use countersign_domain::{EventDraft, EventType, Millis, Principal, WorkspaceName};
 use countersign_ledger::artifacts::ArtifactRow;
 use countersign_ledger::contract::EventQuery;
-use countersign_ledger::objects::lock_trouble;
+use countersign_ledger::objects::{ObjectRef, lock_trouble};
+use countersign_ledger::trust::TrustRow;
 use countersign_ledger::{Append, Entry};
 use countersign_trust::artifact::report::Report;
 use futures_util::future::join_all;
@@ -25,7 +26,7 @@ const EVERY: Millis = 30 * 24 * 3600 * 1000;
 const LOOK: Duration = Duration::from_secs(3600);
 const PAGE: u32 = 200;
 /// The most findings that are named.
-pub(super) const MAX_FINDINGS: usize = 100;
+const MAX_FINDINGS: usize = 100;
 /// An object that is younger may belong to a call that is under way.
 const GRACE: Millis = 3600 * 1000;
 
@@ -40,7 +41,9 @@ pub(crate) struct Scrubbed {
     pub damaged: Vec<Damaged>,
     /// Those that hold, while something in the object store stands in their way for whoever does not name their version; at most 100.
     pub overlaid: Vec<Damaged>,
-    /// How many these are.
+    /// The same of documents of scans.
+    pub overlaid_documents: Vec<DamagedDocument>,
+    /// How many both are.
     #[serde(skip)]
     over: u64,
     /// Documents of scans that were looked at.
@@ -56,8 +59,8 @@ pub(crate) struct Scrubbed {
     pub event: Option<Uuid>,
 }
 
-/// What is wrong with an artifact.
-enum Finding {
+/// What is wrong with an artifact or a document.
+pub(super) enum Finding {
     Nothing,
     Damage(String),
     Overlaid(String),
@@ -118,7 +121,7 @@ impl Artifacts {
             let overlaid = found.over;
             tracing::error!(
                 overlaid,
-                "somebody laid something over stored artifacts: `countersign artifacts scrub` names them"
+                "somebody laid something over stored artifacts or documents: `countersign artifacts scrub` names them"
             );
         }
         Ok(found)
@@ -131,11 +134,16 @@ impl Artifacts {
         // That a key was revoked later is no damage.
         let codes =
             report.iter().flat_map(Report::failures).map(|code| code.name()).filter(|code| *code != "key_revoked");
-        let all: Vec<String> = codes.map(str::to_owned).chain(damage).chain(unlocked).collect();
-        if !all.is_empty() {
-            return Ok(Finding::Damage(all.join("; ")));
+        let all = codes.map(str::to_owned).chain(damage).chain(unlocked).collect();
+        self.weighed(&row.object, all).await
+    }
+
+    /// What it comes to: what is wrong with it, or else what lies over its object.
+    pub(super) async fn weighed(&self, object: &ObjectRef, wrong: Vec<String>) -> Result<Finding, Failure> {
+        if !wrong.is_empty() {
+            return Ok(Finding::Damage(wrong.join("; ")));
         }
-        let over = self.objects.overlaid(&row.object).await?;
+        let over = self.objects.overlaid(object).await?;
         Ok(over.map_or(Finding::Nothing, Finding::Overlaid))
     }
 
@@ -204,6 +212,26 @@ impl Scrubbed {
         };
         if list.len() < MAX_FINDINGS {
             list.push(Damaged { workspace: row.workspace.clone(), id: row.id, version: row.version, why });
+        }
+    }
+
+    pub(super) fn add_document(&mut self, row: &TrustRow, finding: Finding) {
+        self.documents += 1;
+        let (list, why) = match finding {
+            Finding::Nothing => {
+                self.documents_intact += 1;
+                return;
+            }
+            Finding::Damage(why) => (&mut self.damaged_documents, why),
+            Finding::Overlaid(why) => {
+                self.documents_intact += 1;
+                self.over += 1;
+                (&mut self.overlaid_documents, why)
+            }
+        };
+        if list.len() < MAX_FINDINGS {
+            let (workspace, document) = (row.workspace.clone(), row.artifact.clone());
+            list.push(DamagedDocument { workspace, entry_id: row.id, document, why });
         }
     }
 }

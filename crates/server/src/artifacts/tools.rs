@@ -18,6 +18,9 @@ pub(super) const PROVENANCE: &str = "provenance";
 pub(super) const HOLD: &str = "hold";
 pub(super) const DECLARE: &str = "declare";
 
+/// What is about one stored artifact.
+pub(super) const OF_ONE: [&str; 4] = [GET, VERIFY, PROVENANCE, HOLD];
+
 /// Longest reason, in characters.
 pub(super) const MAX_REASON: usize = 1000;
 
@@ -50,6 +53,8 @@ pub(super) struct Verify {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct List {
+    #[serde(default, alias = "workspace_id")]
+    pub workspace: Option<String>,
     #[serde(default)]
     pub id: Option<String>,
     #[serde(default, rename = "type")]
@@ -195,6 +200,8 @@ fn list_tool(id: &Value, word: &dyn Fn(&str) -> Value) -> Value {
         LIST,
         "Finds artifacts of this workspace, every version of them, newest first",
         &json!({
+            "workspace": word("The caller's own, as nobody lists another's"),
+            "workspace_id": word("The same, by its other name"),
             "id": id,
             "type": word("Only of this type"),
             "compliance": { "type": "array", "maxItems": 16, "items": { "type": "string", "maxLength": 64 },

@@ -71,10 +71,19 @@ pub(super) struct FileTrust {
     pub authority_rotation: Option<Spanned<String>>,
     #[serde(default)]
     pub identities: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
+    pub expected: BTreeMap<String, Spanned<FileExpected>>,
     pub timestamping: Option<super::outside::FileTimestamping>,
     pub forward: Option<super::outside::FileForward>,
     #[serde(default)]
     pub logs: Vec<super::outside::FileReadLog>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileExpected {
+    pub identity: String,
+    pub issuer: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -78,7 +78,7 @@ async fn certificate(State(app): State<Arc<App>>, request: Request) -> Answered 
 async fn log(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answered {
     let clients = clients(&app)?;
     let body = read_body_within(&app, &headers, body, hashedrekord::MAX_REQUEST_BYTES).await?;
-    let (_, holder) = clients.admit(&body).await.map_err(|error| {
+    let (record, holder) = clients.admit(&body).await.map_err(|error| {
         let (kind, cause) = match error {
             NotAdmitted::Failed(failure) => return refusal(failure),
             NotAdmitted::Entry(_) => (RefusalKind::MalformedRequest, "malformed"),
@@ -87,6 +87,11 @@ async fn log(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Ans
         app.gate.note_refusal(SURFACE, cause);
         Refusal::new(kind, error.to_string()).with("cause", cause)
     })?;
+    if let Some(trust) = &app.trust
+        && let Some(entry) = trust.logged_already(&record, &holder).await.map_err(refusal)?
+    {
+        return Ok((StatusCode::CREATED, json(&entry)?).into_response());
+    }
     let principal = app.gate.admit(Arc::new(holder.principal))?;
     crate::telemetry::exchange::caller(&principal);
     let caller = Caller { principal, correlation: Correlation::of(&headers).0 };

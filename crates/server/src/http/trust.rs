@@ -175,7 +175,7 @@ async fn authorities(State(app): State<Arc<App>>, caller: Caller) -> Answered {
 #[serde(deny_unknown_fields)]
 struct Rotation {
     reason: String,
-    /// Since when somebody else may have had the authority: RFC 3339.
+    /// Since when somebody else may have had the authorities: RFC 3339, or a date. Those that were retired before are meant, too.
     #[serde(default)]
     leaked_since: Option<String>,
 }

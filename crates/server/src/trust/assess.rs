@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use countersign_domain::{Millis, Principal};
 use countersign_ledger::Append;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use super::documents::{SIGNED_AS, key_of};
 use super::sign::{Kept as Signed, Scanned, Whole, within_bounds};
+use super::verify::GIVEN;
 use super::{Trust, tools};
 use crate::capability::{Failure, clipped, moment};
 use crate::time::rfc3339;
@@ -32,8 +34,16 @@ use crate::time::rfc3339;
 /// Rows that one question looks at in a page, and in all.
 const PAGE: u32 = 1000;
 const MAX_ROWS: usize = 200_000;
-/// Rows about one artifact.
-const MAX_ABOUT: u32 = 500;
+/// Signatures about one artifact, and reviews of it.
+const MAX_ABOUT: usize = 10_000;
+/// Signatures of one name among which earlier artifacts are looked for.
+const MAX_NAMED: u32 = 500;
+/// How long a report verifies the signatures of its period again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The most scans of a period that a report weighs.
+const MAX_SCANS: usize = 20_000;
+/// The type of an artifact that nobody signed.
+const UNSIGNED: &str = "unknown";
 /// Ids that are kept of a scan.
 const KEPT_IDS: usize = 100;
 /// The most evidence that an answer lists; the counts go on.
@@ -165,6 +175,8 @@ impl Trust {
         };
         review.check().map_err(|e| Failure::Input(e.to_string()))?;
         let kept = Kept { review, person: self.mark(principal, &person).await? };
+        // Read before it is recorded: nothing then fails after the fact.
+        let mut known = self.known(principal, &artifact.to_string()).await?;
         let review = &kept.review;
         let row = TrustRow {
             id,
@@ -181,8 +193,8 @@ impl Trust {
         };
         let ops = vec![StateOp::TrustRecord { row: Box::new(row) }];
         self.ledger.append(Append { ops, ..Append::default() }).await?;
-        let known = self.known(principal, &artifact.to_string()).await.map_err(Failure::after_the_fact)?;
         let asked = Requirements { teams: vec![review.team.clone()], ..Requirements::default() };
+        known.reviews.insert(0, kept.clone());
         let standing = known.stood(&asked);
         Ok(json!({
             "review_id": id.to_string(), "artifact": artifact.to_string(), "team": review.team, "decision": review.decision,
@@ -248,7 +260,7 @@ impl Trust {
             kind: Some(TrustKind::Signature),
             artifact_type: Some(own.artifact_type.clone()),
             before: Some(own.id),
-            limit: MAX_ABOUT,
+            limit: MAX_NAMED,
             ..TrustQuery::of(principal.workspace.clone())
         };
         let page = self.read(move |r| r.trust_rows(&query)).await?;
@@ -272,11 +284,17 @@ impl Trust {
         let window = Window { from_ms: signed_ms(from), to_ms: signed_ms(to) };
         let settings: Settings = wanted.settings.unwrap_or_default();
         let begin = u64::try_from(window.baseline().from_ms).unwrap_or(0);
-        let (rows, more) = self.rows(principal, begin, to).await?;
-        if more {
+        let (mut walk, mut rows) = (Walk::between(principal, begin, to), Vec::<anomalies::Row>::new());
+        loop {
+            let page = self.step(&mut walk).await?;
+            if page.is_empty() {
+                break;
+            }
+            rows.extend(page.iter().filter_map(anomaly_row));
+        }
+        if walk.more {
             return Err(Failure::Input(format!("there are more than {MAX_ROWS} rows; ask for a shorter window")));
         }
-        let rows: Vec<anomalies::Row> = rows.iter().filter_map(anomaly_row).collect();
         let found = self.computing.run(move || anomalies::detect(&rows, window, &settings)).await?;
         let found = found.map_err(|e| Failure::Input(e.to_string()))?;
         serde_json::to_value(found).map_err(|e| Failure::Undone(e.to_string()))
@@ -291,7 +309,9 @@ impl Trust {
         let to = wanted.until.as_deref().map_or(Ok(now), |text| moment(text, "until", true))?;
         let from =
             wanted.since.as_deref().map_or(Ok(to.saturating_sub(90 * DAY)), |text| moment(text, "since", false))?;
-        let (rows, more) = self.rows(principal, from, to).await?;
+        if to <= from {
+            return Err(Failure::Input("the period ends before it begins".to_owned()));
+        }
         let root = self.own_root().await?;
         let mut facts = compliance::Facts {
             workspace: principal.workspace.to_string(),
@@ -300,81 +320,157 @@ impl Trust {
             generated_at_ms: signed_ms(now),
             ..compliance::Facts::default()
         };
-        if more {
+        let (mut walk, mut tally) = (Walk::between(principal, from, to), Tally::default());
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let page = self.step(&mut walk).await?;
+            if page.is_empty() {
+                break;
+            }
+            for row in page {
+                match row.kind {
+                    TrustKind::Signature => self.count_signature(row, (&root, end), &mut tally, &mut facts).await?,
+                    TrustKind::Verification if row.artifact_type == GIVEN => {}
+                    TrustKind::Verification => count_verification(&row, &mut facts),
+                    TrustKind::Review => count_review(&row, &mut tally, &mut facts),
+                    TrustKind::Certificate | TrustKind::Forward => {}
+                }
+            }
+        }
+        if walk.more {
             facts.gaps.push(format!("there are more than {MAX_ROWS} rows in the period; the oldest are not counted"));
         }
-        self.count_signatures(&rows, &root, &mut facts).await?;
-        count_verifications(&rows, &mut facts);
-        count_reviews(&rows, &mut facts);
-        self.count_scans(&rows, &mut facts);
+        self.count_the_rest(principal, (&root, end), &mut tally, &mut facts).await?;
+        self.conclude(tally, &mut facts);
         let report = compliance::report(&facts).map_err(|e| Failure::Undone(e.to_string()))?;
         let markdown = compliance::markdown(&report);
         Ok(json!({ "report": report, "markdown": markdown }))
     }
 
-    async fn count_signatures(
+    async fn count_signature(
         &self,
-        rows: &[TrustRow],
-        root: &Arc<TrustedRoot>,
+        row: TrustRow,
+        (root, end): (&Arc<TrustedRoot>, Instant),
+        tally: &mut Tally,
         facts: &mut compliance::Facts,
     ) -> Result<(), Failure> {
-        let mut types: BTreeMap<String, BTreeMap<String, bool>> = BTreeMap::new();
-        for row in rows.iter().filter(|row| row.kind == TrustKind::Signature) {
-            let (report, whole) = self.verified_again(row, root).await?;
-            let place = place_of(&whole);
-            let valid = report.is_valid();
-            let is_scan = kept_scan(row).is_some();
-            // What a scanner wrote is about an artifact, and none that somebody would review.
-            if !is_scan {
-                let of_type = types.entry(row.artifact_type.clone()).or_default();
-                *of_type.entry(row.artifact.clone()).or_default() |= valid;
-            }
-            let subject = row.subject.clone().unwrap_or_else(|| row.artifact.clone());
-            if !valid {
-                let codes: Vec<&str> = report.failures().map(|code| code.name()).collect();
-                facts.exceptions.push(exception("invalid_signature", &subject, &codes.join(", "), row));
-            }
-            if facts.evidence.len() < MAX_EVIDENCE {
-                facts.evidence.push(Evidence {
-                    id: row.id.to_string(),
-                    kind: if is_scan { "scan" } else { "signature" }.to_owned(),
-                    subject,
-                    log: place.origin,
-                    index: place.index,
-                    at_ms: signed_ms(row.at),
-                });
+        tally.signatures += 1;
+        let scan = kept_scan(&row);
+        // What a scanner wrote is about an artifact, and none that somebody would review.
+        if scan.is_none() {
+            tally.signed.entry(row.artifact_type.clone()).or_default().entry(row.artifact.clone()).or_default();
+        }
+        if Instant::now() < end {
+            self.count_verified(&row, scan.is_some(), root, tally, facts).await?;
+        } else {
+            tally.unverified += 1;
+        }
+        if let (Some(scan), Some(about)) = (scan, row.chain.clone()) {
+            facts.scans.documents += 1;
+            if facts.scans.documents <= MAX_SCANS as u64 {
+                // What was read of it is all that is needed.
+                let row = TrustRow { body: String::new(), ..row };
+                tally.scans.entry(about).or_default().push((row, scan));
             }
         }
-        let signatures = rows.iter().filter(|row| row.kind == TrustKind::Signature).count();
-        if signatures > MAX_EVIDENCE {
-            facts
-                .gaps
-                .push(format!("of {signatures} entries {MAX_EVIDENCE} are listed as evidence; all were verified"));
-        }
-        facts.types = types
-            .into_iter()
-            .map(|(artifact_type, artifacts)| {
-                let (all, verified) =
-                    (artifacts.len() as u64, artifacts.values().filter(|valid| **valid).count() as u64);
-                TypeFacts { artifact_type, artifacts: all, signed: all, verified, failed: all - verified }
-            })
-            .collect();
         Ok(())
     }
 
-    fn count_scans(&self, rows: &[TrustRow], facts: &mut compliance::Facts) {
-        let mut of: BTreeMap<String, Vec<(&TrustRow, Scan)>> = BTreeMap::new();
-        for row in rows {
-            if let (Some(scan), Some(about)) = (kept_scan(row), &row.chain) {
-                facts.scans.documents += 1;
-                of.entry(about.clone()).or_default().push((row, scan));
+    /// Verifies a signature again.
+    async fn count_verified(
+        &self,
+        row: &TrustRow,
+        is_scan: bool,
+        root: &Arc<TrustedRoot>,
+        tally: &mut Tally,
+        facts: &mut compliance::Facts,
+    ) -> Result<(), Failure> {
+        let (report, whole) = self.verified_again(row, root).await?;
+        let place = place_of(&whole);
+        let valid = report.is_valid();
+        let seen = tally.signed.get_mut(&row.artifact_type).and_then(|of_type| of_type.get_mut(&row.artifact));
+        if let Some(seen) = seen.filter(|_| !is_scan) {
+            seen.valid |= valid;
+            seen.invalid |= !valid;
+        }
+        let subject = row.subject.clone().unwrap_or_else(|| row.artifact.clone());
+        if !valid {
+            let codes: Vec<&str> = report.failures().map(|code| code.name()).collect();
+            facts.exceptions.push(exception("invalid_signature", &subject, &codes.join(", "), row));
+        }
+        if facts.evidence.len() < MAX_EVIDENCE {
+            facts.evidence.push(Evidence {
+                id: row.id.to_string(),
+                kind: if is_scan { "scan" } else { "signature" }.to_owned(),
+                subject,
+                log: place.origin,
+                index: place.index,
+                at_ms: signed_ms(row.at),
+            });
+        }
+        Ok(())
+    }
+
+    /// What was scanned or reviewed in the period counts, though it was signed earlier, or never.
+    async fn count_the_rest(
+        &self,
+        principal: &Principal,
+        (root, end): (&Arc<TrustedRoot>, Instant),
+        tally: &mut Tally,
+        facts: &mut compliance::Facts,
+    ) -> Result<(), Failure> {
+        let known: BTreeSet<&String> = tally.signed.values().flat_map(BTreeMap::keys).collect();
+        let scanned = tally.scans.iter().filter(|(_, scans)| is_assessed(scans)).map(|(about, _)| about);
+        let rest: BTreeSet<String> =
+            scanned.chain(&tally.reviewed).filter(|about| !known.contains(about)).cloned().collect();
+        for artifact in rest {
+            let query = TrustQuery {
+                kind: Some(TrustKind::Signature),
+                artifact: Some(artifact.clone()),
+                until: u64::try_from(facts.to_ms).ok(),
+                limit: 1,
+                ..TrustQuery::of(principal.workspace.clone())
+            };
+            let found = self.read(move |r| r.trust_rows(&query)).await?.rows.into_iter().next();
+            match found {
+                Some(row) => self.count_signature(row, (root, end), tally, facts).await?,
+                None => {
+                    tally.signed.entry(UNSIGNED.to_owned()).or_default().insert(artifact, Seen::default());
+                }
             }
         }
-        for (about, scans) in &of {
-            facts.scans.artifacts += u64::from(scans.iter().any(|(_, scan)| scan.assessed));
+        Ok(())
+    }
+
+    fn conclude(&self, tally: Tally, facts: &mut compliance::Facts) {
+        let Tally { signed, signatures, unverified, scans, reviewed } = tally;
+        if unverified > 0 {
+            facts.gaps.push(format!("{unverified} of {signatures} entries are counted and were not verified again"));
+        }
+        if signatures - unverified > MAX_EVIDENCE {
+            facts.gaps.push(format!("of {signatures} entries {MAX_EVIDENCE} are listed as evidence; all others count"));
+        }
+        facts.reviews.artifacts = reviewed.len() as u64;
+        for (artifact_type, artifacts) in signed {
+            let count = |of: fn(&Seen) -> bool| artifacts.values().filter(|seen| of(seen)).count() as u64;
+            let all = artifacts.len() as u64;
+            let is_signed = artifact_type != UNSIGNED;
+            let (verified, failed) = (count(|seen| seen.valid), count(|seen| seen.invalid && !seen.valid));
+            let signed = if is_signed { all } else { 0 };
+            facts.types.push(TypeFacts { artifact_type, artifacts: all, signed, verified, failed });
+        }
+        self.weigh(&scans, facts);
+    }
+
+    fn weigh(&self, scans: &BTreeMap<String, Vec<(TrustRow, Scan)>>, facts: &mut compliance::Facts) {
+        let weighed = scans.values().map(Vec::len).sum::<usize>();
+        if facts.scans.documents > weighed as u64 {
+            facts.gaps.push(format!("of {} scans the newest {weighed} are weighed", facts.scans.documents));
+        }
+        for (about, scans) in scans {
+            facts.scans.artifacts += u64::from(is_assessed(scans));
             let Ok(artifact) = about.parse() else { continue };
-            let scans = scans.iter().map(|(row, scan)| ((*row).clone(), scan.clone())).collect();
-            let known = Known { artifact, signatures: Vec::new(), scans, reviews: Vec::new() };
+            let known = Known { artifact, signatures: Vec::new(), scans: scans.clone(), reviews: Vec::new() };
             let verdict = self.scanned(&known, &ScanPolicy::default());
             facts.scans.findings.add_all(&verdict.findings);
             if verdict.passed {
@@ -400,7 +496,7 @@ impl Trust {
         let query = TrustQuery {
             kind: Some(TrustKind::Signature),
             about: Some(name.to_owned()),
-            limit: MAX_ABOUT,
+            limit: MAX_NAMED,
             ..TrustQuery::of(principal.workspace.clone())
         };
         let page = self.read(move |r| r.trust_rows(&query)).await?;
@@ -413,57 +509,95 @@ impl Trust {
 
     async fn known(&self, principal: &Principal, name: &str) -> Result<Known, Failure> {
         let artifact = self.named(principal, name).await?;
-        let query = TrustQuery {
-            about: Some(artifact.to_string()),
-            limit: MAX_ABOUT,
-            ..TrustQuery::of(principal.workspace.clone())
-        };
-        let page = self.read(move |r| r.trust_rows(&query)).await?;
-        if page.more {
-            return Err(Failure::Undone(format!("more than {MAX_ABOUT} rows are about this artifact")));
-        }
         let mut known = Known { artifact, signatures: Vec::new(), scans: Vec::new(), reviews: Vec::new() };
-        for row in page.rows {
-            match row.kind {
-                TrustKind::Signature => match kept_scan(&row) {
-                    Some(scan) => known.scans.push((row, scan)),
-                    None if row.artifact == artifact.to_string() => known.signatures.push(row),
-                    None => {}
-                },
-                TrustKind::Review => {
-                    let review = serde_json::from_str(&row.body);
-                    known.reviews.push(review.map_err(|e| Failure::Undone(format!("review {}: {e}", row.id)))?);
-                }
-                TrustKind::Verification | TrustKind::Certificate | TrustKind::Forward => {}
+        for row in self.about_all(principal, &artifact, TrustKind::Signature).await? {
+            match kept_scan(&row) {
+                Some(scan) => known.scans.push((row, scan)),
+                None if row.artifact == artifact.to_string() => known.signatures.push(row),
+                None => {}
             }
+        }
+        for row in self.about_all(principal, &artifact, TrustKind::Review).await? {
+            let review = serde_json::from_str(&row.body);
+            known.reviews.push(review.map_err(|e| Failure::Undone(format!("review {}: {e}", row.id)))?);
         }
         Ok(known)
     }
 
-    /// All rows of a period, newest first, and whether there are more than are looked at.
-    async fn rows(
+    /// Every row of a kind about an artifact, newest first.
+    async fn about_all(
         &self,
         principal: &Principal,
-        since: Millis,
-        until: Millis,
-    ) -> Result<(Vec<TrustRow>, bool), Failure> {
-        let (mut rows, mut before) = (Vec::new(), None);
+        artifact: &Digest,
+        kind: TrustKind,
+    ) -> Result<Vec<TrustRow>, Failure> {
+        let about = Some(artifact.to_string());
+        let (mut walk, mut all) = (Walk::of(principal), Vec::new());
+        walk.query = TrustQuery { kind: Some(kind), about, ..walk.query };
         loop {
-            let query = TrustQuery {
-                since: Some(since),
-                until: Some(until),
-                before,
-                limit: PAGE,
-                ..TrustQuery::of(principal.workspace.clone())
-            };
-            let page = self.read(move |r| r.trust_rows(&query)).await?;
-            before = page.rows.last().map(|row| row.id);
-            rows.extend(page.rows);
-            if !page.more || rows.len() >= MAX_ROWS {
-                return Ok((rows, page.more));
+            let page = self.step(&mut walk).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+            if all.len() > MAX_ABOUT {
+                return Err(Failure::Input(format!("more than {MAX_ABOUT} rows of one kind are about this artifact")));
             }
         }
     }
+
+    /// The next page of rows; an empty one after the last, or after the most that one question looks at.
+    async fn step(&self, walk: &mut Walk) -> Result<Vec<TrustRow>, Failure> {
+        if !walk.more || walk.seen >= MAX_ROWS {
+            return Ok(Vec::new());
+        }
+        let query = walk.query.clone();
+        let page = self.read(move |r| r.trust_rows(&query)).await?;
+        walk.query.before = page.rows.last().map(|row| row.id);
+        walk.seen += page.rows.len();
+        walk.more = page.more;
+        Ok(page.rows)
+    }
+}
+
+/// A walk through rows, newest first, a page at a time: what they say can be large.
+struct Walk {
+    query: TrustQuery,
+    seen: usize,
+    /// Whether there are rows beyond those that were seen.
+    more: bool,
+}
+
+impl Walk {
+    fn of(principal: &Principal) -> Self {
+        let query = TrustQuery { limit: PAGE, ..TrustQuery::of(principal.workspace.clone()) };
+        Self { query, seen: 0, more: true }
+    }
+
+    fn between(principal: &Principal, since: Millis, until: Millis) -> Self {
+        let mut walk = Self::of(principal);
+        (walk.query.since, walk.query.until) = (Some(since), Some(until));
+        walk
+    }
+}
+
+/// What a report counts of a period, besides what its facts hold already.
+#[derive(Default)]
+struct Tally {
+    /// By type, by artifact.
+    signed: BTreeMap<String, BTreeMap<String, Seen>>,
+    signatures: usize,
+    unverified: usize,
+    /// By what they are about.
+    scans: BTreeMap<String, Vec<(TrustRow, Scan)>>,
+    reviewed: BTreeSet<String>,
+}
+
+/// What became of an artifact's signatures.
+#[derive(Default)]
+struct Seen {
+    valid: bool,
+    invalid: bool,
 }
 
 /// What `sign` kept, if the row is of a signature.
@@ -513,6 +647,10 @@ fn anomaly_row(row: &TrustRow) -> Option<anomalies::Row> {
         TrustKind::Verification => anomalies::RowKind::Verification,
         TrustKind::Review | TrustKind::Certificate | TrustKind::Forward => return None,
     };
+    // Whom a caller trusts says nothing of what is usual here.
+    if row.artifact_type == GIVEN {
+        return None;
+    }
     Some(anomalies::Row {
         id: row.id.to_string(),
         at_ms: signed_ms(row.at),
@@ -523,36 +661,35 @@ fn anomaly_row(row: &TrustRow) -> Option<anomalies::Row> {
     })
 }
 
-fn count_verifications(rows: &[TrustRow], facts: &mut compliance::Facts) {
-    for row in rows.iter().filter(|row| row.kind == TrustKind::Verification) {
-        facts.verifications.total += 1;
-        if row.valid == Some(true) {
-            facts.verifications.valid += 1;
-        } else {
-            facts.verifications.failed += 1;
-            facts.exceptions.push(exception("failed_verification", &row.artifact, "a verification failed", row));
+fn count_verification(row: &TrustRow, facts: &mut compliance::Facts) {
+    facts.verifications.total += 1;
+    if row.valid == Some(true) {
+        facts.verifications.valid += 1;
+    } else {
+        facts.verifications.failed += 1;
+        facts.exceptions.push(exception("failed_verification", &row.artifact, "a verification failed", row));
+    }
+}
+
+fn count_review(row: &TrustRow, tally: &mut Tally, facts: &mut compliance::Facts) {
+    tally.reviewed.insert(row.artifact.clone());
+    let Ok(Kept { review, .. }) = serde_json::from_str(&row.body) else {
+        facts.gaps.push(format!("review {} cannot be read", row.id));
+        return;
+    };
+    match review.decision {
+        Decision::Approved => facts.reviews.approved += 1,
+        Decision::NeedsChanges => facts.reviews.needs_changes += 1,
+        Decision::Rejected => {
+            facts.reviews.rejected += 1;
+            facts.exceptions.push(exception("rejected_artifact", &row.artifact, &review.shown_comment(), row));
         }
     }
 }
 
-fn count_reviews(rows: &[TrustRow], facts: &mut compliance::Facts) {
-    let mut artifacts = BTreeSet::new();
-    for row in rows.iter().filter(|row| row.kind == TrustKind::Review) {
-        artifacts.insert(row.artifact.as_str());
-        let Ok(Kept { review, .. }) = serde_json::from_str(&row.body) else {
-            facts.gaps.push(format!("review {} cannot be read", row.id));
-            continue;
-        };
-        match review.decision {
-            Decision::Approved => facts.reviews.approved += 1,
-            Decision::NeedsChanges => facts.reviews.needs_changes += 1,
-            Decision::Rejected => {
-                facts.reviews.rejected += 1;
-                facts.exceptions.push(exception("rejected_artifact", &row.artifact, &review.shown_comment(), row));
-            }
-        }
-    }
-    facts.reviews.artifacts = artifacts.len() as u64;
+/// Whether a scanner looked, and not only a bill was handed in.
+fn is_assessed(scans: &[(TrustRow, Scan)]) -> bool {
+    scans.iter().any(|(_, scan)| scan.assessed)
 }
 
 fn exception(kind: &str, subject: &str, detail: &str, row: &TrustRow) -> Exception {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_domain::principal::PrincipalRecord;
-use countersign_domain::{Millis, Principal, PrincipalKind, WorkspaceName};
+use countersign_domain::{Millis, Principal, WorkspaceName};
 use countersign_gate::keyring::Keyring;
 use countersign_ledger::state::StateOp;
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
@@ -20,7 +20,7 @@ use countersign_trust::authority::Issuance;
 use countersign_trust::certificate::Certificate;
 use countersign_trust::hashedrekord::{EntryError, HashedRekord, KIND, Verifier};
 use countersign_trust::issuing::Wanted;
-use countersign_trust::keys::PublicKey;
+use countersign_trust::keys::low_s;
 use countersign_trust::pem;
 use countersign_trust::timestamp::{self, Request};
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,6 @@ use uuid::Uuid;
 use super::custody::{Custody, entropy};
 use super::sign::Kept;
 use super::{Trust, tools};
-use crate::artifacts::keys::SigningKeys;
 use crate::capability::Failure;
 use crate::config::ClientSettings;
 use crate::time::rfc3339;
@@ -45,7 +44,6 @@ pub(crate) struct Clients {
     ledger: Ledger,
     keyring: Arc<Keyring>,
     custody: Arc<Custody>,
-    keys: Arc<SigningKeys>,
     /// Audiences of identity tokens that are good for a certificate, and for nothing else.
     pub audiences: Vec<String>,
     stamping: Pace,
@@ -100,11 +98,10 @@ impl Clients {
         settings: &ClientSettings,
         (ledger, keyring): (Ledger, Arc<Keyring>),
         custody: Arc<Custody>,
-        keys: Arc<SigningKeys>,
         clock: fn() -> Millis,
     ) -> Self {
         let stamping = Pace::new(settings.timestamps_per_minute);
-        Self { ledger, keyring, custody, keys, audiences: settings.audiences.clone(), stamping, clock }
+        Self { ledger, keyring, custody, audiences: settings.audiences.clone(), stamping, clock }
     }
 
     /// Reads what a client wants to log, and finds out who it is.
@@ -115,7 +112,10 @@ impl Clients {
         let record = HashedRekord::parse_request(body)?;
         let holder = match &record.verifier {
             Verifier::Certificate(der) => self.holder(der).await?,
-            Verifier::PublicKey(spki) => self.workspace_of(spki).await?,
+            // What a bare key has signed, anybody may have from the log.
+            Verifier::PublicKey(_) => {
+                return Err(NotAdmitted::Stranger("an entry needs a certificate of this node, not a bare key"));
+            }
         };
         Ok((record, holder))
     }
@@ -139,25 +139,6 @@ impl Clients {
         let record: PrincipalRecord = serde_json::from_slice(&record).map_err(|e| broken(e.to_string()))?;
         let principal = known_by_name(record, row.workspace);
         Ok(Holder { principal, issuer: issued.issuer, signer: row.signer, authors: issued.authors })
-    }
-
-    /// Whose registered key it is: a workspace's.
-    async fn workspace_of(&self, spki: &[u8]) -> Result<Holder, NotAdmitted> {
-        let stranger = NotAdmitted::Stranger("the key is not one with which a workspace of this node signs");
-        let public = PublicKey::from_spki(spki).map_err(EntryError::from)?;
-        let Some(kid) = public.jwk().map(|jwk| jwk.kid().to_owned()) else { return Err(stranger) };
-        let key = self.keys.signing_by_name(&kid).await?.ok_or(stranger)?;
-        let issuer = self.custody.issuer().to_owned();
-        let signer = format!("{issuer}/workspaces/{}/keys/{kid}", key.workspace);
-        let record = PrincipalRecord {
-            kind: PrincipalKind::Service,
-            id: format!("key:{kid}"),
-            issuer: issuer.clone(),
-            on_behalf_of: None,
-            development: false,
-        };
-        let principal = known_by_name(record, key.workspace);
-        Ok(Holder { principal, issuer, signer, authors: Vec::new() })
     }
 
     /// Whether a timestamp may be made now; if not, after how long.
@@ -258,6 +239,15 @@ impl Trust {
         self.entry_of(&row).await.map_err(Failure::after_the_fact)
     }
 
+    /// The entry of what a client sends, if the log has it: what was logged is public, and whoever sends it again spends nothing of its
+    /// holder's.
+    pub async fn logged_already(&self, record: &HashedRekord, holder: &Holder) -> Result<Option<Value>, Failure> {
+        match self.logged_before(&holder.principal, record).await? {
+            Some(row) => self.entry_of(&row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     async fn logged(&self, principal: &Principal, record: HashedRekord, holder: Holder) -> Result<TrustRow, Failure> {
         let undone = |why: String| Failure::Undone(format!("nothing was logged: {why}"));
         let (authorities, now, serial) = (self.custody.authorities().await?, (self.clock)(), serial()?);
@@ -301,9 +291,10 @@ impl Trust {
             ..TrustQuery::of(principal.workspace.clone())
         };
         let page = self.read(move |r| r.trust_rows(&query)).await?;
-        let signature = STANDARD.encode(&record.signature);
-        let same = |row: &TrustRow| serde_json::from_str(&row.body).is_ok_and(|kept: Kept| kept.signature == signature);
-        Ok(page.rows.into_iter().find(same))
+        // From one ECDSA signature, anybody makes another.
+        let signature = low_s(&record.signature);
+        let kept = |row: &TrustRow| STANDARD.decode(serde_json::from_str::<Kept>(&row.body).ok()?.signature).ok();
+        Ok(page.rows.into_iter().find(|row| kept(row).is_some_and(|kept| low_s(&kept) == signature)))
     }
 
     /// The entry as a log answers it.

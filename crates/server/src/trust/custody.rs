@@ -1,6 +1,9 @@
 //! The node's certificate, SCT and timestamp authorities: made by the first node that starts to sign, sealed in the directory under the node's own key, and
 //! the same for all nodes of a database; followed by others on schedule and on demand. What verifiers need of them, and of the log, is published: retired
 //! ones, too, each with its time.
+//!
+//! A row is rewritten only from what it was when it was read, so that no rotation undoes what another node said meanwhile, such as that an authority
+//! leaked: whoever finds a row changed reads all of them again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +26,13 @@ use uuid::Uuid;
 
 use crate::time::rfc3339;
 
-/// The most authorities that a node has had.
+/// The most authorities that a node has had, unless one leaked. All of them count, expired ones as well: what they signed is verified by the
+/// trusted root for as long as anybody asks, and that has room for so many.
 const MAX_AUTHORITIES: u32 = 64;
+/// The most with those that followed a leak: that one leaked can be said also when there were as many as above. Trusted roots list up to 256.
+const MAX_AFTER_LEAKS: u32 = 128;
+/// How often a change is tried, if others change the same authorities meanwhile.
+const ATTEMPTS: usize = 5;
 /// An authority is made a moment before its first signature, and clocks of nodes differ a little.
 const HEAD_START: u64 = 60;
 /// For how long what a retired authority signed is believed, in seconds: its last certificate may still be used, and clocks differ.
@@ -76,6 +84,19 @@ impl Known {
             (None, None) => None,
         };
         Window { start, end }
+    }
+
+    /// What is to be known of it once another takes over; nothing, if nothing changes. Somebody else may have had each that signed, or was
+    /// believed, from the leak on: its time ends there. An end is never moved to a later time.
+    fn followed(&self, now: Millis, leaked: Option<&Leaked>) -> Option<Facts> {
+        let Window { start, end } = self.window();
+        let leaked = leaked.filter(|leaked| end.is_none_or(|end| (leaked.since / 1000).max(start) < end));
+        if self.facts.retired.is_some() && leaked.is_none() {
+            return None;
+        }
+        let retired = self.facts.retired.or(Some(now));
+        let leaked = leaked.or(self.facts.leaked.as_ref()).cloned();
+        Some(Facts { retired, leaked, ..self.facts.clone() })
     }
 
     /// As operators see it.
@@ -143,7 +164,9 @@ pub(crate) enum CustodyError {
     #[error(transparent)]
     Append(#[from] AppendError),
     /// There were as many as there may be.
-    #[error("the node has had {MAX_AUTHORITIES} authorities, the most that it keeps")]
+    #[error(
+        "the node has had as many authorities as it may: {MAX_AUTHORITIES}, and {MAX_AFTER_LEAKS} where some leaked; nothing was changed"
+    )]
     TooMany,
     /// A stored one cannot be used, or a new one not be made.
     #[error("{0}")]
@@ -196,7 +219,7 @@ impl Custody {
     /// [`CustodyError`].
     pub async fn open(&self) -> Result<(), CustodyError> {
         if self.load().await?.is_none() {
-            self.replaced(Vec::new(), &Principal::node(), "the first", None).await?;
+            self.replaced(&[], &Principal::node(), "the first", None).await?;
         }
         Ok(())
     }
@@ -209,8 +232,11 @@ impl Custody {
         Ok(self.authorities().await?.all.iter().map(Known::shown).collect())
     }
 
-    /// Makes another authority, which signs from now on, and retires the one before: one append, so that there is never none. What
-    /// leaked is not believed from a time on.
+    /// Makes another authority, which signs from now on, and retires the one before: one append, so that there is never none.
+    ///
+    /// From `leaked_since` on, nothing is believed of any authority that could sign then, or was still believed: one that was retired long before
+    /// this is known, the one that signs now, and those in between. They were all kept in the same place, so whoever had one may have had those
+    /// that followed it.
     ///
     /// # Errors
     /// [`CustodyError`]; [`CustodyError::TooMany`] if there were as many as trusted roots hold.
@@ -220,17 +246,11 @@ impl Custody {
         reason: &str,
         leaked_since: Option<Millis>,
     ) -> Result<Value, CustodyError> {
-        let _one = self.making.lock().await;
-        let loaded = self.authorities().await?;
-        if loaded.all.len() >= MAX_AUTHORITIES as usize {
-            return Err(CustodyError::TooMany);
-        }
-        let active = loaded.all.iter().filter(|known| known.facts.retired.is_none());
-        let active: Vec<_> = active.map(|known| (known.row.clone(), known.facts.clone())).collect();
         let reason: String = reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
-        let name = self.replaced(active, by, &reason, leaked_since).await?;
+        let leaked = leaked_since.map(|since| Leaked { since, reason: reason.clone() });
+        let name = self.another(by, &reason, leaked.as_ref(), |_| true).await?;
         let all = self.authorities().await?;
-        let made = all.all.iter().find(|known| known.row.name == name).map(Known::shown);
+        let made = all.all.iter().find(|known| Some(&known.row.name) == name.as_ref()).map(Known::shown);
         made.ok_or_else(|| unusable("the authority that was made is gone"))
     }
 
@@ -246,14 +266,38 @@ impl Custody {
     }
 
     async fn rotate_if_due(&self, after: Millis) -> Result<(), CustodyError> {
-        let loaded = self.authorities().await?;
-        let newest = loaded.all.iter().filter(|known| known.facts.retired.is_none()).map(|known| known.facts.created);
-        let is_due = newest.max().is_some_and(|created| (self.clock)() >= created.saturating_add(after));
-        if is_due {
-            let made = self.rotate(&Principal::node(), "on schedule", None).await?;
-            tracing::info!(%made, "another authority signs from now on");
+        let is_due = |loaded: &Loaded| {
+            let active = loaded.all.iter().filter(|known| known.facts.retired.is_none());
+            let newest = active.map(|known| known.facts.created).max();
+            newest.is_some_and(|created| (self.clock)() >= created.saturating_add(after))
+        };
+        if let Some(authority) = self.another(&Principal::node(), "on schedule", None, is_due).await? {
+            tracing::info!(%authority, "another authority signs from now on");
         }
         Ok(())
+    }
+
+    /// Makes another authority if it is wanted beside those that there are; its name.
+    async fn another(
+        &self,
+        by: &Principal,
+        reason: &str,
+        leaked: Option<&Leaked>,
+        is_wanted: impl Fn(&Loaded) -> bool,
+    ) -> Result<Option<String>, CustodyError> {
+        let _one = self.making.lock().await;
+        for _ in 0..ATTEMPTS {
+            let loaded = self.authorities().await?;
+            if !is_wanted(&loaded) {
+                return Ok(None);
+            }
+            match self.replaced(&loaded.all, by, reason, leaked).await {
+                // Another node retired one of them, or said that it leaked.
+                Err(CustodyError::Append(AppendError::Conflict(Conflict::NotFound))) => {}
+                made => return made.map(Some),
+            }
+        }
+        Err(unusable(format!("other nodes changed the authorities meanwhile, {ATTEMPTS} times in a row")))
     }
 
     /// The authorities as they are now.
@@ -330,23 +374,26 @@ impl Custody {
         Ok(current.map(|current| Loaded { version: directory.version, current, all }))
     }
 
-    /// A new authority in the place of these, with the events that say so; its name.
+    /// A new authority after all these, with the events that say so; its name. If one of them is not as it was read any more, that is a conflict.
     async fn replaced(
         &self,
-        active: Vec<(DirectoryRow, Facts)>,
+        known: &[Known],
         by: &Principal,
         reason: &str,
-        leaked_since: Option<Millis>,
+        leaked: Option<&Leaked>,
     ) -> Result<String, CustodyError> {
+        let cap = if leaked.is_some() { MAX_AFTER_LEAKS } else { MAX_AUTHORITIES };
+        if known.len() >= cap as usize {
+            return Err(CustodyError::TooMany);
+        }
         let now = (self.clock)();
         let (mut events, mut ops) = (Vec::new(), Vec::new());
-        for (row, facts) in active {
-            let leaked = leaked_since.map(|since| Leaked { since, reason: reason.to_owned() });
-            let facts = Facts { retired: Some(now), leaked, ..facts };
+        for (row, facts) in known.iter().filter_map(|known| Some((&known.row, known.followed(now, leaked)?))) {
             let draft = drafted(EventType::AuthorityRetired, by, &row.name, now, reason)
-                .with("leaked_since", leaked_since.map(rfc3339));
+                .with("leaked_since", facts.leaked.as_ref().map(|leaked| rfc3339(leaked.since)));
             let body = serde_json::to_string(&facts).map_err(unusable)?;
-            ops.push(StateOp::DirectorySet { row: DirectoryRow { body, at: now, event: draft.id, ..row } });
+            let changed = DirectoryRow { body, at: now, event: draft.id, ..row.clone() };
+            ops.push(StateOp::DirectorySet { row: changed, from: Some(row.event) });
             events.push(Entry::new(draft.prepare().map_err(unusable)?));
         }
         let authority = Authority::generate(&self.organisation, &*entropy()?, (now / 1000).saturating_sub(HEAD_START));
@@ -366,9 +413,10 @@ impl Custody {
             used: None,
         };
         events.push(Entry::new(draft.prepare().map_err(unusable)?));
-        ops.push(StateOp::DirectoryAdd { row, cap: MAX_AUTHORITIES });
+        ops.push(StateOp::DirectoryAdd { row, cap });
         match self.ledger.append(Append { events, ops, ..Append::default() }).await {
             Ok(_) | Err(AppendError::Conflict(Conflict::Exists)) => Ok(name),
+            Err(AppendError::Conflict(Conflict::Full { .. })) => Err(CustodyError::TooMany),
             Err(error) => Err(error.into()),
         }
     }
@@ -390,4 +438,186 @@ pub(crate) fn entropy() -> Result<zeroize::Zeroizing<[u8; 32]>, CustodyError> {
     let mut seed = zeroize::Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut seed[..]).map_err(|_| unusable("no randomness is to be had"))?;
     Ok(seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use countersign_ledger::LedgerOptions;
+    use countersign_store::SqliteStore;
+
+    use super::*;
+
+    const SECOND: Millis = 1000;
+    const DAY: Millis = 24 * 3600 * SECOND;
+    const YEAR: Millis = 365 * DAY;
+    const START: Millis = 1_800_000_000_000;
+
+    fn ledger(dir: &tempfile::TempDir) -> Ledger {
+        let store = SqliteStore::open(dir.path().join("countersign.db")).expect("a store");
+        let options = LedgerOptions::new("example.org", [7; 32], dir.path().join("head"));
+        Ledger::open(store, options).expect("a ledger").0
+    }
+
+    /// What a node knows: two of them share nothing but the ledger.
+    async fn node(ledger: &Ledger, clock: fn() -> Millis) -> Custody {
+        let keyring = Keyring::new(&[9; 32], ledger.clone()).expect("a keyring");
+        let custody = Custody::new(ledger.clone(), Arc::new(keyring), "example.org", None, false, clock);
+        custody.open().await.expect("an authority");
+        custody
+    }
+
+    async fn states(custody: &Custody) -> Vec<String> {
+        let shown = custody.shown().await.expect("read");
+        shown.iter().filter_map(|one| one["state"].as_str()).map(str::to_owned).collect()
+    }
+
+    /// The second in which belief in each begins and ends, counted from the start.
+    async fn windows(custody: &Custody) -> Vec<(i64, Option<i64>)> {
+        let since_start = |seconds: u64| i64::try_from(seconds).expect("small") - 1_800_000_000;
+        let window = |known: &Known| (since_start(known.window().start), known.window().end.map(since_start));
+        custody.authorities().await.expect("read").all.iter().map(window).collect()
+    }
+
+    #[tokio::test]
+    async fn an_authority_is_followed_by_one_other_when_it_has_signed_for_long_enough() {
+        static NOW: AtomicU64 = AtomicU64::new(START);
+        fn clock() -> Millis {
+            NOW.load(Ordering::SeqCst)
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = ledger(&dir);
+        let (here, there) = (node(&ledger, clock).await, node(&ledger, clock).await);
+        let root = async |custody: &Custody| custody.authorities().await.expect("read").current.public().root;
+        let first = root(&here).await;
+        for (now, expected) in [
+            (START + YEAR - 1, vec!["active"]),
+            (START + YEAR, vec!["retired", "active"]),
+            (START + 2 * YEAR - 1, vec!["retired", "active"]),
+            (START + 2 * YEAR, vec!["retired", "retired", "active"]),
+        ] {
+            NOW.store(now, Ordering::SeqCst);
+            // Whichever looks first makes it, and the other leaves it at that.
+            let (one, other) = tokio::join!(here.rotate_if_due(YEAR), there.rotate_if_due(YEAR));
+            one.and(other).expect("looked");
+            assert_eq!(states(&here).await, expected, "{now}");
+            let current = root(&here).await;
+            assert_eq!(root(&there).await, current, "{now}");
+            assert_eq!(current == first, expected.len() == 1, "{now}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leak_ends_belief_in_every_authority_that_could_sign_from_then_on() {
+        static NOW: AtomicU64 = AtomicU64::new(START);
+        fn clock() -> Millis {
+            NOW.load(Ordering::SeqCst)
+        }
+        let days = |many: i64| many * 24 * 3600;
+        let (second, third) = (days(365) - 60, days(400) - 60);
+        for (name, leaks, expected) in [
+            (
+                "the first leaked, which was retired long before that is known: who had it may have the second",
+                vec![START + 100 * DAY],
+                vec![(-60, Some(days(100))), (second, Some(second)), (third, None)],
+            ),
+            (
+                "belief in the first had ended before",
+                vec![START + 370 * DAY],
+                vec![(-60, Some(days(365) + 660)), (second, Some(days(370))), (third, None)],
+            ),
+            (
+                "the first was believed for some minutes more",
+                vec![START + YEAR + 300 * SECOND],
+                vec![(-60, Some(days(365) + 300)), (second, Some(days(365) + 300)), (third, None)],
+            ),
+            ("before all of them", vec![SECOND], vec![(-60, Some(-60)), (second, Some(second)), (third, None)]),
+            (
+                "it comes out that it was earlier",
+                vec![START + 370 * DAY, START + 100 * DAY],
+                vec![(-60, Some(days(100))), (second, Some(second)), (third, Some(third)), (third, None)],
+            ),
+            (
+                "a later leak gives no belief back",
+                vec![START + 100 * DAY, START + 399 * DAY],
+                vec![(-60, Some(days(100))), (second, Some(second)), (third, Some(third)), (third, None)],
+            ),
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            NOW.store(START, Ordering::SeqCst);
+            let custody = node(&ledger(&dir), clock).await;
+            NOW.store(START + YEAR, Ordering::SeqCst);
+            custody.rotate_if_due(YEAR).await.expect("another");
+            NOW.store(START + 400 * DAY, Ordering::SeqCst);
+            for since in leaks {
+                let made = custody.rotate(&Principal::node(), "stolen", Some(since)).await.expect("another");
+                assert_eq!(made["state"], "active", "{name}");
+                // Two that are made within a second are told apart by their order alone.
+                NOW.fetch_add(1, Ordering::SeqCst);
+            }
+            assert_eq!(windows(&custody).await, expected, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_rotation_undoes_what_another_node_said_of_a_leak() {
+        static NOW: AtomicU64 = AtomicU64::new(START);
+        fn clock() -> Millis {
+            NOW.fetch_add(1, Ordering::SeqCst)
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = ledger(&dir);
+        let (here, there) = (node(&ledger, clock).await, node(&ledger, clock).await);
+        let by = Principal::node();
+        // What the other node knows when it finds that another is due; it writes only after the leak is recorded here.
+        let stale = there.authorities().await.expect("read");
+        here.rotate(&by, "stolen", Some(START)).await.expect("another");
+        let late = there.replaced(&stale.all, &by, "on schedule", None).await;
+        let is_conflict = matches!(late, Err(CustodyError::Append(AppendError::Conflict(Conflict::NotFound))));
+        assert!(is_conflict, "{late:?}");
+        assert_eq!(states(&there).await, ["leaked", "active"]);
+        // It reads again, and finds that another is due no more.
+        there.rotate_if_due(DAY).await.expect("looked");
+        assert_eq!(states(&there).await, ["leaked", "active"]);
+        let (one, other) = tokio::join!(here.rotate(&by, "stolen", Some(START)), there.rotate(&by, "yearly", None));
+        assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+        let states = states(&here).await;
+        assert_eq!((states.len(), states.iter().filter(|state| *state == "active").count()), (4, 1), "{states:?}");
+        assert!(states.iter().filter(|state| *state == "leaked").count() >= 2, "{states:?}");
+    }
+
+    #[tokio::test]
+    async fn a_leak_can_be_said_when_there_were_as_many_as_there_may_be() {
+        fn clock() -> Millis {
+            static NOW: AtomicU64 = AtomicU64::new(START + YEAR);
+            NOW.fetch_add(1, Ordering::SeqCst)
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = ledger(&dir);
+        let (custody, by) = (node(&ledger, clock).await, Principal::node());
+        // The same keys under other names, retired a day later: making so many takes long.
+        let first = custody.authorities().await.expect("read");
+        let first = &first.all[0];
+        let keys = custody.keyring.workspace(&WorkspaceName::node()).await.expect("the node's");
+        let sealed = STANDARD.decode(&first.facts.sealed).expect("base64");
+        let plain = keys.open(&purpose(&first.row.name), &sealed).expect("ours");
+        let row = |number: u32| {
+            let name = format!("{number:064x}");
+            let sealed = STANDARD.encode(keys.seal(&purpose(&name), &plain).expect("sealed"));
+            let facts = Facts { created: START, retired: Some(START + DAY), leaked: None, sealed };
+            let body = serde_json::to_string(&facts).expect("JSON");
+            DirectoryRow { name, body, event: Uuid::now_v7(), ..first.row.clone() }
+        };
+        let ops = (1..MAX_AUTHORITIES).map(|number| StateOp::DirectoryAdd { row: row(number), cap: MAX_AUTHORITIES });
+        ledger.append(Append { ops: ops.collect(), ..Append::default() }).await.expect("added");
+
+        let refused = custody.rotate(&by, "yearly", None).await;
+        assert!(matches!(refused, Err(CustodyError::TooMany)), "{refused:?}");
+        assert_eq!(states(&custody).await.last().map(String::as_str), Some("active"), "nothing was changed");
+        custody.rotate(&by, "stolen", Some(START + DAY / 2)).await.expect("another, all the same");
+        let mut states = states(&custody).await;
+        assert_eq!(states.pop().as_deref(), Some("active"));
+        assert_eq!(states, vec!["leaked"; MAX_AUTHORITIES as usize]);
+    }
 }

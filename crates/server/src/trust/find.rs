@@ -1,10 +1,12 @@
 //! `query_transparency`, `get_signature`, `get_stats`: what was signed and verified in the caller's workspace.
 
 use countersign_domain::Principal;
-use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
+use countersign_ledger::trust::{TrustCount, TrustKind, TrustQuery, TrustRow};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::tools::Verifications;
+use super::verify::GIVEN;
 use super::{Trust, forwarded, tools};
 use crate::capability::{Failure, clipped, moment};
 use crate::time::rfc3339;
@@ -19,8 +21,17 @@ impl Trust {
             return self.query_elsewhere(principal, wanted).await;
         }
         let cursor = wanted.cursor.as_deref().map(entry_id).transpose()?;
+        let (kind, valid) = match wanted.verifications {
+            None => (TrustKind::Signature, None),
+            Some(Verifications::All) => (TrustKind::Verification, None),
+            Some(wanted) => (TrustKind::Verification, Some(wanted == Verifications::Passed)),
+        };
+        if kind == TrustKind::Verification && wanted.artifact_type.is_some() {
+            return Err(Failure::Input("an attempt to verify names an artifact, not its type".to_owned()));
+        }
         let query = TrustQuery {
-            kind: Some(TrustKind::Signature),
+            kind: Some(kind),
+            valid,
             artifact: wanted.artifact.as_deref().map(tools::digest).transpose()?.map(|digest| digest.to_string()),
             artifact_type: wanted.artifact_type,
             signer: wanted.signer,
@@ -32,7 +43,11 @@ impl Trust {
         };
         let page = self.read(move |r| r.trust_rows(&query)).await?;
         let next = page.rows.last().filter(|_| page.more).map(|row| row.id.to_string());
-        let entries: Vec<Value> = page.rows.iter().map(|row| self.listed(row)).collect();
+        let entries = page.rows.iter().map(|row| match kind {
+            TrustKind::Verification => attempt(row),
+            _ => self.listed(row),
+        });
+        let entries: Vec<Value> = entries.collect();
         Ok(json!({ "entries": entries, "next": next }))
     }
 
@@ -109,8 +124,11 @@ impl Trust {
         let workspace = principal.workspace.clone();
         let counts = self.read(move |r| r.trust_counts(&workspace)).await?;
         let sum = |kind: TrustKind, valid: Option<bool>| -> u64 {
-            counts.iter().filter(|c| c.kind == kind && (valid.is_none() || c.valid == valid)).map(|c| c.count).sum()
+            let counted =
+                |c: &&TrustCount| c.kind == kind && c.artifact_type != GIVEN && (valid.is_none() || c.valid == valid);
+            counts.iter().filter(counted).map(|c| c.count).sum()
         };
+        let given: u64 = counts.iter().filter(|c| c.artifact_type == GIVEN).map(|c| c.count).sum();
         let mut signers: Vec<&str> =
             counts.iter().filter(|c| c.kind == TrustKind::Signature).map(|c| c.signer.as_str()).collect();
         signers.sort_unstable();
@@ -131,12 +149,29 @@ impl Trust {
             "total_signatures": sum(TrustKind::Signature, None),
             "total_transparency_entries": self.ledger.head().size,
             "verification_stats": { "total": total, "successful": good, "failed": total - good },
+            "verifications_under_given_trust": given,
             "artifact_types": types,
             "signers": signers,
             "scenarios": self.scenarios,
             "timestamp": rfc3339((self.clock)()),
         }))
     }
+}
+
+/// An attempt to verify. It is no entry of the log: it has neither an address there nor a signature of its own.
+pub(super) fn attempt(row: &TrustRow) -> Value {
+    let kept: Value = serde_json::from_str(&row.body).unwrap_or_default();
+    json!({
+        "entry_id": row.id.to_string(),
+        "artifact": row.artifact,
+        "subject": row.subject,
+        "verified_at": rfc3339(row.at),
+        "signer": Some(&row.signer).filter(|signer| !signer.is_empty()),
+        "valid": row.valid,
+        "trust": if row.artifact_type == GIVEN { "given" } else { "node" },
+        "verified_by": kept["by"],
+        "reason": kept["reason"],
+    })
 }
 
 pub(super) fn entry_id(text: &str) -> Result<Uuid, Failure> {

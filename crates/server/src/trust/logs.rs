@@ -161,6 +161,9 @@ impl Trust {
         if wanted.artifact_type.is_some() {
             return Err(Failure::Input("other logs know no types of artifacts".to_owned()));
         }
+        if wanted.verifications.is_some() {
+            return Err(Failure::Input("other logs know nothing of who verified what".to_owned()));
+        }
         let question = match (&wanted.artifact, &wanted.signer) {
             (Some(artifact), _) => search_for(&tools::digest(artifact)?),
             (None, Some(signer)) => search_by(signer).ok_or_else(|| {

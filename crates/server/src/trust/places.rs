@@ -21,7 +21,9 @@ use uuid::Uuid;
 
 use super::assess::{outcome_of, review_of};
 use super::documents::document_of;
+use super::find::attempt;
 use super::sign::{Kept, Unpieced, Whole};
+use super::verify::GIVEN;
 use super::{Trust, tools};
 use crate::capability::Failure;
 use crate::time::rfc3339;
@@ -61,9 +63,10 @@ impl Trust {
             found.push(self.found(row, &root).await?);
         }
         self.look_at_places(&mut found, &root).await?;
+        let counted = verifications.rows.iter().filter(|row| row.artifact_type != GIVEN);
         let chain = Chain {
             links: found.iter().map(Found::link).collect(),
-            failed_verifications: verifications.rows.iter().filter(|row| row.valid == Some(false)).count() as u64,
+            failed_verifications: counted.filter(|row| row.valid == Some(false)).count() as u64,
             truncated: signatures.more,
         };
         let judged = judge(&chain);
@@ -73,9 +76,7 @@ impl Trust {
         let scans = found.iter().enumerate().filter(|(n, _)| Some(*n) != newest);
         let scans: Vec<Value> = scans.map(|(_, one)| self.shown_link(one)).collect();
         let trail = verifications.rows.iter().rev().filter(|_| wanted.include_verification_trail.unwrap_or(true));
-        let trail: Vec<Value> = trail
-            .map(|row| json!({ "verified_at": rfc3339(row.at), "artifact": row.artifact, "signer": row.signer, "valid": row.valid }))
-            .collect();
+        let trail: Vec<Value> = trail.map(attempt).collect();
         Ok(json!({
             "scan_id": about,
             "manifest": manifest,

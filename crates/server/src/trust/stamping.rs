@@ -12,7 +12,7 @@ use countersign_domain::Millis;
 use countersign_egress::{Egress, EgressError, Purpose, PurposeClient};
 use countersign_trust::root::AuthorityInstance;
 use countersign_trust::stamping::{AnswerError, QUERY_TYPE, Question, REPLY_TYPE, outside_authority};
-use countersign_trust::timestamp::MAX_RESPONSE_BYTES;
+use countersign_trust::timestamp::{MAX_RESPONSE_BYTES, in_der_order};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use url::Url;
@@ -135,7 +135,10 @@ impl Stamping {
         }
         let answer = response.bytes(MAX_RESPONSE_BYTES, deadline).await?.to_vec();
         let (authority, to) = (Arc::clone(&self.authority), (self.clock)() / 1000);
-        let checked = computing.run(move || question.check(&answer, &authority, (from, to)).map(|_| answer));
+        let checked = computing.run(move || {
+            question.check(&answer, &authority, (from, to))?;
+            Ok::<_, AnswerError>(in_der_order(&answer)?)
+        });
         Ok(checked.await.map_err(|e| Trouble::Here(e.to_string()))??)
     }
 }

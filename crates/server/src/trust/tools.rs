@@ -39,6 +39,8 @@ pub(super) const WRITES: &[&str] = &[SIGN, ADD_SCAN, REVIEW, NOTIFY, ISSUE, LOG]
 
 /// Most entries of one page.
 pub(super) const MAX_PAGE: u32 = 1000;
+/// Most entries that may be asked for: what does not fit a page is on the next ones.
+const MAX_LIMIT: u32 = 10_000;
 /// Most bytes of a signature's metadata, as JSON.
 pub(super) const MAX_METADATA: usize = 16 << 10;
 
@@ -132,6 +134,17 @@ pub(super) struct Query {
     pub cursor: Option<String>,
     #[serde(default)]
     pub log: Option<String>,
+    #[serde(default)]
+    pub verifications: Option<Verifications>,
+}
+
+/// Which attempts to verify are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verifications {
+    Passed,
+    Failed,
+    All,
 }
 
 #[derive(Debug, Deserialize)]
@@ -569,10 +582,13 @@ fn query_tool(artifact: &Value, kind: &Value, word: &dyn Fn(&str) -> Value) -> V
             "artifact": artifact,
             "start_date": word("Only from this moment on: an RFC 3339 time or a date (UTC)"),
             "end_date": word("Only up to this moment; a date means its end"),
-            "limit": { "type": "integer", "minimum": 1, "maximum": MAX_PAGE, "description": "Most entries; 10 if not said" },
+            "limit": { "type": "integer", "minimum": 1, "maximum": MAX_LIMIT,
+                "description": format!("Most entries; 10 if not said. A page has at most {MAX_PAGE}: `next` leads on") },
             "cursor": word("Goes on where the page with this `next` ended"),
             "log": word("Searches this log of somebody else instead, one that the operator configured: by artifact, or by a signer's \
-                mail; at most 10 entries a page, each with what of it was verified")
+                mail; at most 10 entries a page, each with what of it was verified"),
+            "verifications": { "type": "string", "enum": ["passed", "failed", "all"],
+                "description": "Finds, instead of signatures, the attempts to verify one that ended so" }
         }),
         &[],
         &["entries", "next"],

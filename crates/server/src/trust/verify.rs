@@ -7,12 +7,11 @@ use countersign_ledger::Append;
 use countersign_ledger::state::StateOp;
 use countersign_ledger::trust::{TrustKind, TrustQuery, TrustRow};
 use countersign_proof::digest::Digest;
-use countersign_trust::bundle::Bundle;
 use countersign_trust::pem;
 use countersign_trust::report::{Report, SignedTime};
 use countersign_trust::root::TrustedRoot;
 use countersign_trust::verify::{
-    self as detached, Artifact, DetachedError, Expected, Holder, Pattern, Policy, certificates, verify, verify_detached,
+    self as detached, Artifact, DetachedError, Expected, Holder, Pattern, Policy, verify_detached, verify_with_chain,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -24,6 +23,14 @@ use crate::time::rfc3339;
 
 /// How many recorded signatures of one artifact are looked at, newest first.
 const TRIED: u32 = 50;
+/// The same by a trusted root of the caller's, which may make each of them costly.
+const TRIED_BY_OTHERS: u32 = 8;
+
+/// The type of a verification's row where the caller said whom to trust: it shows nothing to anybody else, and does not count.
+pub(super) const GIVEN: &str = "given-trust";
+
+/// What is said of an artifact of which this workspace has no signature.
+const UNKNOWN: &str = "this node has recorded no such signature of the artifact; give its bundle to verify another's";
 
 /// What is held against: whom to trust, and who is expected.
 pub(super) struct Standard {
@@ -48,6 +55,7 @@ impl Trust {
             return Ok(scenario.verification());
         }
         fits_together(&wanted)?;
+        let on_own_word = wanted.trusted_root.is_some() || wanted.public_key.is_some();
         let policy = self.expected(principal, &wanted)?;
         let published = self.custody.published().await?.trusted_root;
         let root = match &wanted.trusted_root {
@@ -63,26 +71,26 @@ impl Trust {
             None if is_detached(&wanted) => Some(self.detached(digest, &wanted, standard).await?),
             Some(bundle) => {
                 let bundle = bundle.to_string().into_bytes();
-                let report = self.report(bundle.clone(), digest, &standard).await?;
-                let chain = Bundle::parse(&bundle).map(|bundle| certificates(&bundle, &standard.root, &report.times));
-                Some(Verified { report, recorded: None, chain: chain.unwrap_or_default() })
+                let (report, chain) = self.report_with_chain(bundle, digest, &standard).await?;
+                Some(Verified { report, recorded: None, chain })
             }
             None => self.recorded(principal, digest, &wanted, &standard).await?,
         };
         let now = (self.clock)();
         let recorded = verified.as_ref().and_then(|verified| verified.recorded.as_ref());
+        let reason = verified.as_ref().map_or_else(|| Some(UNKNOWN.to_owned()), |verified| why_not(&verified.report));
         let row = TrustRow {
             id: Uuid::now_v7(),
             workspace: principal.workspace.clone(),
             kind: TrustKind::Verification,
             at: now,
             artifact: digest.to_string(),
-            artifact_type: String::new(),
+            artifact_type: if on_own_word { GIVEN } else { "" }.to_owned(),
             subject: recorded.and_then(|row| row.subject.clone()),
             chain: recorded.and_then(|row| row.chain.clone()),
             signer: verified.as_ref().and_then(|v| v.report.signer.clone()).unwrap_or_default(),
             valid: Some(verified.as_ref().is_some_and(|v| v.report.is_valid())),
-            body: json!({ "by": self.pseudonym(principal).await?.identity.text() }).to_string(),
+            body: json!({ "by": self.pseudonym(principal).await?.identity.text(), "reason": reason }).to_string(),
         };
         let ops = vec![StateOp::TrustRecord { row: Box::new(row) }];
         self.ledger.append(Append { ops, ..Append::default() }).await?;
@@ -96,7 +104,7 @@ impl Trust {
                 "rekor_entry_url": null,
                 "certificate_chain": null,
                 "checks": [],
-                "reason": "this node has recorded no such signature of the artifact; give its bundle to verify another's",
+                "reason": UNKNOWN,
             }),
         })
     }
@@ -110,10 +118,10 @@ impl Trust {
             Some(text) => Holder::certificate(text.as_bytes()).map_err(input)?,
             None => Holder::key(wanted.public_key.as_deref().unwrap_or_default().as_bytes()).map_err(input)?,
         };
-        let (mut entries, mut root) = (Vec::new(), Arc::clone(&standard.root));
+        let (mut entries, mut root) = (None, Arc::clone(&standard.root));
         if let Some(name) = &wanted.log {
             let log = self.outside.logs.named(name)?;
-            entries.extend(log.find(&digest, &signature, &holder).await?);
+            entries = Some(log.find(&digest, &signature, &holder).await?.into_iter().collect());
             root = match &wanted.trusted_root {
                 None => Arc::clone(&log.root),
                 // Whom to trust for certificates comes from the caller, for the log from the operator.
@@ -121,32 +129,30 @@ impl Trust {
             };
         }
         let (policy, certificate) = (standard.policy, holder.certificate_der().map(<[u8]>::to_vec));
-        let looked_for = wanted.log.is_some() && entries.is_empty();
-        let work = move || {
-            let mut report = verify_detached(&signature, &holder, entries, &Artifact::Sha256(digest), &root, &policy);
-            if looked_for {
-                report.not_checked.push("the log that was named has no entry of this signature".to_owned());
-            }
-            report
-        };
+        let work = move || verify_detached(&signature, &holder, entries, &Artifact::Sha256(digest), &root, &policy);
         let report = self.computing.run(work).await?;
         Ok(Verified { report, recorded: None, chain: certificate.into_iter().collect() })
     }
 
-    /// Whom the caller expects. Who says nothing expects anybody of its own workspace at this node.
+    /// Whom the caller expects, or else its workspace. Where neither says, that is anybody of the workspace at this node.
     fn expected(&self, principal: &Principal, wanted: &tools::Verify) -> Result<Policy, Failure> {
         let pattern = |text: &str| match text.contains('*') {
             true => Pattern::Glob(text.to_owned()),
             false => Pattern::Exact(text.to_owned()),
         };
         let elsewhere = wanted.issuer.is_some() || wanted.trusted_root.is_some() || wanted.log.is_some();
-        if wanted.identity.is_none() && wanted.public_key.is_none() && elsewhere {
-            return Err(Failure::Input("say with `identity` who is expected to have signed".to_owned()));
-        }
-        let issuer = wanted.issuer.as_deref().unwrap_or(self.custody.issuer());
-        let expected = match &wanted.identity {
-            Some(identity) => Expected::Certificate { identity: pattern(identity), issuer: pattern(issuer) },
-            None => self.colleagues(principal),
+        let usual = self.expected.get(&Some(principal.workspace.clone())).or_else(|| self.expected.get(&None));
+        let by = |identity: &str, issuer: Option<&str>| Expected::Certificate {
+            identity: pattern(identity),
+            issuer: pattern(issuer.unwrap_or(self.custody.issuer())),
+        };
+        let expected = match (&wanted.identity, usual) {
+            (Some(identity), _) => by(identity, wanted.issuer.as_deref()),
+            (None, Some(usual)) if wanted.issuer.is_none() => by(&usual.identity, usual.issuer.as_deref()),
+            (None, _) if elsewhere && wanted.public_key.is_none() => {
+                return Err(Failure::Input("say with `identity` who is expected to have signed".to_owned()));
+            }
+            (None, _) => self.colleagues(principal),
         };
         Ok(Policy { expected, ..Policy::default() })
     }
@@ -158,8 +164,18 @@ impl Trust {
         artifact: Digest,
         standard: &Standard,
     ) -> Result<Report, Failure> {
+        self.report_with_chain(bundle, artifact, standard).await.map(|(report, _)| report)
+    }
+
+    /// The same, with the certificates: DER, leaf first.
+    async fn report_with_chain(
+        &self,
+        bundle: Vec<u8>,
+        artifact: Digest,
+        standard: &Standard,
+    ) -> Result<(Report, Vec<Vec<u8>>), Failure> {
         let (root, policy) = (Arc::clone(&standard.root), standard.policy.clone());
-        self.computing.run(move || verify(&bundle, &Artifact::Sha256(artifact), &root, &policy)).await
+        self.computing.run(move || verify_with_chain(&bundle, &Artifact::Sha256(artifact), &root, &policy)).await
     }
 
     /// Anybody of the principal's workspace, at this node.
@@ -205,21 +221,20 @@ impl Trust {
         let query = TrustQuery {
             kind: Some(TrustKind::Signature),
             artifact: Some(artifact.to_string()),
-            limit: TRIED,
+            limit: if wanted.trusted_root.is_some() { TRIED_BY_OTHERS } else { TRIED },
             ..TrustQuery::of(principal.workspace.clone())
         };
         let page = self.read(move |r| r.trust_rows(&query)).await?;
         let mut first = None;
         for row in page.rows {
-            let (mut report, whole) = self.verified_again(&row, &standard.root).await?;
+            let whole = self.whole(&row).await?;
             if signature.is_some_and(|wanted| wanted != whole.kept.signature) {
                 continue;
             }
-            if wanted.identity.is_some() {
-                report = self.report(whole.bundle.to_json(), artifact, standard).await?;
-            }
+            let recorded = self.as_recorded(&standard.root, &row, &whole);
+            let standard = if wanted.identity.is_some() { standard } else { &recorded };
+            let (report, chain) = self.report_with_chain(whole.bundle.to_json(), artifact, standard).await?;
             let valid = report.is_valid();
-            let chain = certificates(&whole.bundle, &standard.root, &report.times);
             let verified = Verified { report, recorded: Some(row), chain };
             if valid || signature.is_some() {
                 return Ok(Some(verified));
@@ -248,15 +263,20 @@ impl Trust {
             "checks": report.checks,
             "not_checked": report.not_checked,
         });
-        let reasons: Vec<_> = report.failures().map(|code| code.name()).collect();
-        if !reasons.is_empty() {
-            told["reason"] = json!(reasons.join(", "));
+        if let Some(reason) = why_not(report) {
+            told["reason"] = json!(reason);
         }
         if let Some(predicate) = &report.predicate_type {
             told["predicate_type"] = json!(predicate);
         }
         told
     }
+}
+
+/// The checks that failed, by their codes.
+fn why_not(report: &Report) -> Option<String> {
+    let reasons: Vec<_> = report.failures().map(|code| code.name()).collect();
+    if reasons.is_empty() { None } else { Some(reasons.join(", ")) }
 }
 
 fn is_detached(wanted: &tools::Verify) -> bool {

@@ -15,7 +15,7 @@ use crate::support::World;
 const SETTINGS: &str = "[trust]\nenabled = true\n";
 
 /// An artifact with numbers that policies could not count in, and text beyond ASCII.
-fn recommendation(id: Uuid, version: u64) -> Value {
+pub fn recommendation(id: Uuid, version: u64) -> Value {
     json!({
         "id": id, "type": "clinical_recommendation", "version": version, "workspaceId": "default",
         "createdAt": "2026-03-01T12:00:00Z", "compliance": ["HIPAA"],
@@ -311,7 +311,7 @@ async fn events_say_what_was_touched_and_are_found_by_the_artifact() {
             ("call.intent", "create", made.clone()),
             ("call.completed", "create", made),
             ("call.completed", "get", json!(["PHI_ACCESSED"])),
-            ("call.denied", "get", Value::Null),
+            ("call.denied", "get", json!(["PHI_ACCESSED"])),
             ("call.completed", "declare", json!(["PHI_ACCESSED"])),
         ],
         "{events}"

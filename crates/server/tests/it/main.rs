@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod assess;
+mod away;
 mod exchange;
 mod forward;
 mod http;

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use countersign_proof::digest::Digest;
 use countersign_testkit::tsa::{Authority, Behaviour, Tsa};
 use countersign_trust::root::TrustedRoot;
@@ -67,11 +69,24 @@ async fn a_signature_has_a_stamp_of_somebody_elses_too() {
     assert_eq!((&verified["valid"], &verified["timestamps"][1]["operator"]), (&json!(true), &json!("Elsewhere")));
     assert!(!verified["operator_could_forge"].to_string().contains("the time"), "{verified}");
 
+    // OpenSSL sends its certificates in the order of the chain, and strict verifiers read them in that of DER alone.
+    let stamps = "/bundle/verificationMaterial/timestampVerificationData/rfc3161Timestamps/1";
+    let stamp = signed.pointer(&format!("{stamps}/signedTimestamp")).and_then(Value::as_str).expect("a stamp");
+    let stamp = STANDARD.decode(stamp).expect("base64");
+    let elsewhere = root
+        .timestamp_authorities
+        .iter()
+        .find(|authority| authority.chain.len() == 2 && authority.operator == "Elsewhere");
+    let mut certificates: Vec<_> =
+        elsewhere.expect("named").chain.iter().map(|certificate| certificate.der()).collect();
+    let place = |der: &[u8]| stamp.windows(der.len()).position(|window| window == der).expect("sent along");
+    certificates.sort_unstable();
+    assert!(certificates.is_sorted_by_key(|der| place(der)), "{certificates:?}");
+
     // The same for scans, which are signed on the same way.
     let scan = json!({ "artifact": digest(b"hello"), "document": { "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1 } });
     let scanned = world.post("/v1/scans", &world.agent("bot"), &scan.to_string()).await;
     assert_eq!(scanned.status, 200, "{}", scanned.text());
-    let stamps = "/bundle/verificationMaterial/timestampVerificationData/rfc3161Timestamps/1";
     assert!(scanned.json().pointer(stamps).is_some());
     assert_eq!(tsa.asked(), 2);
 

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
+use countersign_proof::digest::Digest;
 use countersign_server::{Config, Node, Overrides};
 use countersign_testkit::s3::{ACCESS_KEY, BUCKET, Bucket, REGION, SECRET, Trouble};
 use serde_json::{Value, json};
@@ -44,6 +46,15 @@ async fn create(world: &World, token: &str, id: Uuid, version: u64) -> Value {
 
 async fn hold(world: &World, token: &str, id: Uuid, body: Value) -> Reply {
     world.post(&format!("/artifacts/{id}/hold"), token, &body.to_string()).await
+}
+
+/// Which versions are under hold, oldest first: in the bucket, and by their rows.
+async fn holds(world: &World, token: &str, bucket: &Bucket, id: Uuid) -> (Vec<bool>, Vec<bool>) {
+    let keys = keys(bucket, id);
+    let at_store = bucket.with(|state| keys.iter().map(|key| state.newest(key).expect("there").held).collect());
+    let listed = world.get(&format!("/artifacts?id={id}"), token).await.json();
+    let oldest_first = listed.as_array().expect("a list").iter().rev();
+    (at_store, oldest_first.map(|artifact| artifact["hold"] == true).collect())
 }
 
 /// Keys of the artifact's objects in the bucket, oldest version first.
@@ -246,6 +257,131 @@ async fn a_legal_hold_is_a_governed_call_on_every_version_and_those_that_follow(
     bucket.with(|state| state.has_lock = false);
     let refused = hold(&world, &agent, id, json!({ "hold": true, "reason": "x" })).await;
     assert_eq!((refused.status, refused.text().contains("Object Lock")), (422, true), "{}", refused.text());
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_made_while_a_hold_changes_follows_it() {
+    let (bucket, directory) = (Bucket::start().expect("a bucket"), tempfile::tempdir().expect("a directory"));
+    let world = World::start_with(&settings(&bucket, &directory, "")).await;
+    let agent = world.agent("bot");
+    let id = Uuid::now_v7();
+    create(&world, &agent, id, 1).await;
+    let late = || [Trouble::Late(Duration::from_millis(700))];
+    let soon = || tokio::time::sleep(Duration::from_millis(200));
+    let set = async |on: bool| hold(&world, &agent, id, json!({ "hold": on, "reason": "case 1" })).await;
+    for (versions, on) in [(2, true), (3, false), (4, true)] {
+        // After the version before was looked at, and before there is a row.
+        bucket.trouble("PutObject", late());
+        let meanwhile = async {
+            soon().await;
+            set(on).await
+        };
+        let (_, held) = tokio::join!(create(&world, &agent, id, versions), meanwhile);
+        assert_eq!(held.status, 200, "{}", held.text());
+        let all = vec![on; usize::try_from(versions).expect("few")];
+        assert_eq!(holds(&world, &agent, &bucket, id).await, (all.clone(), all), "version {versions}");
+    }
+    // After the versions were counted, and before their rows say what was done.
+    bucket.trouble("PutObjectLegalHold", late());
+    let meanwhile = async {
+        soon().await;
+        create(&world, &agent, id, 5).await
+    };
+    let (released, _) = tokio::join!(set(false), meanwhile);
+    assert_eq!(released.status, 200, "{}", released.text());
+    assert_eq!(holds(&world, &agent, &bucket, id).await, (vec![false; 5], vec![false; 5]));
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_of_a_hold_is_looked_up_and_only_what_cannot_be_is_unknown() {
+    let (bucket, directory) = (Bucket::start().expect("a bucket"), tempfile::tempdir().expect("a directory"));
+    let world = World::start_with(&settings(&bucket, &directory, "")).await;
+    let (agent, operator) = (world.agent("bot"), world.person("olga", &["operator"]));
+    let id = Uuid::now_v7();
+    create(&world, &agent, id, 1).await;
+    create(&world, &agent, id, 2).await;
+    let set = async |on: bool| hold(&world, &agent, id, json!({ "hold": on, "reason": "case 1" })).await;
+    let both = |on: bool| (vec![on; 2], vec![on; 2]);
+    // Three attempts for each of the two.
+    let trouble = |what: Trouble| bucket.trouble("PutObjectLegalHold", vec![what; 6]);
+    let calm = || {
+        bucket.trouble("PutObjectLegalHold", []);
+        bucket.trouble("HeadObject", []);
+    };
+    trouble(Trouble::DoneAndCut);
+    let reply = set(true).await;
+    assert_eq!(reply.status, 200, "it is done, as the store shows: {}", reply.text());
+    assert_eq!(holds(&world, &agent, &bucket, id).await, both(true));
+
+    // Done for one of them: an outcome, after which the same call does the rest.
+    bucket.trouble("PutObjectLegalHold", [Trouble::Error(403, "AccessDenied")]);
+    let partly = set(false).await;
+    assert_eq!((partly.status, partly.problem().as_str()), (502, "upstream-unavailable"), "{}", partly.text());
+    assert!(partly.text().contains("done for 1 versions, and not for 1"), "{}", partly.text());
+    let (at_store, in_rows) = holds(&world, &agent, &bucket, id).await;
+    assert_eq!((&in_rows, at_store.iter().filter(|held| **held).count()), (&at_store, 1));
+    assert_eq!(set(false).await.status, 200);
+    assert_eq!(holds(&world, &agent, &bucket, id).await, both(false));
+
+    // Certainly not done.
+    trouble(Trouble::Error(503, "SlowDown"));
+    let undone = set(true).await;
+    assert_eq!((undone.status, undone.problem().as_str()), (502, "upstream-unavailable"), "{}", undone.text());
+    assert!(undone.text().contains("nothing was changed"), "{}", undone.text());
+    calm();
+    assert_eq!(set(true).await.status, 200);
+
+    // Done, and nobody can say so.
+    trouble(Trouble::DoneAndCut);
+    bucket.trouble("HeadObject", vec![Trouble::Cut; 4]);
+    let unknown = set(false).await;
+    assert_eq!((unknown.status, unknown.text().contains("NOT known")), (502, true), "{}", unknown.text());
+    calm();
+    assert_eq!(holds(&world, &agent, &bucket, id).await, (vec![false; 2], vec![true; 2]));
+    let again = set(false).await;
+    assert_eq!((again.status, again.problem().as_str()), (409, "outcome-unknown"), "{}", again.text());
+    let open = world.get("/admin/unknown", &operator).await.json();
+    let path = format!("/admin/unknown/{}/resolve", open[0]["call"].as_str().expect("a call"));
+    assert_eq!(world.post(&path, &operator, r#"{"outcome":"not-executed"}"#).await.status, 200);
+    assert_eq!(set(false).await.status, 200);
+    assert_eq!(holds(&world, &agent, &bucket, id).await, both(false));
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scrub_holds_documents_of_scans_against_their_locks_too() {
+    let (bucket, directory) = (Bucket::start().expect("a bucket"), tempfile::tempdir().expect("a directory"));
+    let world = World::start_with(&settings(&bucket, &directory, LOCKED)).await;
+    let (agent, operator) = (world.agent("bot"), world.person("olga", &["operator"]));
+    let scanner = json!({ "driver": { "name": "scanner", "version": "1.0" } });
+    let document = json!({ "version": "2.1.0", "runs": [{ "tool": scanner, "results": [] }] });
+    let body = json!({ "artifact": Digest::of(b"api").to_string(), "document": document });
+    let added = world.post("/v1/scans", &agent, &body.to_string()).await;
+    assert_eq!(added.status, 200, "{}", added.text());
+    let entry = added.json()["entry_id"].clone();
+    let kept = |key: &&String| key.starts_with("node-1/scans/default/");
+    let key = bucket.with(|state| state.objects.keys().find(kept).cloned()).expect("an object");
+    let scrub = async || world.post("/admin/artifacts/scrub", &operator, "{}").await.json();
+    let clean = scrub().await;
+    assert_eq!((&clean["documents"], &clean["documents_intact"]), (&json!(1), &json!(1)), "{clean}");
+    assert_eq!((&clean["damaged_documents"], &clean["overlaid_documents"]), (&json!([]), &json!([])), "{clean}");
+
+    bucket.with(|state| state.delete(&key));
+    let found = scrub().await;
+    let [over] = found["overlaid_documents"].as_array().expect("a list").as_slice() else { panic!("{found}") };
+    assert_eq!((&over["entry_id"], &found["documents_intact"]), (&entry, &json!(1)), "{found}");
+    assert!(over["why"].as_str().is_some_and(|why| why.contains("deleted")), "{found}");
+
+    let shorter = Some(("COMPLIANCE".to_owned(), "2027-01-01T00:00:00Z".to_owned()));
+    for (retention, word) in [(shorter, "days earlier"), (None, "retention is gone")] {
+        bucket.with(|state| state.objects.get_mut(&key).expect("there")[0].retention = retention);
+        let found = scrub().await;
+        let [damaged] = found["damaged_documents"].as_array().expect("a list").as_slice() else { panic!("{found}") };
+        assert_eq!((&damaged["entry_id"], &found["documents_intact"]), (&entry, &json!(0)), "{found}");
+        assert!(damaged["why"].as_str().is_some_and(|why| why.contains(word)), "{found}");
+    }
     world.node.shutdown().await;
 }
 

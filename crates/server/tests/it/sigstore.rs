@@ -1,13 +1,17 @@
 //! What Sigstore's own clients do with a node: a certificate for a key of theirs, a timestamp, a log entry. And the authority behind it, followed by another.
 
+use std::time::{Duration, Instant};
+
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use countersign_proof::digest::Digest;
+use countersign_proof::jwk::Jwk;
+use countersign_proof::jws::signature_from_der;
 use countersign_server::MintRequest;
 use countersign_trust::bundle::{Bundle, Content, Material};
 use countersign_trust::entry::LogEntry;
 use countersign_trust::hashedrekord::{HashedRekord, Verifier};
-use countersign_trust::keys::{HashAlgorithm, Signer};
+use countersign_trust::keys::{HashAlgorithm, Signer, p256_spki, signature_to_der};
 use countersign_trust::pem;
 use countersign_trust::root::TrustedRoot;
 use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
@@ -76,6 +80,13 @@ async fn root(world: &World) -> TrustedRoot {
     TrustedRoot::parse(&world.get("/trust/trusted_root.json", "").await.body).expect("a trusted root")
 }
 
+/// How the authorities stand, oldest first.
+async fn states(world: &World) -> Vec<String> {
+    let all = world.get("/admin/authorities", &world.person("root", &["operator"])).await.json();
+    let states = all.as_array().into_iter().flatten().filter_map(|one| one["state"].as_str());
+    states.map(str::to_owned).collect()
+}
+
 /// What a client puts together, verified as anybody would.
 async fn assert_holds(world: &World, record: &HashedRekord, entry: &Value, stamp: Vec<u8>, identity: &str) {
     let Verifier::Certificate(certificate) = &record.verifier else { panic!("a certificate") };
@@ -112,6 +123,14 @@ async fn a_client_signs_with_a_key_of_its_own_and_anybody_verifies_it() {
     // Once more is the same entry.
     let again = world.post("/api/v2/log/entries", "", &request).await.json();
     assert_eq!(again["logIndex"], logged.json()["logIndex"]);
+    // So is the other form of the same signature, which anybody makes from it; and neither is a call of the holder's.
+    let twin = HashedRekord { signature: twin(&record.signature), ..record.clone() };
+    let events =
+        async || world.get("/audit/events?tool=trust:log_entry&limit=10", &world.person("root", &["auditor"])).await;
+    let before = events().await.json();
+    let twin = world.post("/api/v2/log/entries", "", &String::from_utf8(twin.to_request()).expect("text")).await;
+    assert_eq!((twin.status, &twin.json()["logIndex"]), (201, &logged.json()["logIndex"]));
+    assert_eq!(events().await.json(), before);
     // The workspace finds it as any signature, and knows who counts as its author.
     let ada = identity_token(&world, "ada", "");
     let found = world.get("/v1/transparency?artifact_type=hashedrekord", &ada).await.json();
@@ -122,7 +141,7 @@ async fn a_client_signs_with_a_key_of_its_own_and_anybody_verifies_it() {
     let verified = json!({ "artifact": Digest::of(ARTIFACT).to_string() }).to_string();
     assert_eq!(world.post("/v1/verify", &ada, &verified).await.json()["valid"], true);
     // The receipt of the call names the person, though the certificate names nobody.
-    let events = world.get("/audit/events?tool=trust:log_entry&limit=10", &world.person("root", &["auditor"])).await;
+    let events = events().await;
     assert!(events.text().contains("\"ada\""), "{}", events.text());
     world.node.shutdown().await;
 }
@@ -154,6 +173,45 @@ async fn nobody_gets_a_certificate_without_a_token_for_it_and_the_key() {
     world.node.shutdown().await;
 }
 
+/// (r, n - s) for (r, s).
+fn twin(signature: &[u8]) -> Vec<u8> {
+    const ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
+    let mut raw = signature_from_der(signature).expect("a signature");
+    let mut borrow = 0;
+    for at in (0..32).rev() {
+        let of_order = u16::from_str_radix(&ORDER[2 * at..2 * at + 2], 16).expect("hexadecimal");
+        let difference = 0x100 + of_order - u16::from(raw[32 + at]) - borrow;
+        raw[32 + at] = (difference & 0xff) as u8;
+        borrow = u16::from(difference < 0x100);
+    }
+    signature_to_der(&raw).expect("a signature")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_workspaces_own_key_has_signed_is_not_logged_again_by_strangers() {
+    let world = world(SETTINGS).await;
+    let artifact = crate::artifacts::recommendation(uuid::Uuid::now_v7(), 1);
+    let made = world.post("/artifacts", &world.agent("bot"), &artifact.to_string()).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let (jws, keys) = (made.json(), world.get("/jwks/default", "").await);
+    // All of it is in the log for anybody to copy.
+    let text = |member: &str| jws[member].as_str().expect("a text").to_owned();
+    let signature: [u8; 64] =
+        URL_SAFE_NO_PAD.decode(text("signature")).expect("base64").try_into().expect("two numbers");
+    let jwk = Jwk::parse(keys.json()["keys"][0].to_string().as_bytes()).expect("a key");
+    let copied = HashedRekord::new(
+        HashAlgorithm::Sha256.digest(format!("{}.{}", text("protected"), text("payload")).as_bytes()),
+        signature_to_der(&signature).expect("a signature"),
+        Verifier::PublicKey(p256_spki(&jwk)),
+    );
+    let copied = String::from_utf8(copied.expect("a record").to_request()).expect("text");
+    let log = world.get("/checkpoint", "").await.text();
+    let refused = world.post("/api/v2/log/entries", "", &copied).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (401, "unauthenticated"));
+    assert_eq!(world.get("/checkpoint", "").await.text(), log);
+    world.node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_log_nothing() {
     let world = world(SETTINGS).await;
@@ -161,7 +219,7 @@ async fn strangers_log_nothing() {
     let events = async || world.get("/audit/events?limit=200&workspace=_node", &auditor).await.json();
     // Once policies are in force, nothing but what is sent can make the log grow.
     while !events().await.to_string().contains("policy.loaded") {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let before = (world.get("/checkpoint", "").await.text(), events().await);
     let post = async |body: String| {
@@ -211,7 +269,10 @@ async fn strangers_log_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workspaces_choose_how_their_people_are_named() {
-    let settings = format!("{SETTINGS}[trust.identities]\ndefault = \"mail\"\nother = \"subject\"\n");
+    let settings = format!(
+        "{SETTINGS}[trust.identities]\ndefault = \"mail\"\nother = \"subject\"\n\
+        [trust.expected]\n\"*\" = {{ identity = \"*@example.com\" }}\n"
+    );
     let world = world(&settings).await;
     let body = json!({ "artifact": Digest::of(b"x").to_string(), "artifact_type": "release" }).to_string();
     let ada = identity_token(&world, "ada", "");
@@ -219,6 +280,11 @@ async fn workspaces_choose_how_their_people_are_named() {
     assert_eq!(signed["signer"], "ada@example.com", "{signed}");
     let verified = world.post("/v1/verify", &ada, &json!({ "artifact": signed["artifact"] }).to_string()).await.json();
     assert_eq!((&verified["valid"], &verified["signer"]), (&json!(true), &json!("ada@example.com")));
+    // Who says nothing expects whom the workspace expects.
+    let brought = json!({ "artifact": signed["artifact"], "bundle": signed["bundle"] });
+    assert_eq!(world.post("/v1/verify", &ada, &brought.to_string()).await.json()["valid"], true);
+    let other = json!({ "artifact": signed["artifact"], "bundle": signed["bundle"], "identity": "*@example.org" });
+    assert_eq!(world.post("/v1/verify", &ada, &other.to_string()).await.json()["valid"], false);
     // Nobody's word but the token's: without a verified address, a person does not sign here.
     let bob = world.person("bob", &["finance-write"]);
     let refused = world.post("/v1/sign", &bob, &body).await;
@@ -295,19 +361,58 @@ async fn another_authority_takes_over_and_what_the_old_one_signed_stays_good_unl
     let roots = root(&world).await;
     assert_eq!((roots.certificate_authorities.len(), roots.timestamp_authorities.len()), (2, 2));
 
-    // The second leaked before it signed this.
+    // Somebody had the first before the second signed this, and may have had the second as well.
+    let since = made.json()["created"].clone();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     let other = json!({ "artifact": Digest::of(b"other").to_string(), "artifact_type": "release" }).to_string();
     let later = world.post("/v1/sign", &agent, &other).await.json();
     assert_eq!(rotate(json!({ "reason": "x", "leaked_since": "2999-01-01" })).await.status, 400);
-    let leaked = rotate(json!({ "reason": "backup was stolen", "leaked_since": "2026-01-01" })).await;
+    let leaked = rotate(json!({ "reason": "backup was stolen", "leaked_since": since })).await;
     assert_eq!(leaked.status, 200, "{}", leaked.text());
     let asked = json!({ "artifact": Digest::of(b"other").to_string(), "signature": later["signature"] }).to_string();
     assert_eq!(world.post("/v1/verify", &agent, &asked).await.json()["valid"], false);
-    assert_eq!(check().await, true, "the first one's signatures are as good as before");
-    let all = world.get("/admin/authorities", &operator).await.json();
-    let states: Vec<_> = all.as_array().into_iter().flatten().map(|one| one["state"].clone()).collect();
-    assert_eq!(states, ["retired", "leaked", "active"], "{all}");
+    assert_eq!(check().await, true, "what was signed before the leak is as good as before");
+    assert_eq!(states(&world).await, ["leaked", "leaked", "active"]);
+    // Nobody knows since when: nothing is left to believe.
+    let leaked = rotate(json!({ "reason": "it was older than we thought", "leaked_since": "2026-01-01" })).await;
+    assert_eq!(leaked.status, 200, "{}", leaked.text());
+    assert_eq!(check().await, false);
     let world = world.restart().await;
-    assert_eq!(root(&world).await.certificate_authorities.len(), 3);
+    assert_eq!(states(&world).await, ["leaked", "leaked", "leaked", "active"]);
+    assert_eq!(root(&world).await.certificate_authorities.len(), 4);
+    world.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_and_signing_keys_are_followed_by_others_when_their_time_has_come() {
+    let world = world(SETTINGS).await;
+    let agent = world.agent("bot");
+    let sign = async |world: &World| {
+        let artifact = crate::artifacts::recommendation(uuid::Uuid::now_v7(), 1);
+        let made = world.post("/artifacts", &agent, &artifact.to_string()).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+    };
+    sign(&world).await;
+    sign(&world).await;
+    let keys = async |world: &World| -> Vec<Value> {
+        let set = world.get("/jwks/default", "").await.json();
+        set["keys"].as_array().into_iter().flatten().map(|key| key["countersign_state"].clone()).collect()
+    };
+    assert_eq!(keys(&world).await, ["active"]);
+    tokio::time::sleep(Duration::from_millis(1600)).await;
+    // The file takes no time as short as this.
+    let short = Duration::from_millis(1500);
+    let restarted = world.restart_with(|config| {
+        let settings = config.trust.as_mut().expect("on");
+        (settings.authority_rotation, settings.key_rotation) = (short, short);
+    });
+    let world = restarted.await;
+    sign(&world).await;
+    assert_eq!(keys(&world).await, ["retired", "active"]);
+    let start = Instant::now();
+    while states(&world).await != ["retired", "active"] {
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", states(&world).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     world.node.shutdown().await;
 }

@@ -1,5 +1,7 @@
 //! Signing and verifying over HTTP and MCP, as calls of a built-in upstream.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use countersign_proof::digest::Digest;
 use countersign_trust::root::TrustedRoot;
 use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
@@ -94,6 +96,38 @@ async fn signatures_are_found_by_page_and_filter_and_by_nobody_else() {
     let stats = world.get("/v1/stats", &agent).await.json();
     assert_eq!(stats["total_signatures"], 5);
     assert_eq!(stats["verification_stats"], json!({ "total": 1, "successful": 1, "failed": 0 }));
+    let failed = world.get("/v1/transparency?verifications=failed", &agent).await;
+    assert_eq!(failed.json(), json!([]));
+    check(&world, &agent, &json!({ "artifact": digest(&[1]), "identity": "https://nobody.example/*" })).await;
+    check(&world, &agent, &json!({ "artifact": digest(b"never signed") })).await;
+    let failed = world.get("/v1/transparency?verifications=failed&limit=10000", &agent).await.json();
+    let said = failed.as_array().expect("a list").iter().map(|e| (e["artifact"].clone(), e["reason"].clone()));
+    let said: Vec<_> = said.collect();
+    assert_eq!(said[0].0, json!(digest(b"never signed")));
+    assert_eq!(said[1], (json!(digest(&[1])), json!("identity_mismatch")), "{failed}");
+    assert_eq!((said.len(), &failed[0]["valid"]), (2, &json!(false)));
+    let passed = world.get("/v1/transparency?verifications=passed", &agent).await.json();
+    assert_eq!(
+        (passed[0]["valid"].clone(), passed[0]["reason"].clone(), &passed[1]),
+        (json!(true), json!(null), &json!(null))
+    );
+    // What is verified by somebody's own trust is that one's word, and no count of the workspace's.
+    let key = countersign_trust::keys::Signer::from_seed(&[7; 32], "a key");
+    let own = json!({
+        "artifact": digest(b"anything"),
+        "signature": STANDARD.encode(key.sign(b"anything")),
+        "public_key": countersign_trust::pem::encode(&key.spki(), countersign_trust::pem::PUBLIC_KEY),
+    });
+    assert_eq!(check(&world, &agent, &own).await["valid"], true);
+    let stats = world.get("/v1/stats", &agent).await.json();
+    assert_eq!(stats["verification_stats"], json!({ "total": 3, "successful": 1, "failed": 2 }));
+    assert_eq!(stats["verifications_under_given_trust"], 1);
+    let passed = world.get("/v1/transparency?verifications=passed&limit=1", &agent).await.json();
+    assert_eq!((&passed[0]["trust"], &passed[0]["signer"]), (&json!("given"), &json!(null)));
+
+    let mixed = world.get("/v1/transparency?verifications=all&artifact_type=scan_result", &agent).await;
+    assert_eq!((mixed.status, mixed.problem().as_str()), (422, "invalid-arguments"));
+    assert_eq!(world.get("/v1/transparency?limit=10001", &agent).await.status, 422);
     assert_eq!(world.get("/v1/signatures/nonsense", &agent).await.status, 422);
     let nobody = world.get("/v1/provenance/scan-2", &agent).await.json();
     assert_eq!((&nobody["chain_status"], &nobody["scans"]), (&json!("unknown"), &json!([])));

@@ -1,14 +1,14 @@
 //! Objects as files below a directory: the embedded default.
 //!
-//! What is true if the process dies in [`put`](Objects::put): before the link, there is a file in `tmp/` that nobody looks at and that the next
-//! start removes; after it, the object is there, whole. A link, unlike a rename, never takes the place of another file.
+//! What is true if the process dies in [`put`](Objects::put): before the link, there is a file in `tmp/` that nobody looks at and that a
+//! start removes once it is an hour old; after it, the object is there, whole. A link, unlike a rename, never takes the place of another file.
 
 use std::fs::{self, DirEntry, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use countersign_ledger::durable::{create_dir_all, sync_parent};
 use countersign_ledger::objects::{
@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 /// Entries of one answer of [`Objects::list`].
 const PAGE: usize = 1000;
+/// Nodes that share a log share the directory: what is younger may belong to a put of another one.
+const LEFT_OVER: Duration = Duration::from_secs(3600);
 
 /// A directory of objects: the files are in `objects/`, under their keys.
 pub struct Directory {
@@ -26,7 +28,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory, and makes it if there is none. What earlier processes left unfinished is removed.
+    /// Opens the directory, and makes it if there is none. What was left unfinished more than an hour ago is removed.
     ///
     /// # Errors
     /// [`ObjectError::Unavailable`], [`ObjectError::Full`].
@@ -102,12 +104,23 @@ fn failed(path: &Path, error: &io::Error) -> ObjectError {
     }
 }
 
-/// Removes what was never linked. Only one process holds a data directory, so nothing of it is being written.
+/// Removes what was never linked and is too old to be a put that is under way. Another node may remove it, or link it, at the same moment.
 fn sweep(tmp: &Path) -> io::Result<()> {
     for entry in fs::read_dir(tmp)? {
-        fs::remove_file(entry?.path())?;
+        let entry = entry?;
+        let swept = match is_left_over(&entry) {
+            Ok(true) => fs::remove_file(entry.path()),
+            other => other.map(drop),
+        };
+        swept.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
     }
     Ok(())
+}
+
+/// What is from the future, by another machine's clock, is not old.
+fn is_left_over(entry: &DirEntry) -> io::Result<bool> {
+    let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+    Ok(age > LEFT_OVER)
 }
 
 fn put(root: &Path, key: String, bytes: &[u8]) -> Result<ObjectRef, ObjectError> {

@@ -5,7 +5,7 @@
 //! - **Versions.** In a bucket with versions the reference names the one that was made, and only that one is read: what is laid over it, a mark
 //!   of deletion included, changes nothing. [`S3::overlaid`](Objects::overlaid) says that it is there.
 //! - **Locks.** With a retention, every object is put under Object Lock in the same request; a bucket that knows none is refused before
-//!   anything is put there. A retention is only ever extended.
+//!   anything is put there. A retention is only ever extended, and made firmer. Whether a legal hold was set whose answer was lost is looked up.
 //! - What is true if the process dies in [`put`](Objects::put): the object is there whole or not at all, and nobody knows its version; the same put
 //!   finds it again.
 //!
@@ -34,7 +34,7 @@ use md5::{Digest as _, Md5};
 use tokio::sync::OnceCell;
 use url::Url;
 
-use answer::{Fault, document, header, listing, lock_of, version_of, written_date};
+use answer::{Fault, document, header, hold_of, listing, lock_of, version_of, written_date};
 use client::{Answer, Call, Client, MAX_ANSWER};
 
 pub use client::CredentialSource;
@@ -82,7 +82,7 @@ pub struct S3Config {
     pub retention: Option<(RetentionMode, Duration)>,
     /// What is asked for beyond what the bucket does by itself.
     pub encryption: Option<Encryption>,
-    /// How long one operation may take, all its requests together.
+    /// How long one operation may take, all its requests together; as long again to look what came of a legal hold.
     pub timeout: Duration,
 }
 
@@ -259,42 +259,83 @@ impl S3 {
             Err(other) => return Err(other),
         };
         object.version = self.pinned(&answer).map_err(|fault| fault.about(&object.key))?;
-        if let Some(asked) = object.retention
-            && lock.retention.is_none_or(|found| found.until < asked.until || found.mode < asked.mode)
-        {
-            let until = asked.until.max(lock.retention.map_or(0, |found| found.until));
-            self.extend(&object, Retention { until, ..asked }, deadline).await?;
+        if let Some(asked) = object.retention {
+            // What is firmer or longer already stays so: stores refuse to weaken it.
+            let kept = lock.retention.map_or(asked, |found| Retention {
+                mode: asked.mode.max(found.mode),
+                until: asked.until.max(found.until),
+            });
+            if lock.retention != Some(kept) {
+                self.extend(&object, kept, deadline).await?;
+            }
         }
         if object.held && !lock.held {
-            self.set_hold(&object, true, deadline).await?;
+            self.set_hold(&object, true, deadline).await.map_err(|fault| self.unheld(fault, &object.key))?;
         }
         Ok(object)
     }
 
     async fn extend(&self, object: &ObjectRef, to: Retention, deadline: Instant) -> Result<(), ObjectError> {
         let mode = to.mode.as_str().to_ascii_uppercase();
-        let date = date_of(to.until)?;
+        let date = date_of(to.until.div_ceil(1000).saturating_mul(1000))?;
         let body = format!(
             "<Retention xmlns=\"{NAMESPACE}\"><Mode>{mode}</Mode><RetainUntilDate>{date}</RetainUntilDate></Retention>"
         );
         self.set("retention", object, body, deadline).await.map_err(|fault| fault.about(&object.key))
     }
 
-    async fn set_hold(&self, object: &ObjectRef, held: bool, deadline: Instant) -> Result<(), ObjectError> {
-        check_key(&object.key)?;
+    async fn set_hold(&self, object: &ObjectRef, held: bool, deadline: Instant) -> Result<(), Fault> {
         let status = if held { "ON" } else { "OFF" };
         let body = format!("<LegalHold xmlns=\"{NAMESPACE}\"><Status>{status}</Status></LegalHold>");
-        match self.set("legal-hold", object, body, deadline).await {
-            Ok(()) => Ok(()),
+        self.set("legal-hold", object, body, deadline).await
+    }
+
+    /// Why no hold was set.
+    fn unheld(&self, fault: Fault, key: &str) -> ObjectError {
+        match fault {
             // "Bucket is missing Object Lock Configuration".
-            Err(Fault::Refused { code, words }) if code == "InvalidRequest" || code == "NotImplemented" => {
+            Fault::Refused { code, words } if code == "InvalidRequest" || code == "NotImplemented" => {
                 tracing::warn!(store = self.name(), words, "a legal hold was refused");
-                Err(ObjectError::Unsupported(
+                ObjectError::Unsupported(
                     "artifacts are kept in a bucket without Object Lock here, where nothing can be put under legal hold".to_owned(),
-                ))
+                )
             }
-            Err(fault) => Err(fault.about(&object.key)),
+            fault => fault.about(key),
         }
+    }
+
+    /// Sets a hold. If the store did not say what came of that, it is asked what it shows, for as long again.
+    async fn settle_hold(&self, object: &ObjectRef, held: bool) -> Result<(), ObjectError> {
+        check_key(&object.key)?;
+        let Err(fault) = self.set_hold(object, held, self.deadline()).await else { return Ok(()) };
+        let (words, may_come) = match fault {
+            Fault::Unsent(words) => return Err(ObjectError::Undone(words)),
+            Fault::Away(words) | Fault::Odd(words) => (words, false),
+            // It may be under way still, and arrive after the look.
+            Fault::Silent(words) => (words, true),
+            fault @ (Fault::Missing | Fault::Exists | Fault::TooLarge | Fault::Refused { .. }) => {
+                return Err(self.unheld(fault, &object.key));
+            }
+        };
+        match self.shown_hold(object, self.deadline()).await {
+            Ok(Some(shown)) if shown == held => Ok(()),
+            Ok(Some(_)) if !may_come => Err(ObjectError::Undone(words)),
+            // That none is shown is no proof that one was taken off.
+            Ok(None) if held && !may_come => Err(ObjectError::Undone(words)),
+            Ok(_) => Err(ObjectError::Unavailable(words)),
+            Err(Fault::Missing) => Err(ObjectError::Missing(object.key.clone())),
+            Err(fault) => {
+                tracing::debug!(?fault, key = object.key, "what came of a legal hold cannot be looked up");
+                Err(ObjectError::Unavailable(words))
+            }
+        }
+    }
+
+    async fn shown_hold(&self, object: &ObjectRef, deadline: Instant) -> Result<Option<bool>, Fault> {
+        let full = self.full(&object.key);
+        let query = object.version.as_deref().map(|version| ("versionId", version)).into_iter().collect();
+        let call = Call { method: Method::HEAD, ..Call::get(Some(&full), query, MAX_ANSWER) };
+        Ok(hold_of(&self.client.call(call, deadline).await?.headers))
     }
 
     /// Sets one of the things that an object has beside its bytes.
@@ -421,7 +462,7 @@ impl Objects for S3 {
     }
 
     fn hold<'a>(&'a self, object: &'a ObjectRef, held: bool) -> Answered<'a, ()> {
-        Box::pin(self.set_hold(object, held, self.deadline()))
+        Box::pin(self.settle_hold(object, held))
     }
 
     fn overlaid<'a>(&'a self, object: &'a ObjectRef) -> Answered<'a, Option<String>> {

@@ -88,6 +88,7 @@ statements! {
     COOLDOWN_BEGIN = "INSERT INTO cooldown (key, until) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET until = excluded.until";
     COOLDOWN_DROP = "DELETE FROM cooldown WHERE key = $1";
     DIRECTORY_EXISTS = "SELECT 1 FROM directory WHERE kind = $1 AND workspace = $2 AND name = $3";
+    DIRECTORY_FROM = "SELECT 1 FROM directory WHERE kind = $1 AND workspace = $2 AND name = $3 AND event = $4";
     DIRECTORY_COUNT = "SELECT count(*) FROM directory WHERE kind = $1";
     DIRECTORY_PUT = "INSERT INTO directory (kind, workspace, name, body, at, event, used) VALUES ($1, $2, $3, $4, $5, $6, $7) \
         ON CONFLICT (kind, workspace, name) DO UPDATE SET body = excluded.body, at = excluded.at, event = excluded.event";
@@ -106,11 +107,12 @@ statements! {
     CONNECTION_DROP = "DELETE FROM connection WHERE workspace = $1 AND upstream = $2 AND person = $3 AND stage = $4";
     TRUST = "INSERT INTO trust (id, workspace, kind, at, artifact, artifact_type, subject, chain, signer, valid, body) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-    ARTIFACT_NEWEST = "SELECT coalesce(max(version), 0) FROM artifact WHERE workspace = $1 AND id = $2";
+    ARTIFACT_NEWEST = "SELECT version, object FROM artifact WHERE workspace = $1 AND id = $2 ORDER BY version DESC LIMIT 1";
     ARTIFACT = "INSERT INTO artifact (entry, workspace, id, version, artifact_type, created, at, digest, kid, object, \
         compliance, sources) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
-    ARTIFACT_OBJECT = "SELECT object FROM artifact WHERE entry = $1";
-    ARTIFACT_OBJECT_SET = "UPDATE artifact SET object = $2 WHERE entry = $1";
+    ARTIFACT_EXISTS = "SELECT 1 FROM artifact WHERE entry = $1";
+    ARTIFACT_HOLD = "UPDATE artifact SET object = (object::jsonb || jsonb_build_object('held', $2::boolean))::text \
+        WHERE entry = $1";
     WITNESSED = witness::ONE;
     WITNESS = witness::PUT;
     WITNESS_FORK = witness::FORK;
@@ -258,7 +260,8 @@ impl<'a> Applier<'a> {
                 Ok(until.filter(|until| now < *until).map_or(Ok(()), |until| Err(Conflict::CoolingDown { until })))
             }
             StateOp::DirectoryAdd { row, cap } => self.check_add(row, *cap).await,
-            StateOp::DirectorySet { row } => self.check_row(row.kind, &row.workspace, &row.name).await,
+            StateOp::DirectorySet { row, from: Some(from) } => self.check_row_from(row, *from).await,
+            StateOp::DirectorySet { row, from: None } => self.check_row(row.kind, &row.workspace, &row.name).await,
             StateOp::DirectoryRemove { kind, workspace, name } => self.check_row(*kind, workspace, name).await,
             StateOp::ConnectionPut { row, from: Some(from) } => self.check_connection(&row.key, from).await,
             StateOp::ConnectionTake { key, version } => {
@@ -269,10 +272,12 @@ impl<'a> Applier<'a> {
             }
             StateOp::ArtifactAdd { row } => {
                 let newest = self.rows(ARTIFACT_NEWEST, &[&row.workspace.as_str(), &row.id]).await?;
-                let newest = newest.first().map_or(Ok(0), |row| rows::unsigned(row, 0))?;
-                Ok(if row.version == newest + 1 { Ok(()) } else { Err(Conflict::Exists) })
+                let read = |newest: &Row| -> Result<(u64, bool)> {
+                    Ok((rows::unsigned(newest, 0)?, rows::json::<ObjectRef>(newest, 1)?.held))
+                };
+                Ok(row.follows(newest.first().map(read).transpose()?))
             }
-            StateOp::ArtifactHold { entry, .. } => self.exists(ARTIFACT_OBJECT, &[entry]).await,
+            StateOp::ArtifactHold { entry, .. } => self.exists(ARTIFACT_EXISTS, &[entry]).await,
             StateOp::Witness { row, from } => {
                 let latest = self.witnessed(&row.origin).await?.map(|latest| latest.head);
                 Ok(if latest == *from { Ok(()) } else { Err(Conflict::Witnessed) })
@@ -350,6 +355,11 @@ impl<'a> Applier<'a> {
 
     async fn check_row(&self, kind: DirectoryKind, workspace: &WorkspaceName, name: &str) -> Result<Verdict> {
         self.exists(DIRECTORY_EXISTS, &[&to_word(&kind)?, &workspace.as_str(), &name]).await
+    }
+
+    /// Whether the row is still the one that this event explains.
+    async fn check_row_from(&self, row: &DirectoryRow, from: Uuid) -> Result<Verdict> {
+        self.exists(DIRECTORY_FROM, &[&to_word(&row.kind)?, &row.workspace.as_str(), &row.name, &from]).await
     }
 
     async fn check_add(&self, row: &DirectoryRow, cap: u32) -> Result<Verdict> {
@@ -444,7 +454,7 @@ impl<'a> Applier<'a> {
             StateOp::WorkspaceKey { workspace, wrapped } => {
                 self.run(WORKSPACE_KEY, &[&workspace.as_str(), wrapped]).await
             }
-            StateOp::DirectoryAdd { row, .. } | StateOp::DirectorySet { row } => self.put_row(row).await,
+            StateOp::DirectoryAdd { row, .. } | StateOp::DirectorySet { row, .. } => self.put_row(row).await,
             StateOp::DirectoryRemove { kind, workspace, name } => {
                 both(
                     self.run(DIRECTORY_REMOVE, &[&to_word(kind)?, &workspace.as_str(), name]),
@@ -462,7 +472,8 @@ impl<'a> Applier<'a> {
             }
             StateOp::TrustRecord { row } => self.record_trust(row).await,
             StateOp::ArtifactAdd { row } => self.add_artifact(row).await,
-            StateOp::ArtifactHold { entry, held } => self.hold_artifact(*entry, *held).await,
+            // The reference is the row's: it says what the object is asked to be. One statement, so that whoever asks next sees it.
+            StateOp::ArtifactHold { entry, held } => self.run(ARTIFACT_HOLD, &[entry, held]).await,
             StateOp::Witness { row, .. } => self.witness(row).await,
             StateOp::WitnessFork { origin, .. } => self.run(WITNESS_FORK, &[origin]).await,
             StateOp::Cosignature { row } => self.keep_cosignature(row).await,
@@ -504,14 +515,6 @@ impl<'a> Applier<'a> {
         let what: [&(dyn ToSql + Sync); 4] = [&row.artifact_type, &row.created, &at, &digest];
         let rest: [&(dyn ToSql + Sync); 4] = [&row.kid, &object, &row.compliance, &row.sources];
         self.run(ARTIFACT, &[place, what, rest].concat()).await
-    }
-
-    /// The reference is the row's: it says what the object is asked to be.
-    async fn hold_artifact(&self, entry: Uuid, held: bool) -> Result<()> {
-        let found = self.rows(ARTIFACT_OBJECT, &[&entry]).await?;
-        let Some(object) = found.first().map(|row| rows::json::<ObjectRef>(row, 0)).transpose()? else { return Ok(()) };
-        let object = to_json(&ObjectRef { held, ..object })?;
-        self.run(ARTIFACT_OBJECT_SET, &[&entry, &object]).await
     }
 
     async fn open_request(&self, row: &RequestRow) -> Result<()> {

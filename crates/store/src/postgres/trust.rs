@@ -35,6 +35,9 @@ pub(super) fn sql(query: &TrustQuery, limit: u32) -> Result<(String, Vec<Box<dyn
             and(condition, Box::new(text.clone()));
         }
     }
+    if let Some(valid) = query.valid {
+        and(" AND valid = ?", Box::new(valid));
+    }
     if let Some(since) = query.since {
         and(" AND at >= ?", Box::new(big(since)));
         // Ids are made after the time that the row says: nothing of it lies before.

@@ -17,10 +17,11 @@ const COLUMNS: &str =
 
 pub(super) fn add(c: &Connection, row: &ArtifactRow) -> Result<Outcome> {
     let (workspace, entry) = (row.workspace.as_str(), row.entry.as_bytes());
-    let newest = "SELECT coalesce(max(version), 0) FROM artifact WHERE workspace = ?1 AND id = ?2";
-    let newest: u64 = c.prepare_cached(newest)?.query_row(params![workspace, row.id.as_bytes()], |r| r.get(0))?;
-    if row.version != newest + 1 {
-        return refused(Conflict::Exists);
+    let sql = "SELECT version, object FROM artifact WHERE workspace = ?1 AND id = ?2 ORDER BY version DESC LIMIT 1";
+    let newest = |r: &Row<'_>| -> Result<(u64, bool)> { Ok((r.get(0)?, json::<ObjectRef>(r, 1)?.held)) };
+    let newest = c.prepare_cached(sql)?.query_row(params![workspace, row.id.as_bytes()], newest).optional()?;
+    if let Err(conflict) = row.follows(newest) {
+        return refused(conflict);
     }
     let values = params![
         entry,

@@ -4,6 +4,7 @@ use countersign_domain::{Millis, WorkspaceName};
 use countersign_ledger::directory::{Directory, DirectoryKind, DirectoryRow};
 use countersign_ledger::state::Conflict;
 use rusqlite::{Connection, params};
+use uuid::Uuid;
 
 use super::ops::{Outcome, found, refused, run};
 use super::rows::{Result, parsed, to_word, uuid, word};
@@ -26,10 +27,12 @@ pub(super) fn add(c: &Connection, row: &DirectoryRow, cap: u32) -> Result<Outcom
     changed(c)
 }
 
-pub(super) fn set(c: &Connection, row: &DirectoryRow) -> Result<Outcome> {
-    let sql = "UPDATE directory SET body = ?4, at = ?5, event = ?6 WHERE kind = ?1 AND workspace = ?2 AND name = ?3";
+pub(super) fn set(c: &Connection, row: &DirectoryRow, from: Option<Uuid>) -> Result<Outcome> {
+    let sql = "UPDATE directory SET body = ?4, at = ?5, event = ?6 \
+               WHERE kind = ?1 AND workspace = ?2 AND name = ?3 AND (?7 IS NULL OR event = ?7)";
     let kind = to_word(&row.kind)?;
-    let values = params![kind, row.workspace.as_str(), row.name, row.body, row.at, row.event.as_bytes()];
+    let from = from.as_ref().map(Uuid::as_bytes);
+    let values = params![kind, row.workspace.as_str(), row.name, row.body, row.at, row.event.as_bytes(), from];
     after(c, run(c, sql, values)?)
 }
 

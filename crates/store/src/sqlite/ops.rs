@@ -95,7 +95,7 @@ pub(super) fn apply(c: &Connection, op: &StateOp, now: Millis) -> Result<Outcome
             run(c, sql, params![workspace.as_str(), wrapped]).map(|_| Outcome::Done)
         }
         StateOp::DirectoryAdd { row, cap } => directory::add(c, row, *cap),
-        StateOp::DirectorySet { row } => directory::set(c, row),
+        StateOp::DirectorySet { row, from } => directory::set(c, row, *from),
         StateOp::DirectoryRemove { kind, workspace, name } => directory::remove(c, *kind, workspace, name),
         StateOp::DirectoryUsed { kind, workspace, name, at } => directory::used(c, *kind, workspace, name, *at),
         StateOp::ConnectionPut { row, from } => connections::put(c, row, from.as_ref()),

@@ -53,6 +53,7 @@ pub(super) fn find(c: &Connection, query: &TrustQuery, limit: u32) -> Result<Vec
     ] {
         text.iter().for_each(|text| and(condition, Value::Text(text.clone())));
     }
+    query.valid.iter().for_each(|valid| and(" AND valid = ?", Value::Integer(i64::from(*valid))));
     let clamp = |time: u64| Value::Integer(i64::try_from(time).unwrap_or(i64::MAX));
     if let Some(since) = query.since {
         and(" AND at >= ?", clamp(since));

@@ -719,7 +719,7 @@ fn the_directory_changes_by_checked_operations(store: &mut impl Store) {
     apply(store, &[used("k", 70), used("k", 60), used("gone", 80)]).unwrap();
     assert_eq!(reader.directory_version().unwrap(), all.version, "use is no change");
     let changed = DirectoryRow { body: "{}".into(), at: 9, event: id(9), ..key.clone() };
-    apply(store, &[StateOp::DirectorySet { row: changed.clone() }]).unwrap();
+    apply(store, &[StateOp::DirectorySet { row: changed.clone(), from: None }]).unwrap();
     let now = reader.directory().unwrap();
     assert!(now.version > all.version, "others notice a change by its number");
     assert_eq!(now.rows[1], DirectoryRow { used: Some(70), ..changed.clone() });
@@ -728,10 +728,22 @@ fn the_directory_changes_by_checked_operations(store: &mut impl Store) {
         workspace: workspace("w"),
         name: name.into(),
     };
-    for op in [remove("gone"), StateOp::DirectorySet { row: row(DirectoryKind::Workspace, "w", "w", 1) }] {
+    // Who read the row before that change must not undo it.
+    let stale = DirectoryRow { body: "{\"stale\":1}".into(), event: id(10), ..key.clone() };
+    let set = |row: &DirectoryRow, from| StateOp::DirectorySet { row: row.clone(), from };
+    let unknown = row(DirectoryKind::Workspace, "w", "w", 1);
+    for op in [remove("gone"), set(&unknown, None), set(&unknown, Some(id(1))), set(&stale, Some(key.event))] {
         assert_eq!(apply(store, &[op]), Err(Conflict::NotFound));
     }
+    let third = row(DirectoryKind::Workspace, "v", "v", 12);
+    assert_eq!(apply(store, &[add(&third), set(&stale, Some(key.event))]), Err(Conflict::NotFound));
+    assert_eq!(reader.directory().unwrap(), now, "nothing of its append is left");
     assert_eq!(reader.directory_version().unwrap(), now.version, "nor is what was refused");
+    let next = DirectoryRow { body: "{\"n\":11}".into(), at: 11, event: id(11), ..key.clone() };
+    let after_another = [set(&next, Some(changed.event)), set(&stale, Some(next.event)), set(&next, Some(stale.event))];
+    apply(store, &after_another).unwrap();
+    assert_eq!(reader.directory().unwrap().rows[1], DirectoryRow { used: Some(70), ..next.clone() });
+    assert_eq!(apply(store, &[set(&stale, Some(changed.event))]), Err(Conflict::NotFound), "one follows each");
     apply(store, &[remove("k")]).unwrap();
     assert_eq!(reader.directory().unwrap().rows, [other, role]);
 }
@@ -771,6 +783,8 @@ fn signatures_and_verifications_are_found(store: &mut impl Store) {
         (TrustQuery { artifact: text("sha256:1"), ..all.clone() }, vec![3, 1]),
         (TrustQuery { artifact_type: text("sbom"), ..all.clone() }, vec![2, 1]),
         (TrustQuery { signer: text("a"), kind: Some(Signature), ..all.clone() }, vec![3, 1]),
+        (TrustQuery { valid: Some(true), ..all.clone() }, vec![4]),
+        (TrustQuery { valid: Some(false), ..all.clone() }, vec![]),
         (TrustQuery { about: text("scan-7"), ..all.clone() }, vec![4, 3, 2]),
         (TrustQuery { about: text("app:1"), ..all.clone() }, vec![1]),
         (TrustQuery { about: text("sha256:0"), signer: text("b"), ..all.clone() }, vec![2]),
@@ -865,6 +879,28 @@ fn versions_of_artifacts_follow_one_another(store: &mut impl Store) {
     assert!(!reader.artifacts(&ArtifactQuery { limit: 4, ..all }).unwrap().more);
     let behind = |entry, limit| reader.artifacts_behind(entry, limit).unwrap().into_iter().map(|r| r.at / 1000);
     assert!(behind(None, 3).eq([1, 2, 3]) && behind(Some(rows[2].entry), 9).eq([4, 1]), "of all workspaces, in order");
+    // What follows a version under hold is under hold, by the row as it is when it is added.
+    let of_u = |n: u8, version: u64, held: bool| {
+        let plain = row(n, 1, version);
+        ArtifactRow { workspace: workspace("u"), object: ObjectRef { held, ..plain.object.clone() }, ..plain }
+    };
+    let hold = |n: u8, held| StateOp::ArtifactHold { entry: row(n, 1, 1).entry, held };
+    apply(store, &[add(&of_u(6, 1, false))]).unwrap();
+    assert_eq!(apply(store, &[add(&of_u(7, 2, true))]), Err(Conflict::HoldChanged));
+    apply(store, &[hold(6, true)]).unwrap();
+    assert_eq!(apply(store, &[add(&of_u(7, 2, false))]), Err(Conflict::HoldChanged), "the hold would be lost");
+    assert_eq!(apply(store, &[add(&of_u(7, 3, false))]), Err(Conflict::Exists), "whichever hold it has");
+    assert_eq!(one("u", 1, Some(2)), None);
+    apply(store, &[add(&of_u(7, 2, true))]).unwrap();
+    let all = write(store, |group| {
+        (
+            group.apply(&[hold(7, false)]).unwrap(),
+            group.apply(&[add(&of_u(8, 3, true))]).unwrap(),
+            group.apply(&[add(&of_u(8, 3, false))]).unwrap(),
+        )
+    });
+    assert_eq!(all, (Ok(()), Err(Conflict::HoldChanged), Ok(())), "also in one group");
+    assert_eq!(one("u", 1, None), Some(of_u(8, 3, false)));
 }
 
 fn connections_change_one_at_a_time(store: &mut impl Store) {

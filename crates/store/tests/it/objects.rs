@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, SystemTime};
 
 use countersign_ledger::objects::{MAX_OBJECT, ObjectError, ObjectRef, Objects};
 use countersign_store::objects::Directory;
@@ -71,9 +72,17 @@ async fn what_was_left_unfinished_goes_and_listings_go_on_where_they_ended() {
     assert_eq!((first.len(), &first[..]), (1000, &expected[..1000]));
     assert_eq!(keys(&store, first.last().map(String::as_str)).await, expected[1000..]);
     assert!(keys(&store, expected.last().map(String::as_str)).await.is_empty());
-    fs::write(dir.path().join("tmp/half"), b"hal").expect("written");
+    // What another node is about to put is left alone, by whatever clock it is written; what nobody comes back to goes.
+    let hours_ago = |hours: u64| SystemTime::now() - Duration::from_secs(hours * 3600);
+    for (name, at) in
+        [("old", hours_ago(2)), ("half", SystemTime::now()), ("ahead", SystemTime::now() + Duration::from_secs(7200))]
+    {
+        let file = fs::File::create(dir.path().join("tmp").join(name)).expect("made");
+        file.set_modified(at).expect("ours");
+    }
     let again = Directory::open(dir.path()).expect("opens again");
-    assert!(!dir.path().join("tmp/half").exists());
+    let left = ["old", "half", "ahead"].map(|name| dir.path().join("tmp").join(name).exists());
+    assert_eq!(left, [false, true, true]);
     assert_eq!(keys(&again, None).await, first);
 }
 

@@ -297,6 +297,97 @@ async fn holds_are_put_on_and_taken_off_and_retentions_only_extended() {
 }
 
 #[tokio::test]
+async fn a_retention_is_made_longer_and_firmer_and_never_the_other_way() {
+    let bucket = Bucket::start().expect("a bucket");
+    let keeping = async |mode, days: u64| {
+        let retention = Some((mode, Duration::from_secs(days * DAY)));
+        open(S3Config { retention, ..config(&bucket) }).await
+    };
+    let (firm, loose) = (RetentionMode::Compliance, RetentionMode::Governance);
+    for (n, (first, then, kept, is_longer)) in [
+        // Whose node was set to another mode meanwhile.
+        ((firm, 30), (loose, 90), firm, true),
+        ((firm, 90), (loose, 30), firm, false),
+        ((loose, 90), (firm, 30), firm, false),
+        ((loose, 30), (firm, 90), firm, true),
+        ((loose, 30), (loose, 90), loose, true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = format!("a/{n}");
+        let before = keeping(first.0, first.1).await.put(&key, b"one", false).await.expect("stored");
+        let store = keeping(then.0, then.1).await;
+        let again = store.put(&key, b"one", false).await.unwrap_or_else(|error| panic!("{first:?} {then:?}: {error}"));
+        let longest = if is_longer { again.retention } else { before.retention };
+        let longest = longest.expect("a retention");
+        let lock = store.fetch(&again).await.expect("there").lock;
+        assert_eq!(lock.retention, Some(Retention { mode: kept, ..longest }), "{first:?} {then:?}");
+        assert_eq!(lock_trouble(&again, &lock, now()), None);
+    }
+}
+
+#[tokio::test]
+async fn whether_a_hold_was_set_whose_answer_was_lost_is_looked_up() {
+    let bucket = Bucket::start().expect("a bucket");
+    let store = open(config(&bucket)).await;
+    let object = store.put(KEY, b"one", false).await.expect("stored");
+    let there = || bucket.with(|state| state.newest(&full(KEY)).expect("there").held);
+    let shown = |text| Trouble::Header("x-amz-object-lock-legal-hold", text);
+    let (cut, busy) = (Trouble::Cut, Trouble::Error(503, "SlowDown"));
+    let refused = Trouble::Error(403, "AccessDenied");
+    let done = Trouble::DoneAndCut;
+    let thrice = |trouble: &Trouble| vec![trouble.clone(); 3];
+    for (troubles, looks, wanted, expected, is_held) in [
+        // Each goes on where the one before it ended.
+        (thrice(&done), vec![], true, "done", true),
+        (thrice(&busy), vec![], false, "undone", true),
+        (thrice(&cut), vec![], false, "undone", true),
+        (thrice(&done), vec![shown(Some("OFF"))], false, "done", false),
+        (thrice(&cut), vec![], true, "undone", false),
+        // Done, and then refused for another reason.
+        (vec![done.clone(), refused.clone()], vec![], true, "done", true),
+        (vec![refused], vec![], false, "refused", true),
+        // Not even that can be read; or nothing is shown, which proves nothing.
+        (thrice(&done), vec![cut.clone(), busy], false, "unknown", false),
+        (thrice(&done), vec![shown(None)], false, "unknown", false),
+    ] {
+        let case = format!("{troubles:?} {looks:?} {wanted}");
+        bucket.trouble("PutObjectLegalHold", troubles);
+        bucket.trouble("HeadObject", looks);
+        let said = match store.hold(&object, wanted).await {
+            Ok(()) => "done",
+            Err(ObjectError::Undone(_)) => "undone",
+            Err(ObjectError::Refused(_)) => "refused",
+            Err(ObjectError::Unavailable(_)) => "unknown",
+            Err(other) => panic!("{case}: {other}"),
+        };
+        assert_eq!((said, there()), (expected, is_held), "{case}");
+    }
+    bucket.trouble("PutObjectLegalHold", []);
+    bucket.trouble("HeadObject", []);
+
+    // Nobody listens there: nothing was sent.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+    let nowhere = S3Config { endpoint: format!("http://{nobody}").parse().ok(), ..config(&bucket) };
+    let (nowhere, note) = try_open(nowhere, SECRET).await.expect("opens");
+    assert!(note.is_some_and(|note| note.contains("cannot be reached")));
+    let undone = nowhere.hold(&object, true).await;
+    assert!(matches!(undone, Err(ObjectError::Undone(_))), "{undone:?}");
+
+    // A request without an answer may be done after the look.
+    let hurried = open(S3Config { timeout: Duration::from_millis(800), ..config(&bucket) }).await;
+    bucket.trouble("PutObjectLegalHold", [Trouble::Late(Duration::from_secs(3))]);
+    let unknown = hurried.hold(&object, true).await;
+    assert!(matches!(unknown, Err(ObjectError::Unavailable(_))) && !there(), "{unknown:?}");
+    let until = Instant::now() + Duration::from_secs(20);
+    while !there() {
+        assert!(Instant::now() < until, "it never arrives");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_store_that_does_not_do_as_asked_is_found_out() {
     let bucket = Bucket::start().expect("a bucket");
     bucket.with(|state| state.ignores = true);

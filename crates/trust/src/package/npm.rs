@@ -123,6 +123,38 @@ pub(super) struct NpmAttestation {
     bundle: Value,
 }
 
+/// What the registry's own attestation says of the release.
+#[derive(Deserialize)]
+struct Published {
+    name: Option<String>,
+    version: Option<String>,
+}
+
+/// What provenance says of the source, as far as it is compared (SLSA 1.0, `buildDefinition.externalParameters`).
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Provenance {
+    build_definition: BuildDefinition,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct BuildDefinition {
+    external_parameters: ExternalParameters,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ExternalParameters {
+    workflow: Workflow,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Workflow {
+    repository: Option<String>,
+}
+
 /// Nothing where the release has no attestations.
 pub(super) fn read_attestations(answer: &Answer) -> Result<Vec<NpmAttestation>, Trouble> {
     let body = match answer.open(MAX_ANSWER_BYTES)? {
@@ -238,8 +270,8 @@ fn check_publish(package: &PackageRef, bundle: Bundle, artifact: Artifact<'_>, t
     let mut found = check(&subject, Ok(checked), trust, |statement, _| {
         let mut wrong = statement_problems(package, statement, &[PUBLISH]);
         let version = package.version().map(Version::to_string);
-        let stated = |member: &str| statement.predicate.get(member).and_then(Value::as_str);
-        if stated("name") != Some(package.name()) || stated("version") != version.as_deref() {
+        let same = |stated: Published| stated.name.as_deref() == Some(package.name()) && stated.version == version;
+        if !statement.predicate_as().is_some_and(same) {
             wrong.push("its predicate names another release".to_owned());
         }
         wrong
@@ -266,10 +298,10 @@ fn statement_problems(package: &PackageRef, statement: &Statement, predicates: &
 
 /// The certificate, the release's metadata and the provenance name one repository.
 fn source_problem(declared: &str, statement: &Statement, certificate: &Certificate) -> Option<String> {
-    let workflow = &statement.predicate["buildDefinition"]["externalParameters"]["workflow"];
-    let stated = workflow["repository"].as_str();
+    let provenance: Provenance = statement.predicate_as().unwrap_or_default();
+    let stated = provenance.build_definition.external_parameters.workflow.repository;
     if let Some(stated) = stated.filter(|stated| repository_url(stated).as_deref() != Some(declared)) {
-        let stated = plain(stated, 200);
+        let stated = plain(&stated, 200);
         return Some(format!("it states that {stated:?} was built, and the release declares {declared:?}"));
     }
     check_source(certificate, declared).err()

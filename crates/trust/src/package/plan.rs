@@ -326,11 +326,7 @@ impl Plan {
         }
         let mut all = Advisories::default();
         for answer in answers {
-            let answer = answer.clone()?;
-            all.list.extend(answer.list);
-            all.withdrawn += answer.withdrawn;
-            all.elsewhere += answer.elsewhere;
-            all.next = answer.next;
+            all.extend(answer.clone()?)?;
         }
         if all.next.is_some() {
             return Err(Trouble::unavailable("its answer goes on beyond what was asked for"));

@@ -95,12 +95,12 @@ impl Publisher {
             Self::GitHub { repository, workflow } => {
                 let source = format!("{GITHUB}{repository}");
                 check_source(certificate, &source)?;
-                check_workflow(certificate, &format!("{source}/.github/workflows/{workflow}"))
+                check_workflow(certificate, &source, &format!("/.github/workflows/{workflow}"))
             }
             Self::GitLab { repository, workflow_filepath } => {
                 let source = format!("{GITLAB}{repository}");
                 check_source(certificate, &source)?;
-                check_workflow(certificate, &format!("{source}//{workflow_filepath}"))
+                check_workflow(certificate, &source, &format!("//{workflow_filepath}"))
             }
             // The mail address was compared as the identity.
             Self::Google { .. } => Ok(()),
@@ -132,21 +132,23 @@ pub(super) fn check_source(certificate: &Certificate, expected: &str) -> Result<
     Err(format!("it was signed for the repository {found:?}, and {expected:?} is expected"))
 }
 
-/// The workflow at the top is the one that is expected. Its URI ends with a branch, tag or commit, which nobody declares:
-/// it has to be the one that the certificate itself names, so that no part of a file's name is taken for it.
-fn check_workflow(certificate: &Certificate, expected: &str) -> Result<(), String> {
+/// The workflow at the top is the one that is expected: a file in a repository. Its URI ends with a branch, tag or commit, which
+/// nobody declares: it has to be the one that the certificate itself names, so that no part of a file's name is taken for it.
+fn check_workflow(certificate: &Certificate, repository: &str, file: &str) -> Result<(), String> {
     let found = claim(certificate, Claim::BuildConfigUri)?;
     let ends = [Claim::SourceRepositoryRef, Claim::SourceRepositoryDigest];
-    let ends = ends.map(|end| claim(certificate, end)).into_iter().flatten();
-    for end in ends {
-        // The path of the file is held to its case.
-        let (repository, file) = expected.split_at(expected.rfind('/').unwrap_or_default());
-        let rest = found.get(..repository.len()).filter(|start| start.eq_ignore_ascii_case(repository));
-        if rest.is_some() && found.get(repository.len()..) == Some(&format!("{file}@{end}")) {
-            return Ok(());
-        }
+    let mut ends = ends.map(|end| claim(certificate, end)).into_iter().flatten();
+    if ends.any(|end| is_workflow(&found, repository, file, &end)) {
+        return Ok(());
     }
+    let expected = format!("{repository}{file}");
     Err(format!("it was signed by the workflow {found:?}, and {expected:?} is expected"))
+}
+
+/// Hosts of repositories take no notice of case; in a repository, each file's whole path is held to its case.
+fn is_workflow(found: &str, repository: &str, file: &str, end: &str) -> bool {
+    let parts = found.split_at_checked(repository.len());
+    parts.is_some_and(|(start, rest)| start.eq_ignore_ascii_case(repository) && rest == format!("{file}@{end}"))
 }
 
 /// The address of a repository, as certificates spell it, from one of the many spellings in packages' metadata.
@@ -184,6 +186,24 @@ pub(super) fn expected_of_repository(url: &str) -> Option<Expected> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_repository_of_a_workflow_takes_no_notice_of_case() {
+        let check =
+            |found: &str| is_workflow(found, "https://gitlab.com/Group/Name", "//CI/deploy.yml", "refs/heads/main");
+        for (found, expected) in [
+            ("https://gitlab.com/Group/Name//CI/deploy.yml@refs/heads/main", true),
+            ("https://gitlab.com/group/name//CI/deploy.yml@refs/heads/main", true),
+            ("https://gitlab.com/Group/Name//ci/deploy.yml@refs/heads/main", false),
+            ("https://gitlab.com/Group/Name//CI/Deploy.yml@refs/heads/main", false),
+            ("https://gitlab.com/Group/Name//CI/deploy.yml@refs/heads/other", false),
+            ("https://gitlab.com/Group/Name//CI/deploy.yml", false),
+            ("https://gitlab.com/Group/Namä", false),
+            ("", false),
+        ] {
+            assert_eq!(check(found), expected, "{found}");
+        }
+    }
 
     #[test]
     fn repositories_have_many_spellings() {

@@ -2,12 +2,13 @@
 
 use der::asn1::ObjectIdentifier;
 
+use super::work::Work;
 use super::{Failure, Outcome, fail};
 use crate::asn1::oid;
 use crate::certificate::{Certificate, Sct, TLS_ECDSA_SHA256};
 use crate::keys::{HashAlgorithm, PublicKey};
 use crate::report::Code;
-use crate::root::{AuthorityInstance, LogInstance, Window};
+use crate::root::{AuthorityInstance, LogInstance};
 
 /// For what a chain is looked at: what its leaf must be for, and how failures are named.
 pub(super) struct Purpose {
@@ -42,14 +43,19 @@ pub(super) fn find_issuers<'a>(
     leaf: &Certificate,
     authorities: &'a [AuthorityInstance],
     times: &[u64],
+    work: &mut Work,
 ) -> Result<(&'a AuthorityInstance, &'a [Certificate]), Failure> {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times.dedup();
     let mut failure = None;
     for authority in authorities {
         // Authorities also issue from above the first certificate of their chain.
         for from in (0..authority.chain.len()).filter(|i| authority.chain[*i].subject() == leaf.issuer()) {
             let issuers = &authority.chain[from..];
-            match issued_by(leaf, issuers, authority.window, times) {
+            match issued_by(leaf, authority, issuers, &times, work) {
                 Ok(()) => return Ok((authority, issuers)),
+                Err(spent @ Failure(Code::TooManySignatures, _)) => return Err(spent),
                 // Of several authorities with one name, the one whose key it is says most about what is wrong.
                 Err(Failure(Code::CertificateSignatureWrong, _)) if failure.is_some() => {}
                 Err(other) => failure = Some(other),
@@ -60,21 +66,53 @@ pub(super) fn find_issuers<'a>(
     Err(failure.unwrap_or_else(unknown))
 }
 
-fn issued_by(leaf: &Certificate, issuers: &[Certificate], window: Window, times: &[u64]) -> Result<(), Failure> {
-    check_signed(leaf, &issuers[0], &SIGNING)?;
-    if let Some(time) = times.iter().find(|time| !window.contains(**time)) {
+/// Signatures hold at all times or at none, so that each is verified once, and those above the leaf's after everything else.
+fn issued_by(
+    leaf: &Certificate,
+    authority: &AuthorityInstance,
+    issuers: &[Certificate],
+    times: &[u64],
+    work: &mut Work,
+) -> Result<(), Failure> {
+    if !leaf.may_be_signed_by(&issuers[0]) {
+        let detail = format!("it names another key of its issuer than that of {}", issuers[0].subject());
+        return fail(Code::CertificateSignatureWrong, detail);
+    }
+    check_signed(leaf, &issuers[0], &SIGNING, work)?;
+    if times.is_empty() {
+        return fail(Code::NoTrustedTime, "nobody trusted says when it was used");
+    }
+    if let Some(time) = times.iter().find(|time| !authority.window.contains(**time)) {
         return fail(Code::AuthorityNotValid, format!("the authority was not trusted at {time}"));
     }
-    for time in times {
-        check(leaf, issuers, *time, &SIGNING)?;
-    }
-    if times.is_empty() { fail(Code::NoTrustedTime, "nobody trusted says when it was used") } else { Ok(()) }
+    check_unsigned(leaf, issuers, times, &SIGNING)?;
+    check_above(issuers, &SIGNING, work)
 }
 
 /// Checks a leaf and its issuers up to the last, which is trusted, at a time in seconds. Without issuers, the leaf itself
 /// is trusted.
-pub(super) fn check(leaf: &Certificate, issuers: &[Certificate], at: u64, purpose: &Purpose) -> Result<(), Failure> {
-    if !leaf.is_valid_at(at) {
+pub(super) fn check(
+    leaf: &Certificate,
+    issuers: &[Certificate],
+    at: u64,
+    purpose: &Purpose,
+    work: &mut Work,
+) -> Result<(), Failure> {
+    check_unsigned(leaf, issuers, &[at], purpose)?;
+    if let Some(issuer) = issuers.first() {
+        check_signed(leaf, issuer, purpose, work)?;
+    }
+    check_above(issuers, purpose, work)
+}
+
+/// All of a chain but its signatures, at times in seconds.
+fn check_unsigned(
+    leaf: &Certificate,
+    issuers: &[Certificate],
+    times: &[u64],
+    purpose: &Purpose,
+) -> Result<(), Failure> {
+    if let Some(at) = times.iter().find(|at| !leaf.is_valid_at(**at)) {
         let detail = format!("valid from {} to {}, used at {at}", leaf.not_before(), leaf.not_after());
         return fail(purpose.leaf_not_valid, detail);
     }
@@ -86,19 +124,24 @@ pub(super) fn check(leaf: &Certificate, issuers: &[Certificate], at: u64, purpos
         if child.issuer() != issuer.subject() || issuer.subject().is_empty() {
             return fail(purpose.profile, "a certificate is not followed by its issuer's");
         }
-        if !issuer.is_valid_at(at) {
+        if let Some(at) = times.iter().find(|at| !issuer.is_valid_at(**at)) {
             return fail(purpose.issuer_not_valid, format!("{} was not valid at {at}", issuer.subject()));
         }
         if let Err(detail) = issuer_profile(issuer, below, purpose) {
             return fail(purpose.profile, detail);
         }
-        check_signed(child, issuer, purpose)?;
         child = issuer;
     }
     Ok(())
 }
 
-fn check_signed(child: &Certificate, issuer: &Certificate, purpose: &Purpose) -> Result<(), Failure> {
+/// Each of the issuers is signed by the next.
+fn check_above(issuers: &[Certificate], purpose: &Purpose, work: &mut Work) -> Result<(), Failure> {
+    issuers.windows(2).try_for_each(|pair| check_signed(&pair[0], &pair[1], purpose, work))
+}
+
+fn check_signed(child: &Certificate, issuer: &Certificate, purpose: &Purpose, work: &mut Work) -> Result<(), Failure> {
+    work.spend()?;
     match child.is_signed_by(issuer) {
         Ok(true) => Ok(()),
         Ok(false) => fail(purpose.signature_wrong, format!("it is not signed by {}", issuer.subject())),
@@ -148,7 +191,12 @@ fn issuer_profile(issuer: &Certificate, below: usize, purpose: &Purpose) -> Resu
 }
 
 /// Whether one of the embedded SCTs is by a trusted key, and none in the name of one is wrong.
-pub(super) fn check_scts(certificate: &Certificate, issuer: &Certificate, logs: &[LogInstance]) -> Outcome {
+pub(super) fn check_scts(
+    certificate: &Certificate,
+    issuer: &Certificate,
+    logs: &[LogInstance],
+    work: &mut Work,
+) -> Outcome {
     let scts = match certificate.scts() {
         Ok(scts) if scts.is_empty() => return fail(Code::SctMissing, "the certificate has no SCT"),
         Ok(scts) => scts,
@@ -157,6 +205,7 @@ pub(super) fn check_scts(certificate: &Certificate, issuer: &Certificate, logs: 
     let mut found = fail(Code::SctLogUnknown, "no SCT is by a trusted key");
     for sct in &scts {
         let Some(log) = logs.iter().find(|log| log.log_id == sct.log_id) else { continue };
+        work.spend()?;
         check_sct(certificate, issuer, sct, log)?;
         found = Ok(format!("logged at {}", sct.timestamp / 1000));
     }

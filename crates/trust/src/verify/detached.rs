@@ -94,16 +94,20 @@ pub fn signature(text: &[u8]) -> Result<Vec<u8>, DetachedError> {
     }
 }
 
-/// Verifies a signature by itself, or by entries that logs have of it. A bare key is expected by being given.
+/// Verifies a signature by itself, or by the entries that a log has of it. A bare key is expected by being given.
+///
+/// `entries`: `None` where no log was asked, so that the signature stands alone. Where one was asked and has none, the list is
+/// empty, and the report is not valid: whoever names a log wants to know that the signature is in it.
 pub fn verify_detached(
     signature: &[u8],
     holder: &Holder,
-    entries: Vec<LogEntry>,
+    entries: Option<Vec<LogEntry>>,
     artifact: &Artifact<'_>,
     root: &TrustedRoot,
     policy: &Policy,
 ) -> Report {
-    let alone = entries.is_empty();
+    let without_log = entries.is_none();
+    let entries = entries.unwrap_or_default();
     let (material, expected) = match holder {
         Holder::Certificate(der) => (Material::Certificate(der.clone()), policy.expected.clone()),
         Holder::Key(spki) => (Material::PublicKeyHint(String::new()), Expected::Key(spki.clone())),
@@ -111,8 +115,9 @@ pub fn verify_detached(
     let content = Content::MessageSignature { digest: None, signature: signature.to_vec() };
     let policy = Policy {
         expected,
-        without_log: policy.without_log || alone,
-        without_time: policy.without_time || alone,
+        without_log,
+        // Only an entry could say when.
+        without_time: policy.without_time || entries.is_empty(),
         ..policy.clone()
     };
     let bundle = Bundle { material, entries, timestamps: Vec::new(), content };

@@ -4,6 +4,7 @@ use countersign_proof::checkpoint::Checkpoint;
 use countersign_proof::merkle::{leaf_hash, verify_inclusion};
 use countersign_proof::note::{NoteError, SignedNote};
 
+use super::work::Work;
 use super::{Failure, Outcome, Policy, Run, Subject, fail, rekor1, time};
 use crate::entry::{InclusionProof, LogEntry};
 use crate::hashedrekord::{HashedRekord, KIND, VERSION, Verifier};
@@ -15,7 +16,7 @@ use crate::root::{LogInstance, TrustedRoot};
 pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot, policy: &Policy) {
     let entries = &subject.bundle.entries;
     if entries.is_empty() {
-        let missing = "the bundle has no log entry";
+        let missing = "there is no log entry of the signature";
         if policy.without_log {
             run.not_checked.push("whether the signature was logged: the policy does without".to_owned());
             return run.skip(CheckName::LogEntry, None, missing);
@@ -23,10 +24,13 @@ pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot, po
         return run.record(CheckName::LogEntry, fail(Code::LogEntryMissing, missing));
     }
     let known = entries.iter().any(|entry| log_of(entry, root).is_some());
-    for entry in entries {
+    for (at, entry) in entries.iter().enumerate() {
         let name = CheckName::LogEntry;
         match log_of(entry, root) {
-            Some(log) => check_entry(run, subject, entry, log, policy),
+            Some(log) => {
+                let promise_suffices = policy.promise_suffices && run.promised.contains(&at);
+                check_entry(run, subject, entry, log, promise_suffices);
+            }
             // An entry in somebody else's log does no harm beside one in a trusted log.
             None if known => run.skip(name, Some(Code::LogUnknown), "it is in a log that is not trusted"),
             None => run.record(name, fail(Code::LogUnknown, "it is in no trusted log")),
@@ -34,7 +38,8 @@ pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot, po
     }
 }
 
-fn log_of<'a>(entry: &LogEntry, root: &'a TrustedRoot) -> Option<&'a LogInstance> {
+/// The trusted log that an entry names.
+pub(super) fn log_of<'a>(entry: &LogEntry, root: &'a TrustedRoot) -> Option<&'a LogInstance> {
     let named = |log: &&LogInstance| log.log_id == entry.log_id || log.checkpoint_id() == entry.log_id;
     root.logs.iter().find(named)
 }
@@ -53,28 +58,30 @@ pub(crate) fn check_evidence(
         return (entry.proof.as_ref().map(|_| Err(unknown())), entry.promise.as_ref().map(|_| Err(unknown())));
     };
     let named = |Failure(code, detail)| (code, detail);
-    let included = |proof: &InclusionProof| {
-        check_checkpoint(proof, log).map_err(named)?;
+    let mut work = Work::default();
+    let included = |proof: &InclusionProof, work: &mut Work| {
+        check_checkpoint(proof, log, work).map_err(named)?;
         check_inclusion(entry, proof).map_err(named)?;
         let (name, operator) = (log.origin().to_owned(), log.operator.clone());
         Ok(LogPlace { log: name, index: proof.index, size: proof.size, operator })
     };
-    let promise = entry.promise.as_ref().map(|_| time::promised(entry, log).map_err(named));
-    (entry.proof.as_ref().map(included), promise)
+    let inclusion = entry.proof.as_ref().map(|proof| included(proof, &mut work));
+    let promise = entry.promise.as_ref().map(|_| time::promised(entry, log, &mut work).map_err(named));
+    (inclusion, promise)
 }
 
-fn check_entry(run: &mut Run, subject: &Subject<'_>, entry: &LogEntry, log: &LogInstance, policy: &Policy) {
+/// `promise_suffices`: the policy does with the log's promise, and this very entry's holds.
+fn check_entry(run: &mut Run, subject: &Subject<'_>, entry: &LogEntry, log: &LogInstance, promise_suffices: bool) {
     let times: Vec<u64> = run.times.iter().map(|t| t.seconds).collect();
     run.record(CheckName::LogEntry, check_body(subject, entry, log, &times));
     let Some(proof) = &entry.proof else {
-        // The time of a promise counts only after its signature was verified.
-        if policy.promise_suffices && entry.promise.is_some() && run.times.iter().any(|t| t.source == log.base_url) {
+        if promise_suffices {
             run.not_checked.push("whether the log kept its promise to include the entry: there is no proof".to_owned());
             return run.skip(CheckName::Inclusion, Some(Code::InclusionMissing), "the log's signed promise is enough");
         }
         return run.record(CheckName::Inclusion, fail(Code::InclusionMissing, "the entry has no inclusion proof"));
     };
-    let checkpoint = check_checkpoint(proof, log);
+    let checkpoint = check_checkpoint(proof, log, &mut run.work);
     let inclusion = check_inclusion(entry, proof);
     if checkpoint.is_ok() && inclusion.is_ok() {
         let (log, operator) = (log.origin().to_owned(), log.operator.clone());
@@ -105,7 +112,7 @@ fn logged(entry: &LogEntry, leaf: &[u8], log: &LogInstance) -> Result<LogPlace, 
     if proof.index != entry.log_index {
         return fail(Code::LogEntryMismatch, "the entry and its proof have another index");
     }
-    check_checkpoint(proof, log)?;
+    check_checkpoint(proof, log, &mut Work::default())?;
     check_inclusion(entry, proof)?;
     let (name, operator) = (log.origin().to_owned(), log.operator.clone());
     Ok(LogPlace { log: name, index: proof.index, size: proof.size, operator })
@@ -144,13 +151,14 @@ fn check_body(subject: &Subject<'_>, entry: &LogEntry, log: &LogInstance, times:
 }
 
 /// The head is signed by the log, and is the one that the proof leads to.
-fn check_checkpoint(proof: &InclusionProof, log: &LogInstance) -> Outcome {
+fn check_checkpoint(proof: &InclusionProof, log: &LogInstance, work: &mut Work) -> Outcome {
     let malformed = |error: &dyn ToString| Failure(Code::CheckpointMalformed, error.to_string());
     let note = SignedNote::parse(&proof.checkpoint).map_err(|e: NoteError| malformed(&e))?;
     let key = PublicKey::from_spki(&log.public_key).or_else(|error| fail(Code::KeyUnsupported, error))?;
     let id = log.checkpoint_id().first_chunk::<4>().map(|id| u32::from_be_bytes(*id));
     let mut signed = false;
     for signature in note.signatures().iter().filter(|s| Some(s.key_id) == id && s.name == log.origin()) {
+        work.spend()?;
         if !key.verify(HashAlgorithm::Sha256, note.text().as_bytes(), &signature.bytes) {
             return fail(Code::CheckpointSignatureWrong, format!("the signature of {} does not hold", log.origin()));
         }

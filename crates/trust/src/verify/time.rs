@@ -3,6 +3,8 @@
 use countersign_proof::canonical::to_canonical;
 use serde_json::json;
 
+use super::log::log_of;
+use super::work::Work;
 use super::{Failure, Outcome, Policy, Run, Subject, chain, fail};
 use crate::certificate::Certificate;
 use crate::entry::LogEntry;
@@ -15,7 +17,7 @@ use crate::timestamp::{TimestampError, Token};
 pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot, policy: &Policy) {
     let mut unknown = Vec::new();
     for timestamp in &subject.bundle.timestamps {
-        match check_timestamp(timestamp, subject.bundle.content.signature(), root) {
+        match check_timestamp(timestamp, subject.bundle.content.signature(), root, &mut run.work) {
             Ok(time) => {
                 run.record(CheckName::Timestamp, Ok(format!("{} by {}", time.seconds, time.source)));
                 run.times.push(time);
@@ -24,8 +26,8 @@ pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot, po
             Err(failure) => run.record(CheckName::Timestamp, Err(failure)),
         }
     }
-    for entry in subject.bundle.entries.iter().filter(|e| e.promise.is_some()) {
-        check_promise(run, entry, root);
+    for (at, entry) in subject.bundle.entries.iter().enumerate().filter(|(_, entry)| entry.promise.is_some()) {
+        check_promise(run, at, entry, root);
     }
     // A time of somebody unknown does no harm beside one that is trusted.
     for Failure(code, detail) in unknown {
@@ -44,14 +46,15 @@ pub(super) fn check(run: &mut Run, subject: &Subject<'_>, root: &TrustedRoot, po
     }
 }
 
-fn check_timestamp(der: &[u8], signature: &[u8], root: &TrustedRoot) -> Result<SignedTime, Failure> {
+fn check_timestamp(der: &[u8], signature: &[u8], root: &TrustedRoot, work: &mut Work) -> Result<SignedTime, Failure> {
     let token = Token::from_response(der).map_err(named)?;
     token.check_message(signature).map_err(named)?;
     let mut failure = Failure(Code::TimestampAuthorityUnknown, "it is by no trusted authority".to_owned());
     for authority in &root.timestamp_authorities {
-        match check_authority(&token, authority) {
+        match check_authority(&token, authority, work) {
             Ok(()) => return Ok(time_by(authority, token.seconds())),
             Err(Failure(Code::TimestampAuthorityUnknown, _)) => {}
+            Err(spent @ Failure(Code::TooManySignatures, _)) => return Err(spent),
             Err(other) => failure = other,
         }
     }
@@ -63,7 +66,7 @@ fn check_timestamp(der: &[u8], signature: &[u8], root: &TrustedRoot) -> Result<S
 /// # Errors
 /// The failure's stable name, and words for people.
 pub(crate) fn check_stamp(token: &Token, authority: &AuthorityInstance) -> Result<SignedTime, (Code, String)> {
-    match check_authority(token, authority) {
+    match check_authority(token, authority, &mut Work::default()) {
         Ok(()) => Ok(time_by(authority, token.seconds())),
         Err(Failure(code, detail)) => Err((code, detail)),
     }
@@ -77,7 +80,8 @@ pub(crate) fn check_timestamp_chain(chain: &[Certificate], at: u64) -> Result<()
     let Some((leaf, issuers)) = chain.split_first() else {
         return Err((Code::TimestampProfile, "there is no certificate".to_owned()));
     };
-    chain::check(leaf, issuers, at, &chain::TIMESTAMPING).map_err(|Failure(code, detail)| (code, detail))?;
+    let held = chain::check(leaf, issuers, at, &chain::TIMESTAMPING, &mut Work::default());
+    held.map_err(|Failure(code, detail)| (code, detail))?;
     match leaf.public_key() {
         Ok(PublicKey::P256(_) | PublicKey::P384(_)) => Ok(()),
         Ok(PublicKey::Ed25519(_)) => Err((Code::KeyUnsupported, "timestamps by Ed25519 keys are not read".to_owned())),
@@ -95,7 +99,7 @@ fn source(authority: &AuthorityInstance) -> String {
 
 /// Whether this authority made the stamp. Its certificate comes from the trusted root; one that came with the stamp only
 /// counts where the root's chain begins with the authority that issued it.
-fn check_authority(token: &Token, authority: &AuthorityInstance) -> Result<(), Failure> {
+fn check_authority(token: &Token, authority: &AuthorityInstance, work: &mut Work) -> Result<(), Failure> {
     let first = &authority.chain[0];
     let (signer, issuers) = if token.is_signer(first) {
         (first, &authority.chain[1..])
@@ -106,8 +110,9 @@ fn check_authority(token: &Token, authority: &AuthorityInstance) -> Result<(), F
             None => return fail(Code::TimestampAuthorityUnknown, "it is by another authority"),
         }
     };
+    work.spend()?;
     token.check_signature(signer).map_err(named)?;
-    chain::check(signer, issuers, token.seconds(), &chain::TIMESTAMPING)?;
+    chain::check(signer, issuers, token.seconds(), &chain::TIMESTAMPING, work)?;
     if !authority.window.contains(token.seconds()) {
         let detail = format!("the timestamp authority was not trusted at {}", token.seconds());
         return fail(Code::TimestampAuthorityNotValid, detail);
@@ -127,22 +132,25 @@ fn named(error: TimestampError) -> Failure {
     Failure(code, error.to_string())
 }
 
-/// Rekor's first version signs time, index, ID and body as canonical JSON ("signed entry timestamp").
-fn check_promise(run: &mut Run, entry: &LogEntry, root: &TrustedRoot) {
-    let Some(log) = root.logs.iter().find(|log| log.log_id == entry.log_id) else {
+/// Rekor's first version signs time, index, ID and body as canonical JSON ("signed entry timestamp"). The log is the one by
+/// which the entry itself is checked later; `at` is the entry's place in the bundle.
+fn check_promise(run: &mut Run, at: usize, entry: &LogEntry, root: &TrustedRoot) {
+    let Some(log) = log_of(entry, root) else {
         return run.skip(CheckName::LogPromise, Some(Code::LogUnknown), "it is by no trusted log");
     };
-    match promised(entry, log) {
+    match promised(entry, log, &mut run.work) {
         Ok(time) => {
             run.record(CheckName::LogPromise, Ok(format!("taken at {}", time.seconds)) as Outcome);
             run.times.push(time);
+            run.promised.push(at);
         }
         Err(failure) => run.record(CheckName::LogPromise, Err(failure)),
     }
 }
 
 /// When a log says that it took an entry.
-pub(super) fn promised(entry: &LogEntry, log: &LogInstance) -> Result<SignedTime, Failure> {
+pub(super) fn promised(entry: &LogEntry, log: &LogInstance, work: &mut Work) -> Result<SignedTime, Failure> {
+    work.spend()?;
     let seconds = promise_time(entry, &log.public_key)?;
     if !log.window.contains(seconds) {
         return fail(Code::LogNotValid, format!("the log was not trusted at {seconds}"));

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use base64::Engine as _;
 use countersign_proof::digest::Digest;
+use countersign_trust::bundle::Bundle;
+use countersign_trust::entry::LogEntry;
 use countersign_trust::report::{Code, Report, Verdict};
 use countersign_trust::root::TrustedRoot;
-use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify};
+use countersign_trust::verify::{Artifact, Expected, Pattern, Policy, verify, verify_parsed};
 
 fn data(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sigstore").join(name)).unwrap()
@@ -139,9 +141,7 @@ fn a_promise_of_a_log_is_enough_only_where_the_policy_says_so() {
     let public_good = root("public-good.json");
     let bundle = data("../packages/npm-publish.sigstore.json");
     let artifact = Artifact::Sha512(statement_sha512(&bundle));
-    let key = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE1Olb3zMAFFxXKHiIkQO5cJ3Yhl5i6UPp+IhuteBJbuHcA5UogKo0EWtlWwW6KSaKoTNEYL7JlCQiVnkhBktUgg==";
-    let key = base64::engine::general_purpose::STANDARD.decode(key).unwrap();
-    let strict = Policy { expected: Expected::Key(key), ..Policy::default() };
+    let strict = Policy { expected: Expected::Key(npm_key()), ..Policy::default() };
     let report = verify(&bundle, &artifact, &public_good, &strict);
     assert_eq!(report.failures().collect::<Vec<_>>(), [Code::InclusionMissing]);
     let lenient = Policy { promise_suffices: true, ..strict };
@@ -163,6 +163,31 @@ fn a_promise_of_a_log_is_enough_only_where_the_policy_says_so() {
     let later = with(|entry| entry["integratedTime"] = "1681839917".into());
     assert!(later.failures().any(|code| code == Code::PromiseWrong), "{:#?}", later.checks);
     assert!(!later.is_valid());
+}
+
+#[test]
+fn a_promise_is_enough_for_its_own_entry_alone() {
+    let mut root = root("public-good.json");
+    let json = data("../packages/npm-publish.sigstore.json");
+    let artifact = Artifact::Sha512(statement_sha512(&json));
+    let policy = Policy { expected: Expected::Key(npm_key()), promise_suffices: true, ..Policy::default() };
+    let mut bundle = Bundle::parse(&json).unwrap();
+    assert!(verify_parsed(&bundle, &artifact, &root, &policy).is_valid());
+    // Beside it another, in the same log by its other name, with a promise that the log did not make.
+    let other_name = vec![7; 32];
+    root.logs[0].checkpoint_key_id = Some(other_name.clone());
+    let forged = LogEntry { log_id: other_name, promise: Some(vec![0; 70]), ..bundle.entries[0].clone() };
+    bundle.entries.push(forged);
+    let report = verify_parsed(&bundle, &artifact, &root, &policy);
+    assert_eq!(report.failures().collect::<Vec<_>>(), [Code::PromiseWrong, Code::InclusionMissing]);
+    bundle.entries[1].promise = None;
+    let report = verify_parsed(&bundle, &artifact, &root, &policy);
+    assert_eq!(report.failures().collect::<Vec<_>>(), [Code::InclusionMissing]);
+}
+
+fn npm_key() -> Vec<u8> {
+    let key = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE1Olb3zMAFFxXKHiIkQO5cJ3Yhl5i6UPp+IhuteBJbuHcA5UogKo0EWtlWwW6KSaKoTNEYL7JlCQiVnkhBktUgg==";
+    base64::engine::general_purpose::STANDARD.decode(key).unwrap()
 }
 
 fn statement_sha512(bundle: &[u8]) -> [u8; 64] {

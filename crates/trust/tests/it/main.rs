@@ -3,6 +3,7 @@
 
 mod artifact_cases;
 mod artifacts;
+mod bounds;
 mod cases;
 mod foreign;
 mod packages;

@@ -528,6 +528,47 @@ fn publishers_of_each_kind() {
 }
 
 #[test]
+fn the_path_of_a_pipeline_is_held_to_its_case() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    // A real certificate with another file's name of the same length. Its signature is wrong then; what counts here is whether
+    // the workflow is wrong too.
+    let mut attestation = json_data("pypi-gitlab.attestation.json");
+    let certificate = attestation["verification_material"]["certificate"].as_str().unwrap();
+    let mut der = STANDARD.decode(certificate).unwrap();
+    let (from, to) = (b".gitlab-ci.yml", b"CI/a-ci-ab.yml");
+    for at in 0..der.len() - from.len() {
+        if der[at..].starts_with(from) {
+            der[at..at + to.len()].copy_from_slice(to);
+        }
+    }
+    attestation["verification_material"]["certificate"] = STANDARD.encode(der).into();
+    let (name, file) = ("gitlab-oidc-project", "gitlab_oidc_project-0.0.3.tar.gz");
+    let sha256 = "c1ca9b0d85df1606451098233018534497bf584362e10e4a8c21dfaea92c02a8";
+    let wrong = |repository: &str, path: &str| {
+        let publisher = json!({"kind": "GitLab", "repository": repository, "workflow_filepath": path});
+        let bundles = json!([{"publisher": publisher, "attestations": [attestation.clone()]}]);
+        let mut services = Services::new();
+        let release = pypi_release(name, "0.0.3", &[(file, sha256)]);
+        services.put(&format!("https://pypi.example/pypi/{name}/0.0.3/json$"), release);
+        services.put(&format!("https://pypi.example/pypi/{name}/json$"), pypi_history(name));
+        services.put("https://pypi.example/integrity", json!({"version": 1, "attestation_bundles": bundles}));
+        let report = run(&format!("pypi:{name}==0.0.3"), &services);
+        assert_eq!(report.verdict, Verdict::Failed, "{report:#?}");
+        report.attestations[0].problems.iter().any(|problem| problem.contains("by the workflow"))
+    };
+    for (repository, path, expected) in [
+        ("facutuesca/gitlab-oidc-project", "CI/a-ci-ab.yml", false),
+        ("Facutuesca/GitLab-OIDC-project", "CI/a-ci-ab.yml", false),
+        ("facutuesca/gitlab-oidc-project", "ci/a-ci-ab.yml", true),
+        ("facutuesca/gitlab-oidc-project", "CI/A-ci-ab.yml", true),
+        ("facutuesca/gitlab-oidc-project", ".gitlab-ci.yml", true),
+    ] {
+        assert_eq!(wrong(repository, path), expected, "{repository} {path}");
+    }
+}
+
+#[test]
 fn files_without_attestations_are_a_fact() {
     let wheel = "pypi_attestations-0.0.19-py3-none-any.whl";
     let release = pypi_release("pypi-attestations", "0.0.19", &[(GITHUB_FILE, GITHUB_SHA256), (wheel, GITHUB_SHA256)]);
@@ -788,6 +829,39 @@ fn long_answers_are_asked_for_to_their_end_or_refused() {
     services.put("https://github.example/advisories?type=reviewed", json!(many));
     let report = run_with(PYPI, &Lists::default(), sources(), &services, &trust).0;
     assert_eq!(source(&report, SourceName::GithubAdvisory).status, Status::Unavailable);
+}
+
+#[test]
+fn a_database_that_says_more_than_is_read_did_not_answer() {
+    let run = |each: usize| {
+        let services = pypi_services();
+        let mut plan = Plan::new(PackageRef::parse(PYPI).unwrap(), &Lists::default(), sources()).unwrap();
+        let mut pages = 0;
+        loop {
+            let requests = plan.requests();
+            if requests.is_empty() {
+                return plan.report(&Trust::default(), NOW_MS);
+            }
+            for request in requests {
+                let answer = if request.source == SourceName::Osv {
+                    let ids = (pages * each..(pages + 1) * each).map(|i| format!("PYSEC-{i}"));
+                    let list: Vec<Value> = ids.map(|id| osv(&id, "PyPI", "pypi-attestations")).collect();
+                    pages += 1;
+                    let token = if pages == 2 { Value::Null } else { "more".into() };
+                    let body = json!({"vulns": list, "next_page_token": token});
+                    Answer::Http { status: 200, body: body.to_string().into_bytes() }
+                } else {
+                    services.ask(&request)
+                };
+                plan.answer(request.number, &answer);
+            }
+        }
+    };
+    let most = run(500);
+    assert_eq!(source(&most, SourceName::Osv).status, Status::Ok);
+    assert_eq!(most.vulnerability_counts.unwrap().total(), 1000);
+    let more = run(501);
+    assert_eq!(source(&more, SourceName::Osv).status, Status::Unavailable, "two answers, each within the bound");
 }
 
 #[test]

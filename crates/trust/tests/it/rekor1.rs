@@ -148,20 +148,20 @@ fn cosign() -> (Vec<u8>, Holder, Policy, LogEntry) {
 fn a_signature_with_a_certificate_is_proved_by_its_entry_alone() {
     let (signature, holder, policy, entry) = cosign();
     let (artifact, root) = (data("cosign.txt"), public_good());
-    let check = |entries: Vec<LogEntry>, artifact: &[u8]| {
+    let check = |entries: Option<Vec<LogEntry>>, artifact: &[u8]| {
         verify_detached(&signature, &holder, entries, &Artifact::Sha256(Digest::of(artifact)), &root, &policy)
     };
-    let logged = check(vec![entry.clone()], &artifact);
+    let logged = check(Some(vec![entry.clone()]), &artifact);
     assert!(logged.is_valid() && logged.logs.len() == 1 && logged.times.len() == 1, "{logged:#?}");
-    let alone = check(Vec::new(), &artifact);
+    let alone = check(None, &artifact);
     assert_eq!((alone.verdict, alone.failures().count()), (Verdict::Unanchored, 0), "{alone:#?}");
     let certificate = alone.check(CheckName::Certificate).unwrap();
     assert_eq!((certificate.status, certificate.code), (Status::Skipped, Some(Code::NoTrustedTime)));
     assert!(alone.not_checked.iter().any(|what| what.starts_with("when it was signed")));
-    let other = check(Vec::new(), b"another");
+    let other = check(None, b"another");
     assert_eq!(other.failures().collect::<Vec<_>>(), [Code::SignatureWrong]);
     // An entry of another signature proves nothing about this one.
-    let other = check(vec![entry_of("key.sigstore.json")], &artifact);
+    let other = check(Some(vec![entry_of("key.sigstore.json")]), &artifact);
     assert!(other.failures().any(|code| code == Code::LogEntryMismatch), "{other:#?}");
 }
 
@@ -170,24 +170,41 @@ fn entry_of(file: &str) -> LogEntry {
 }
 
 #[test]
+fn a_log_that_was_asked_and_has_no_entry_makes_a_signature_invalid() {
+    let (signature, certificate, policy, _) = cosign();
+    let root = public_good();
+    let key = (Bundle::parse(&data("key.sigstore.json")).unwrap(), Holder::key(&data("key.pem")).unwrap());
+    for (signature, holder, artifact) in
+        [(signature.as_slice(), &certificate, data("cosign.txt")), (key.0.content.signature(), &key.1, data("key.txt"))]
+    {
+        for policy in [policy.clone(), Policy { without_log: true, ..policy.clone() }] {
+            let artifact = Artifact::Bytes(&artifact);
+            let report = verify_detached(signature, holder, Some(Vec::new()), &artifact, &root, &policy);
+            assert_eq!(report.verdict, Verdict::Invalid, "{report:#?}");
+            assert_eq!(report.failures().collect::<Vec<_>>(), [Code::LogEntryMissing], "{report:#?}");
+        }
+    }
+}
+
+#[test]
 fn a_signature_with_a_key_is_verified_without_a_time_and_says_so() {
     let bundle = Bundle::parse(&data("key.sigstore.json")).unwrap();
     let holder = Holder::key(&data("key.pem")).unwrap();
     let artifact = data("key.txt");
-    let check = |artifact: &[u8], entries: Vec<LogEntry>, root: &TrustedRoot| {
+    let check = |artifact: &[u8], entries: Option<Vec<LogEntry>>, root: &TrustedRoot| {
         let signature = bundle.content.signature();
         verify_detached(signature, &holder, entries, &Artifact::Bytes(artifact), root, &Policy::default())
     };
-    let alone = check(&artifact, Vec::new(), &TrustedRoot::default());
+    let alone = check(&artifact, None, &TrustedRoot::default());
     assert!(alone.is_valid() && alone.times.is_empty(), "{alone:#?}");
     assert!(
         ["when it was signed", "whether the signature was logged"]
             .iter()
             .all(|what| alone.not_checked.iter().any(|said| said.starts_with(what)))
     );
-    let wrong = check(b"another", Vec::new(), &TrustedRoot::default());
+    let wrong = check(b"another", None, &TrustedRoot::default());
     assert_eq!(wrong.failures().collect::<Vec<_>>(), [Code::SignatureWrong]);
-    let logged = check(&artifact, vec![entry_of("key.sigstore.json")], &public_good());
+    let logged = check(&artifact, Some(vec![entry_of("key.sigstore.json")]), &public_good());
     assert_eq!(logged.logs.len(), 1, "{logged:#?}");
     assert!(Holder::key(b"no PEM").is_err() && signature(b"").is_err() && signature(&[1; 2000]).is_err());
 }

@@ -56,10 +56,10 @@ fn offline(global: &Global, given: &Given) -> anyhow::Result<Exit> {
     };
     let policy = Policy { expected, ..Policy::default() };
     let report = match digest_given(&given.artifact) {
-        Some(digest) => verify_detached(&signature, &holder, Vec::new(), &Artifact::Sha256(digest), &root, &policy),
+        Some(digest) => verify_detached(&signature, &holder, None, &Artifact::Sha256(digest), &root, &policy),
         None => {
             let bytes = std::fs::read(&given.artifact).with_context(|| given.artifact.clone())?;
-            verify_detached(&signature, &holder, Vec::new(), &Artifact::Bytes(&bytes), &root, &policy)
+            verify_detached(&signature, &holder, None, &Artifact::Bytes(&bytes), &root, &policy)
         }
     };
     Ok(verdict(global, &told(&report)?, VERDICT))

@@ -26,10 +26,11 @@ pub(super) fn artifacts() -> Vec<(String, Value)> {
         .body(schema::envelope())
         .answers_as("201", "The JWS, flattened; compact with Accept: application/jose.", JOSE_JSON, jws())
         .answers("202", "People have to agree first; the same answer as for any tool.", any_object());
-    let list = ["id", "type", "derived_from", "since", "until", "cursor"].into_iter().fold(
-        operation("listArtifacts", "Find artifacts, every version of them, newest first (artifacts:list)"),
-        |operation, name| operation.query(name, "string", "As the tool takes it."),
-    );
+    let list =
+        ["workspace", "workspace_id", "id", "type", "derived_from", "since", "until", "cursor"].into_iter().fold(
+            operation("listArtifacts", "Find artifacts, every version of them, newest first (artifacts:list)"),
+            |operation, name| operation.query(name, "string", "As the tool takes it."),
+        );
     let list = list
         .query("compliance", "string", "Compliance tags with commas: all of them.")
         .query("limit", "integer", "Most entries, 1 to 1000; 50 by default.")

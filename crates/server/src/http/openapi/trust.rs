@@ -39,18 +39,19 @@ pub(super) fn trust() -> Vec<(String, Value)> {
     let scan = operation("getScan", "The document of a scan, byte for byte, once it holds (trust:get_scan)")
         .path("digest", "The document's digest, as addScan gave it.")
         .answers("200", "The document; `Repr-Digest` has its SHA-256.", any_object());
-    let transparency = ["signer", "artifact_type", "artifact", "start_date", "end_date", "cursor", "log"]
-        .into_iter()
-        .fold(
-            operation("queryTransparency", "Find signatures, newest first (trust:query_transparency)"),
-            |operation, name| operation.query(name, "string", "As the tool takes it."),
-        )
-        .query("limit", "integer", "Most entries, 1 to 1000; 10 by default.")
-        .answers(
-            "200",
-            "A page; `Link: <…>; rel=\"next\"` leads to the next.",
-            json!({ "type": "array", "items": { "type": "object" } }),
-        );
+    let transparency =
+        ["signer", "artifact_type", "artifact", "start_date", "end_date", "cursor", "log", "verifications"]
+            .into_iter()
+            .fold(
+                operation("queryTransparency", "Find signatures, newest first (trust:query_transparency)"),
+                |operation, name| operation.query(name, "string", "As the tool takes it."),
+            )
+            .query("limit", "integer", "Most entries, 1 to 10000, of which a page has at most 1000; 10 by default.")
+            .answers(
+                "200",
+                "A page; `Link: <…>; rel=\"next\"` leads to the next.",
+                json!({ "type": "array", "items": { "type": "object" } }),
+            );
     let signature = operation("getSignature", "One signature with its bundle (trust:get_signature)")
         .path("entry_id", "The entry's id.")
         .query("log", "string", "By whose entry the bundle proves that it is logged: own, or outside.")
@@ -77,7 +78,7 @@ pub(super) fn trust() -> Vec<(String, Value)> {
             "type": "object", "required": ["reason"], "additionalProperties": false,
             "properties": {
                 "reason": text(),
-                "leaked_since": { "type": "string", "description": "Nothing that the old one signed later is believed: RFC 3339, or a date." },
+                "leaked_since": { "type": "string", "description": "Nothing that any of the authorities signed later is believed: RFC 3339, or a date." },
             },
         }))
         .answers("200", "The new authority.", any_object());

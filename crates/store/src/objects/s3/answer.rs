@@ -25,6 +25,10 @@ pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 pub(super) enum Fault {
     /// The store is away, or cannot do it now; what was asked may have been done.
     Away(String),
+    /// No connection came about: nothing of what was asked was sent.
+    Unsent(String),
+    /// There was no answer in time; what was asked may have been done, or be done yet.
+    Silent(String),
     /// There is no such object or version.
     Missing,
     /// There is something under the key already.
@@ -41,7 +45,9 @@ impl Fault {
     /// What it means for who asked about a key.
     pub(super) fn about(self, key: &str) -> ObjectError {
         match self {
-            Self::Away(words) | Self::Odd(words) => ObjectError::Unavailable(words),
+            Self::Away(words) | Self::Unsent(words) | Self::Silent(words) | Self::Odd(words) => {
+                ObjectError::Unavailable(words)
+            }
             Self::Missing => ObjectError::Missing(key.to_owned()),
             Self::Exists => ObjectError::Taken(key.to_owned()),
             Self::TooLarge => {
@@ -54,7 +60,15 @@ impl Fault {
 
     /// Whether the same may succeed at once.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Away(_))
+        matches!(self, Self::Away(_) | Self::Unsent(_) | Self::Silent(_))
+    }
+
+    /// The same after an earlier attempt that may have been done: what became of the last one does not say that nothing was.
+    pub(super) fn after(self, may_be_done: bool) -> Self {
+        match self {
+            Self::Unsent(words) | Self::Refused { words, .. } if may_be_done => Self::Away(words),
+            other => other,
+        }
     }
 }
 
@@ -65,9 +79,9 @@ impl From<EgressError> for Fault {
             EgressError::Setup(_) | EgressError::Refused(_) => {
                 Self::Refused { code: String::new(), words: error.to_string() }
             }
-            EgressError::Unreachable(_) | EgressError::Timeout { .. } | EgressError::Lost(_) => {
-                Self::Away(error.to_string())
-            }
+            EgressError::Unreachable(_) | EgressError::Timeout { sent: false } => Self::Unsent(error.to_string()),
+            EgressError::Timeout { sent: true } => Self::Silent(error.to_string()),
+            EgressError::Lost(_) => Self::Away(error.to_string()),
         }
     }
 }
@@ -168,7 +182,16 @@ pub(super) fn lock_of(headers: &HeaderMap) -> Result<Lock, Fault> {
         (None, None) => None,
         (_, _) => return Err(odd()),
     };
-    Ok(Lock { retention, held: header(headers, "x-amz-object-lock-legal-hold") == Some("ON") })
+    Ok(Lock { retention, held: hold_of(headers) == Some(true) })
+}
+
+/// Whether an object is under legal hold. Where that is not shown, it never was under one, or these credentials may not see it.
+pub(super) fn hold_of(headers: &HeaderMap) -> Option<bool> {
+    match header(headers, "x-amz-object-lock-legal-hold") {
+        Some("ON") => Some(true),
+        Some("OFF") => Some(false),
+        _ => None,
+    }
 }
 
 /// A document whose root has one of these names: not every store gives the root the one that AWS does.
@@ -289,6 +312,25 @@ mod tests {
     }
 
     #[test]
+    fn after_an_attempt_that_may_have_been_done_nothing_is_certain_any_more() {
+        let refused = || Fault::Refused { code: "AccessDenied".into(), words: "no".into() };
+        assert!(matches!(refused().after(false), Fault::Refused { .. }));
+        assert!(matches!(Fault::Unsent("no".into()).after(false), Fault::Unsent(_)));
+        assert!(matches!(refused().after(true), Fault::Away(_)));
+        assert!(matches!(Fault::Unsent("no".into()).after(true), Fault::Away(_)));
+        assert!(matches!(Fault::Exists.after(true), Fault::Exists), "a put goes on to look at what is there");
+        for (error, sent) in [
+            (EgressError::Unreachable("x".into()), false),
+            (EgressError::Timeout { sent: false }, false),
+            (EgressError::Timeout { sent: true }, true),
+            (EgressError::Lost("x".into()), true),
+        ] {
+            let fault = Fault::from(error);
+            assert!(fault.may_pass() && matches!(fault, Fault::Unsent(_)) != sent, "{fault:?}");
+        }
+    }
+
+    #[test]
     fn messages_from_outside_are_bounded_and_hold_no_credentials() {
         let none = HeaderMap::new();
         let long = fault(400, &none, Some(error("X", &"x\n".repeat(10_000)).as_bytes()), |_| false);
@@ -310,6 +352,8 @@ mod tests {
             Some(Lock { retention, held: true })
         );
         assert_eq!(lock(&[("x-amz-object-lock-legal-hold", "OFF")]), Some(Lock::default()));
+        let hold = |text| hold_of(&headers(&[("x-amz-object-lock-legal-hold", text)]));
+        assert_eq!((hold("ON"), hold("OFF"), hold_of(&HeaderMap::new())), (Some(true), Some(false), None));
         for wrong in [
             vec![(mode, "COMPLIANCE")],
             vec![(until, "2026-03-01T12:00:00Z")],

@@ -71,6 +71,7 @@ impl Client {
         let credentials = self.read_credentials().await?;
         let mut pause = PAUSE;
         let mut attempt = 1;
+        let mut may_be_done = false;
         loop {
             let fault = match self.attempt(&call, &credentials, deadline).await {
                 Ok(answer) => return Ok(answer),
@@ -78,8 +79,9 @@ impl Client {
             };
             let wait = pause + jitter(pause);
             if !fault.may_pass() || attempt >= call.attempts || Instant::now() + wait >= deadline {
-                return Err(fault);
+                return Err(fault.after(may_be_done));
             }
+            may_be_done |= call.method == Method::PUT && !matches!(fault, Fault::Unsent(_));
             tracing::debug!(method = %call.method, attempt, ?fault, "trying again");
             tokio::time::sleep(wait).await;
             (attempt, pause) = (attempt + 1, pause * 2);
