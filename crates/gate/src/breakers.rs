@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use countersign_domain::{Refusal, RefusalKind, ToolRef, UpstreamName};
 use serde::Serialize;
 
+use crate::upstream::{DispatchError, ToolResult};
+
 /// When breakers open, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BreakerRule {
@@ -57,6 +59,20 @@ pub enum Health {
     Well,
     /// It could not be reached, did not answer in time, broke off or broke the protocol; in a word.
     Ill(&'static str),
+}
+
+/// What a dispatch's end says about the upstream's health; nothing, if this node held the call back itself.
+pub(crate) fn health(dispatched: &Result<ToolResult, DispatchError>, hurried: bool) -> Option<Health> {
+    match dispatched {
+        // A caller in a hurry must not have an upstream taken away from others.
+        Err(DispatchError::Timeout) if hurried => None,
+        Ok(_) | Err(DispatchError::Rpc { .. } | DispatchError::Unauthorised(_)) => Some(Health::Well),
+        Err(DispatchError::NotSent(_)) => Some(Health::Ill("not-sent")),
+        Err(DispatchError::Timeout) => Some(Health::Ill("timeout")),
+        Err(DispatchError::Lost(_)) => Some(Health::Ill("lost")),
+        Err(DispatchError::Protocol(_)) => Some(Health::Ill("protocol")),
+        Err(DispatchError::Busy(_) | DispatchError::Undone(_) | DispatchError::Cancelled) => None,
+    }
 }
 
 /// What became of a breaker, for the events.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::api::{Answer, CallOutcome, CallRequest, Redeem, WaitOutcome};
-use crate::breakers::{Health, Pass};
+use crate::breakers::{Pass, health};
 use crate::budgets::{self, Uses};
 use crate::exchange::Way;
 use crate::frozen;
@@ -779,7 +779,14 @@ impl Gate {
                     (_, _) => Refusal::new(RefusalKind::Internal, "the call was resolved while it ran"),
                 });
             }
-            Err(failure) => return Err(failure.unexpected()),
+            Err(failure) => {
+                let mut refusal = failure.unexpected();
+                if parent.is_some() && refusal.kind == RefusalKind::LedgerUnavailable {
+                    let detail = "the call was made, and what became of it cannot be recorded right now: whether it acted is NOT known";
+                    detail.clone_into(&mut refusal.detail);
+                }
+                return Err(refusal);
+            }
         }
         match recorded.body {
             RecordedBody::Result { result, is_error } => {
@@ -943,27 +950,11 @@ enum RecordedBody {
     },
 }
 
-/// What a dispatch's end says about the upstream's health; nothing, if this node held the call back itself.
-fn health(dispatched: &Result<ToolResult, DispatchError>, hurried: bool) -> Option<Health> {
-    match dispatched {
-        // A caller in a hurry must not have an upstream taken away from others.
-        Err(DispatchError::Timeout) if hurried => None,
-        Ok(_) | Err(DispatchError::Rpc { .. } | DispatchError::Unauthorised(_)) => Some(Health::Well),
-        Err(DispatchError::NotSent(_)) => Some(Health::Ill("not-sent")),
-        Err(DispatchError::Timeout) => Some(Health::Ill("timeout")),
-        Err(DispatchError::Lost(_)) => Some(Health::Ill("lost")),
-        Err(DispatchError::Protocol(_)) => Some(Health::Ill("protocol")),
-        Err(DispatchError::Busy(_) | DispatchError::Undone(_) | DispatchError::Cancelled) => None,
-    }
-}
-
 /// What a dispatch's end means: for a write, everything after sending without an answer is unknown.
 fn judge(ended: Ended, call: Uuid) -> Judged {
+    use DispatchError::{Busy, NotSent, Undone};
     let Ended { dispatched, duration_ms, intent } = ended;
-    let nothing = |error: &DispatchError| {
-        matches!(error, DispatchError::NotSent(_) | DispatchError::Busy(_) | DispatchError::Undone(_))
-    };
-    let untouched = dispatched.as_ref().is_err_and(nothing);
+    let untouched = matches!(dispatched, Err(NotSent(_) | Busy(_) | Undone(_)));
     let remarks = dispatched.as_ref().map(|result| result.remarks.clone()).unwrap_or_default();
     let refusal = |kind, detail: String| RecordedBody::Refusal { kind, detail, extra: Map::new() };
     let (status, error, body, known) = match dispatched {
@@ -985,7 +976,7 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
             let body = RecordedBody::Refusal { kind: why.kind, detail: why.detail, extra: why.extra };
             ("unauthorised", None, body, true)
         }
-        Err(DispatchError::NotSent(why)) => {
+        Err(NotSent(why)) => {
             tracing::warn!(%call, why, "not sent");
             (
                 "not_sent",
@@ -994,8 +985,8 @@ fn judge(ended: Ended, call: Uuid) -> Judged {
                 true,
             )
         }
-        Err(DispatchError::Busy(why)) => ("busy", None, refusal(RefusalKind::Overloaded, why), true),
-        Err(DispatchError::Undone(why)) => {
+        Err(Busy(why)) => ("busy", None, refusal(RefusalKind::Overloaded, why), true),
+        Err(Undone(why)) => {
             tracing::warn!(%call, why, "undone");
             ("undone", None, refusal(RefusalKind::UpstreamUnavailable, why), true)
         }

@@ -166,7 +166,7 @@ fn a_report_comes_with_the_chain_that_it_found() {
     assert!(of(&good.key.to_json(), &world.root).is_empty());
     assert!(of(b"no bundle", &world.root).is_empty());
     world.root.certificate_authorities.clear();
-    assert_eq!(of(&good.certificate.to_json(), &world.root), [leaf.clone()]);
+    assert_eq!(of(&good.certificate.to_json(), &world.root), std::slice::from_ref(leaf));
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn an_artifact_in_the_second_version_of_rekor() {
 
 #[test]
 fn a_statement_in_the_second_version_of_rekor() {
-    let bundle = countersign_trust::bundle::Bundle::parse(&data("rekor2-dsse.sigstore.json")).unwrap();
+    let bundle = Bundle::parse(&data("rekor2-dsse.sigstore.json")).unwrap();
     let countersign_trust::bundle::Content::Dsse(envelope) = &bundle.content else { panic!("a statement") };
     let statement = countersign_trust::dsse::Statement::parse(&envelope.payload_type, &envelope.payload).unwrap();
     let digest = statement.subject[0].digest["sha256"].as_str().unwrap();
@@ -191,7 +191,7 @@ fn npm_key() -> Vec<u8> {
 }
 
 fn statement_sha512(bundle: &[u8]) -> [u8; 64] {
-    let bundle = countersign_trust::bundle::Bundle::parse(bundle).unwrap();
+    let bundle = Bundle::parse(bundle).unwrap();
     let countersign_trust::bundle::Content::Dsse(envelope) = &bundle.content else { panic!("a statement") };
     let statement = countersign_trust::dsse::Statement::parse(&envelope.payload_type, &envelope.payload).unwrap();
     let hex = statement.subject[0].digest["sha512"].as_str().unwrap();
