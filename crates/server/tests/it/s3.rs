@@ -405,9 +405,18 @@ async fn a_bucket_that_will_not_do_keeps_the_node_from_starting() {
     let start = async |more: &str| {
         fs::write(home.path().join("countersign.toml"), settings(&bucket, &directory, more)).expect("written");
         let flags = Overrides { home: Some(home.path().to_owned()), ..Overrides::default() };
-        let config = Config::load_with(&flags, &|_| None).expect("a valid configuration");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        Node::start_on(config, listener).await
+        let mut tries = 0..100;
+        loop {
+            let config = Config::load_with(&flags, &|_| None).expect("a valid configuration");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            match Node::start_on(config, listener).await {
+                // A node that did not start lets go of its files a moment later; it usually ends with its process.
+                Err(error) if tries.next().is_some() && format!("{error:?}").contains("InUse") => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                ended => return ended,
+            }
+        }
     };
     bucket.with(|state| state.has_lock = false);
     let error = start(LOCKED).await.err().expect("refused").to_string();

@@ -102,7 +102,7 @@ fn a_receipt_holds_the_events_that_led_to_it_and_what_is_disclosed() {
     assert!(verifies(&made.to_bytes().unwrap(), &running.opened.vkey));
     assert!(receipt(disclose(serde_json::json!({"budget": 5001}))).is_err());
     let plain = String::from_utf8(receipt(Vec::new()).unwrap().unwrap().to_bytes().unwrap()).unwrap();
-    assert!(!plain.contains("5000") && made.disclosures.len() == 1);
+    assert!(!plain.contains("budget") && made.disclosures.len() == 1);
 }
 
 /// Copies a sound database, damages the copy with SQL, and says what fsck finds.

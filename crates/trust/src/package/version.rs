@@ -37,7 +37,7 @@ impl Version {
         let shown = || super::plain(text, 64);
         let text = if text.len() <= MAX_VERSION_BYTES { text } else { "" };
         match ecosystem {
-            // Its usual spelling can be the longer one: `1.0rdev` is `1.0rc0.dev0`.
+            // Its usual spelling can be the longer one: `1.0rdev` is `1.0.post0.dev0`.
             Ecosystem::Pypi => Pep440::parse(text)
                 .filter(|version| version.to_string().len() <= MAX_VERSION_BYTES)
                 .map(Self::Pep440)
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn what_is_taken_is_taken_in_its_usual_spelling_too() {
         let long = |tail: usize| format!("1.0rdev+{}", "x".repeat(tail));
-        let (most, beyond) = (MAX_VERSION_BYTES - "1.0rc0.dev0+".len(), MAX_VERSION_BYTES - "1.0rdev+".len());
+        let (most, beyond) = (MAX_VERSION_BYTES - "1.0.post0.dev0+".len(), MAX_VERSION_BYTES - "1.0rdev+".len());
         let most = pypi(&long(most)).to_string();
         assert_eq!((most.len(), pypi(&most).to_string()), (MAX_VERSION_BYTES, most.clone()));
         assert!(matches!(Version::parse(Ecosystem::Pypi, &long(beyond)), Err(VersionError::Pep440(_))));
