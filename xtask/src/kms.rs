@@ -2,7 +2,7 @@
 //! policies, through a stretch of network that is cut and held up.
 //!
 //! moto 5.2.5 cannot sign as AWS does: it hashes what `MessageType` says is a digest already, and `GetPublicKey` does not say `KeySpec`. As it is it
-//! wraps the root, and the node makes nothing of its other answers; with these two answers mended ([`MENDED`]), and nothing else, it keeps the
+//! wraps the root, and the node makes nothing of its other answers; with these two answers mended (`xtask/stand-ins/mended_moto.py`), and nothing else, it keeps the
 //! signing keys, too.
 
 use std::collections::BTreeSet;
@@ -23,89 +23,6 @@ use crate::softhsm::{
 };
 use crate::{paths, setup};
 
-/// Runs moto with two answers as AWS gives them: <https://github.com/getmoto/moto/pull/10202> would do the first.
-const MENDED: &str = r#"
-import base64, json
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from moto.kms.responses import KmsResponse
-from moto.server import main
-
-sign, get_public_key = KmsResponse.sign, KmsResponse.get_public_key
-
-def signed(self):
-    # With all of moto's checks; only the signature is another.
-    answer = json.loads(sign(self))
-    if self._get_param("MessageType") == "DIGEST":
-        key = self.kms_backend.describe_key(self._get_param("KeyId")).private_key.private_key
-        signature = key.sign(self._get_param("Message"), ec.ECDSA(Prehashed(hashes.SHA256())))
-        answer["Signature"] = base64.b64encode(signature).decode()
-    return json.dumps(answer)
-
-def public_key(self):
-    answer = json.loads(get_public_key(self))
-    answer["KeySpec"] = answer["CustomerMasterKeySpec"]
-    return json.dumps(answer)
-
-KmsResponse.sign, KmsResponse.get_public_key = signed, public_key
-main()
-"#;
-
-/// `setup` makes the root's key and a user with the permissions of docs/keys.md, and turns the check of signatures and policies on; `keys` tells the
-/// points of the node's signing keys; `root FILE` unwraps the root key. The latter two turn the check off meanwhile.
-const LOOK: &str = r#"
-import base64, json, sys, urllib.request
-import boto3
-from botocore.config import Config
-
-command, url, *rest = sys.argv[1:]
-config = Config(region_name="eu-central-1", retries={"max_attempts": 1}, connect_timeout=5, read_timeout=15)
-
-def client(service):
-    anybody = {"aws_access_key_id": "setup", "aws_secret_access_key": "setup"}
-    return boto3.client(service, endpoint_url=url, config=config, **anybody)
-
-def check(whether):
-    count, plain = b"0" if whether else b"inf", {"Content-Type": "text/plain"}
-    request = urllib.request.Request(f"{url}/moto-api/reset-auth", data=count, headers=plain, method="POST")
-    urllib.request.urlopen(request, timeout=10).read()
-
-def setup():
-    iam, kms = client("iam"), client("kms")
-    actions = "CreateKey TagResource CreateAlias DescribeKey GetPublicKey Sign ScheduleKeyDeletion Encrypt Decrypt"
-    statement = {"Effect": "Allow", "Action": ["kms:" + name for name in actions.split()], "Resource": "*"}
-    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-    iam.create_user(UserName="node")
-    iam.put_user_policy(UserName="node", PolicyName="keys", PolicyDocument=document)
-    key = iam.create_access_key(UserName="node")["AccessKey"]
-    root = kms.create_key(Description="wraps the root")["KeyMetadata"]["KeyId"]
-    kms.create_alias(AliasName="alias/countersign-root", TargetKeyId=root)
-    check(True)
-    return {"id": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
-
-def keys():
-    kms, found = client("kms"), []
-    for alias in kms.list_aliases()["Aliases"]:
-        if alias["AliasName"].startswith("alias/countersign/"):
-            point = kms.get_public_key(KeyId=alias["TargetKeyId"])["PublicKey"][-64:]
-            x, y = (base64.urlsafe_b64encode(half).rstrip(b"=").decode() for half in (point[:32], point[32:]))
-            found.append({"x": x, "y": y})
-    return found
-
-def root(path):
-    with open(path) as file:
-        wrapped = base64.b64decode(file.read())[1:]
-    plain = client("kms").decrypt(CiphertextBlob=wrapped, EncryptionContext={"countersign": "root"})["Plaintext"]
-    return base64.b64encode(plain).decode()
-
-if command != "setup":
-    check(False)
-told = {"setup": setup, "keys": keys, "root": root}[command](*rest)
-check(True)
-print(json.dumps(told))
-"#;
-
 /// A node before moto, and everything around it.
 struct Scene<'a> {
     binary: &'a Path,
@@ -123,15 +40,15 @@ pub fn run(binary: &Path) -> Result<bool> {
     setup::stand_ins()?;
     let directory = paths::run_directory("kms")?;
     Scene::set(binary, &directory.join("as-it-is"), None)?.as_it_is()?;
-    Scene::set(binary, &directory.join("mended"), Some(MENDED))?.mended()?;
+    Scene::set(binary, &directory.join("mended"), Some("mended_moto.py"))?.mended()?;
     println!("kms: ok");
     Ok(true)
 }
 
 impl<'a> Scene<'a> {
-    fn set(binary: &'a Path, directory: &Path, instead: Option<&str>) -> Result<Self> {
+    fn set(binary: &'a Path, directory: &Path, server: Option<&str>) -> Result<Self> {
         fs::create_dir(directory)?;
-        let moto = Moto::start(directory, instead, vec!["-c".into(), LOOK.into()], &["setup"])?;
+        let moto = Moto::start(directory, server, "kms.py", &["setup"])?;
         let network = Proxy::start(moto.port())?;
         let settings = format!(
             "[trust]\nenabled = true\n[keys]\nprovider = \"aws-kms\"\nregion = \"eu-central-1\"\nendpoint = \"http://127.0.0.1:{}\"\n\
@@ -151,7 +68,11 @@ impl<'a> Scene<'a> {
         let refused = create(&mut maker(&node), 1)?;
         let said = words(&refused);
         let clear = refused.status == 502 && said.contains("answer to GetPublicKey is not what it documents");
-        ensure!(clear, "HTTP {}: {said}; if moto has learned to sign as AWS does, take MENDED out", refused.status);
+        ensure!(
+            clear,
+            "HTTP {}: {said}; if moto has learned to sign as AWS does, take mended_moto.py out",
+            refused.status
+        );
         nothing_new(&node, 0)?;
         ensure!(keys(&node)?.is_empty(), "a key was made known that cannot be used");
         node.stop()?;

@@ -1,7 +1,6 @@
 //! moto's server, which is AWS's services as somebody else understands them, and a Python program with boto3 that looks at it and changes it.
 //! Whoever wants a network in between that can be cut puts one in front of it.
 
-use std::ffi::OsString;
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use countersign_testkit::home::free_address;
 use serde_json::Value;
 
-use crate::setup;
+use crate::{paths, setup};
 
 const START: Duration = Duration::from_secs(30);
 
@@ -22,30 +21,28 @@ pub struct Moto {
     url: String,
     port: u16,
     python: PathBuf,
-    /// The interpreter's arguments before a command: a file, or `-c` and a text.
-    program: Vec<OsString>,
+    program: PathBuf,
     key: Vec<(String, String)>,
 }
 
 impl Moto {
     /// Starts the server and has the program set it up, which answers with an access key (`id`, `secret`). The server is moto's own program as it is,
-    /// unless `instead` is a text in Python that runs moto.
+    /// unless `server` names another that runs moto. Both it and the program are in `xtask/stand-ins`.
     ///
     /// # Errors
     /// If it does not answer, or cannot be set up.
-    pub fn start(directory: &Path, instead: Option<&str>, program: Vec<OsString>, set_up: &[&str]) -> Result<Self> {
+    pub fn start(directory: &Path, server: Option<&str>, program: &str, set_up: &[&str]) -> Result<Self> {
         let address = free_address()?;
         let bin = setup::stand_ins_directory().join("venv/bin");
         let log = fs::File::create(directory.join("moto.log"))?;
-        let mut command = Command::new(bin.join(if instead.is_some() { "python" } else { "moto_server" }));
-        if let Some(text) = instead {
-            command.args(["-c", text]);
-        }
+        let ours = |name: &str| paths::root().join("xtask/stand-ins").join(name);
+        let mut command = Command::new(bin.join(if server.is_some() { "python" } else { "moto_server" }));
+        command.args(server.map(ours));
         command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
         let child =
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("starting moto")?;
         let (url, port, python) = (format!("http://{address}"), address.port(), bin.join("python"));
-        let mut moto = Self { child, url, port, python, program, key: Vec::new() };
+        let mut moto = Self { child, url, port, python, program: ours(program), key: Vec::new() };
         let end = Instant::now() + START;
         while TcpStream::connect(address).is_err() {
             if let Some(status) = moto.child.try_wait()? {
@@ -79,7 +76,7 @@ impl Moto {
     pub fn do_(&self, arguments: &[&str]) -> Result<Value> {
         let (command, rest) = arguments.split_first().context("no command")?;
         let mut python = Command::new(&self.python);
-        python.args(&self.program).arg(command).arg(&self.url).args(rest).envs(self.key.iter().cloned());
+        python.arg(&self.program).arg(command).arg(&self.url).args(rest).envs(self.key.iter().cloned());
         let output = python.output().context("running Python")?;
         ensure!(output.status.success(), "{arguments:?} at moto: {}", String::from_utf8_lossy(&output.stderr));
         Ok(serde_json::from_slice(&output.stdout)?)

@@ -57,8 +57,7 @@ struct Scene<'a> {
 pub fn run(binary: &Path) -> Result<bool> {
     setup::stand_ins()?;
     let directory = paths::run_directory("s3")?;
-    let program = paths::root().join("xtask/stand-ins/s3.py");
-    let moto = Moto::start(&directory, None, vec![program.into()], &["setup", LOCKED, PLAIN])?;
+    let moto = Moto::start(&directory, None, "s3.py", &["setup", LOCKED, PLAIN])?;
     let network = Proxy::start(moto.port())?;
     let home = Home::create(&directory.join("home"), &settings(LOCKED, network.port()))?;
     home.access("all", "permit (principal, action, resource);\n")?;

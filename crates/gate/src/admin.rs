@@ -63,7 +63,7 @@ impl Gate {
         let entry = record::entry(draft, None, Some(principal.id.clone()), tool)?;
         match self.append(Append { events: vec![entry], ops, ..Append::default() }).await {
             Ok(_) => Ok(id),
-            Err(AppendFailure::Conflict(conflict)) => Err(crate::flow::conflict_refusal(conflict)),
+            Err(AppendFailure::Conflict(conflict)) => Err(crate::conflicts::refusal(conflict)),
             Err(AppendFailure::Refused(refusal)) => Err(refusal),
         }
     }

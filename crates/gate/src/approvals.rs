@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::{AnswerView, ApprovalView, CallOutcome, PendingCall, Redeem};
-use crate::flow::{Standing, action_token, call_fingerprint, conflict_refusal, denied_by};
+use crate::conflicts::{self, denied_by};
+use crate::flow::{Standing, action_token, call_fingerprint};
 use crate::frozen;
 use crate::gate::{AppendFailure, Gate};
 use crate::keyring::WorkspaceKeys;
@@ -75,7 +76,7 @@ impl Gate {
             Err(AppendFailure::Conflict(Conflict::RequestExists(existing))) => {
                 self.attach(facts, *existing, keys, idempotency).await
             }
-            Err(AppendFailure::Conflict(conflict)) => Err(self.refuse(facts, conflict_refusal(conflict), None).await),
+            Err(AppendFailure::Conflict(conflict)) => Err(self.refuse(facts, conflicts::refusal(conflict), None).await),
         }
     }
 
@@ -334,7 +335,7 @@ impl Gate {
             Ok(_) => {}
             Err(AppendFailure::Refused(refusal)) => return Err(refusal),
             Err(AppendFailure::Conflict(conflict)) => {
-                return Err(self.refuse(&facts, conflict_refusal(conflict), Some(row.event)).await);
+                return Err(self.refuse(&facts, conflicts::refusal(conflict), Some(row.event)).await);
             }
         }
         self.waiters.notify(id);

@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use crate::api::{Answer, CallOutcome, CallRequest, Redeem, WaitOutcome};
 use crate::breakers::{Pass, health};
-use crate::budgets::{self, Uses};
+use crate::budgets::Uses;
+use crate::conflicts::{self, already_redeemed, denied_by, in_flight, unknown, withdrawn};
 use crate::exchange::Way;
 use crate::frozen;
 use crate::gate::{AppendFailure, Gate};
@@ -690,7 +691,7 @@ impl Gate {
             Ok(_) => Ok(event),
             Err(AppendFailure::Refused(refusal)) => Err(refusal),
             Err(AppendFailure::Conflict(conflict)) => {
-                let refusal = conflict_refusal(conflict);
+                let refusal = conflicts::refusal(conflict);
                 Err(self.refuse(facts, refusal, parent).await)
             }
         }
@@ -755,38 +756,8 @@ impl Gate {
                 parent.is_some(),
             )?);
         }
-        match self.append(Append { events: vec![entry], ops, ..Append::default() }).await {
-            Ok(_) => {}
-            // Two reads with one key ran at the same time: the other one's answer is kept, this one's is still true.
-            Err(AppendFailure::Conflict(Conflict::IdempotencyExists(_))) if parent.is_none() => {
-                return Err(in_flight(facts.call));
-            }
-            // Another read used the budget's rest while this one was under way: its answer is withheld.
-            Err(AppendFailure::Conflict(conflict @ (Conflict::BudgetSpent { .. } | Conflict::CoolingDown { .. })))
-                if parent.is_none() =>
-            {
-                return Err(self.refuse(facts, conflict_refusal(conflict), None).await);
-            }
-            // Another node took this one for dead, and has said already that the outcome is unknown.
-            Err(AppendFailure::Conflict(Conflict::NotFound)) if judged.kind == EventType::CallUnknown => {
-                let call = facts.call;
-                let events = self.read(move |r| r.events_of_call(call)).await?;
-                let said = events.iter().rfind(|row| row.kind == EventType::CallUnknown.as_str());
-                return Err(match (recorded.body, said) {
-                    (RecordedBody::Refusal { kind, detail, .. }, Some(row)) => {
-                        Refusal::new(kind, detail).recorded_as(row.id)
-                    }
-                    (_, _) => Refusal::new(RefusalKind::Internal, "the call was resolved while it ran"),
-                });
-            }
-            Err(failure) => {
-                let mut refusal = failure.unexpected();
-                if parent.is_some() && refusal.kind == RefusalKind::LedgerUnavailable {
-                    let detail = "the call was made, and what became of it cannot be recorded right now: whether it acted is NOT known";
-                    detail.clone_into(&mut refusal.detail);
-                }
-                return Err(refusal);
-            }
+        if let Err(failure) = self.append(Append { events: vec![entry], ops, ..Append::default() }).await {
+            return Err(self.unrecorded(facts, (judged.kind, parent), recorded.body, failure).await);
         }
         match recorded.body {
             RecordedBody::Result { result, is_error } => {
@@ -794,6 +765,49 @@ impl Gate {
             }
             RecordedBody::Refusal { kind, detail, extra } => {
                 Err(Refusal { extra, ..Refusal::new(kind, detail) }.recorded_as(event))
+            }
+        }
+    }
+
+    /// What the caller learns where the outcome could not be recorded as it was.
+    async fn unrecorded(
+        &self,
+        facts: &Facts,
+        (kind, parent): (EventType, Option<Uuid>),
+        body: RecordedBody,
+        failure: AppendFailure,
+    ) -> Refusal {
+        match failure {
+            // Two reads with one key ran at the same time: the other one's answer is kept, this one's is still true.
+            AppendFailure::Conflict(Conflict::IdempotencyExists(_)) if parent.is_none() => in_flight(facts.call),
+            // Another read used the budget's rest while this one was under way: its answer is withheld.
+            AppendFailure::Conflict(conflict @ (Conflict::BudgetSpent { .. } | Conflict::CoolingDown { .. }))
+                if parent.is_none() =>
+            {
+                self.refuse(facts, conflicts::refusal(conflict), None).await
+            }
+            // Another node took this one for dead, and has said already that the outcome is unknown.
+            AppendFailure::Conflict(Conflict::NotFound) if kind == EventType::CallUnknown => {
+                let call = facts.call;
+                let events = match self.read(move |r| r.events_of_call(call)).await {
+                    Ok(events) => events,
+                    Err(refusal) => return refusal,
+                };
+                let said = events.iter().rfind(|row| row.kind == EventType::CallUnknown.as_str());
+                match (body, said) {
+                    (RecordedBody::Refusal { kind, detail, .. }, Some(row)) => {
+                        Refusal::new(kind, detail).recorded_as(row.id)
+                    }
+                    (_, _) => Refusal::new(RefusalKind::Internal, "the call was resolved while it ran"),
+                }
+            }
+            failure => {
+                let mut refusal = failure.unexpected();
+                if parent.is_some() && refusal.kind == RefusalKind::LedgerUnavailable {
+                    let detail = "the call was made, and what became of it cannot be recorded right now: whether it acted is NOT known";
+                    detail.clone_into(&mut refusal.detail);
+                }
+                refusal
             }
         }
     }
@@ -1120,81 +1134,4 @@ fn token_request(token: &str) -> Option<Uuid> {
 /// The reserved name under which requests without a tool are recorded.
 pub(crate) fn own_upstream() -> countersign_domain::UpstreamName {
     "countersign".parse().unwrap_or_else(|_| unreachable!("a constant that fits its rule"))
-}
-
-fn in_flight(call: Uuid) -> Refusal {
-    let mut refusal = Refusal::new(
-        RefusalKind::IdempotencyInFlight,
-        "the first call with this key is still running; ask again shortly",
-    );
-    refusal.retry_after = Some(1);
-    refusal.with("call", call.to_string())
-}
-
-pub(crate) fn unknown(call: Uuid) -> Refusal {
-    let detail = format!(
-        "an identical call ({call}) was sent and its outcome is not known; an operator settles it with `countersign unknown resolve {call}`"
-    );
-    Refusal::new(RefusalKind::OutcomeUnknown, detail).with("call", call.to_string())
-}
-
-pub(crate) fn already_redeemed(row: &RequestRow) -> Refusal {
-    let refusal = Refusal::new(
-        RefusalKind::AlreadyRedeemed,
-        "this request was executed already; its outcome is in the event that `executed_as` names",
-    );
-    match row.closed_by {
-        Some(event) => refusal.with("executed_as", event.to_string()),
-        None => refusal,
-    }
-}
-
-pub(crate) fn withdrawn() -> Refusal {
-    Refusal::new(RefusalKind::Cancelled, "the caller withdrew this request; invoke the tool again to ask anew")
-}
-
-pub(crate) fn denied_by(row: &RequestRow) -> Refusal {
-    let no = row.answers.iter().find(|a| !a.granted);
-    let who = no.map_or("a person", |a| a.principal.id.as_str());
-    let why = no.and_then(|a| a.reason.as_deref()).map(|r| format!(": {r}")).unwrap_or_default();
-    Refusal::new(RefusalKind::ApprovalDenied, format!("{who} denied this call{why}")).with("denied_until", row.expires)
-}
-
-/// A conflict of the intent's transaction, as the caller learns it.
-pub(crate) fn conflict_refusal(conflict: Conflict) -> Refusal {
-    use countersign_ledger::state::RequestStatus as S;
-    match conflict {
-        Conflict::OutcomeUnknown { call } => unknown(call),
-        Conflict::Frozen(row) => frozen::refusal(&row),
-        Conflict::IdempotencyExists(row) if row.state == IdempotencyState::Unknown => unknown(row.call),
-        Conflict::IdempotencyExists(row) => in_flight(row.call),
-        Conflict::RequestState(row) | Conflict::RequestExists(row) => match row.status {
-            S::Redeemed => already_redeemed(&row),
-            S::Denied => denied_by(&row),
-            S::Pending | S::Expired => {
-                Refusal::new(RefusalKind::ApprovalExpired, "nobody agreed in time; invoke the tool again to ask anew")
-            }
-            S::Revoked => Refusal::new(RefusalKind::Frozen, "the request was revoked by a freeze"),
-            S::Withdrawn => withdrawn(),
-        },
-        Conflict::TooManyOpen { open } => {
-            let detail = format!("{open} of your requests wait for people; let them be answered, or expire, first");
-            Refusal::new(RefusalKind::TooManyPending, detail)
-        }
-        Conflict::BudgetSpent { key, used, limit, until } => budgets::exhausted(&key.budget, used, limit, until),
-        Conflict::CoolingDown { until } => budgets::cooling_down(until),
-        Conflict::AlreadyAnswered => Refusal::new(RefusalKind::NotOpen, "you have answered this request already"),
-        Conflict::SelfApproval => {
-            Refusal::new(RefusalKind::SelfApproval, "who asks can't approve; another person has to")
-        }
-        Conflict::NotFound | Conflict::Witnessed => Refusal::new(RefusalKind::NotFound, "there is no such thing"),
-        Conflict::Exists => Refusal::new(RefusalKind::AlreadyExists, "there is one of that name already"),
-        Conflict::HoldChanged => Refusal::new(
-            RefusalKind::AlreadyExists,
-            "the legal hold of the version before was changed meanwhile; send it again",
-        ),
-        Conflict::Full { cap } => {
-            Refusal::new(RefusalKind::TooMany, format!("there are {cap} already, the most there may be"))
-        }
-    }
 }

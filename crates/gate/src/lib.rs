@@ -11,6 +11,7 @@ pub mod approvals;
 pub mod breakers;
 pub mod broker;
 pub mod budgets;
+mod conflicts;
 pub mod connections;
 mod decisions;
 pub mod directory;

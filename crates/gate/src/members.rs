@@ -455,7 +455,7 @@ impl Gate {
         let entry = record::entry(draft, None, Some(principal.id.clone()), None)?;
         match self.append(Append { events: vec![entry], ops: vec![op], ..Append::default() }).await {
             Ok(_) => self.reload_directory().await.map(|()| id),
-            Err(AppendFailure::Conflict(conflict)) => Err(crate::flow::conflict_refusal(conflict)),
+            Err(AppendFailure::Conflict(conflict)) => Err(crate::conflicts::refusal(conflict)),
             Err(AppendFailure::Refused(refusal)) => Err(refusal),
         }
     }

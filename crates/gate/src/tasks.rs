@@ -10,7 +10,8 @@ use countersign_ledger::state::{Conflict, IdempotencyState, RequestRow, RequestS
 use uuid::Uuid;
 
 use crate::api::PendingCall;
-use crate::flow::{Standing, already_redeemed, request_scope, unknown};
+use crate::conflicts::{already_redeemed, unknown};
+use crate::flow::{Standing, request_scope};
 use crate::gate::{AppendFailure, Gate};
 use crate::record::{Facts, reason};
 

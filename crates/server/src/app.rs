@@ -21,7 +21,7 @@ use crate::mcp::session::Sessions;
 use crate::mcp::tasks::Executions;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
-use crate::trust::{Clients, Custody, Forwarding, Trust};
+use crate::trust::{Custody, Forwarding, Trust};
 use crate::witness::{Asking, Witness};
 
 /// The product's version.
@@ -42,8 +42,6 @@ pub(crate) struct App {
     pub custody: Option<Arc<Custody>>,
     /// The node's signing and verifying, if it signs.
     pub trust: Option<Arc<Trust>>,
-    /// What the node has for clients of Sigstore's, if it serves any.
-    pub clients: Option<Arc<Clients>>,
     /// The node's artifacts and the keys that sign them, if it keeps any.
     pub artifacts: Option<Arc<Artifacts>>,
     /// What hands this log's entries on to another log, if that is configured.

@@ -256,7 +256,6 @@ impl Node {
             gate.registry().refresh(name).await.map_err(|error| StartError::Setup(error.to_string()))?;
         }
         let trust = capabilities.as_ref().map(|c| Arc::clone(&c.trust.1));
-        let clients = capabilities.as_ref().and_then(|c| c.clients.clone());
         let forwarding = capabilities.as_ref().and_then(|c| c.forwarding.clone());
         if let Some(forwarding) = &forwarding {
             forwarding.begin_here().await.map_err(StartError::Setup)?;
@@ -276,7 +275,6 @@ impl Node {
             assertion: broker.assertion,
             custody,
             trust,
-            clients,
             artifacts,
             forwarding,
             witness,
@@ -374,7 +372,6 @@ type BuiltIn = (Manifest, Arc<dyn Upstream>);
 /// The capabilities of a node that signs.
 struct Capabilities {
     custody: Arc<Custody>,
-    clients: Option<Arc<Clients>>,
     forwarding: Option<Arc<Forwarding>>,
     trust: (Manifest, Arc<Trust>),
     artifacts: (Manifest, Arc<Artifacts>),
@@ -418,7 +415,7 @@ fn capabilities(
     let keys = Arc::new(SigningKeys::new(ledger.clone(), Arc::clone(keyring), rotation, keeper, clock()));
     let clients = settings.clients.as_ref().map(|settings| {
         let stores = (ledger.clone(), Arc::clone(keyring));
-        Arc::new(Clients::new(settings, stores, Arc::clone(&custody), clock()))
+        Clients::new(settings, stores, Arc::clone(&custody), clock())
     });
     let trust = Trust::capability(TrustParts {
         ledger: ledger.clone(),
@@ -430,7 +427,7 @@ fn capabilities(
         packages: Packages::open(&settings.packages, egress).map_err(StartError::Setup)?,
         images: Images::open(&settings.registries, egress).map_err(StartError::Setup)?,
         outside,
-        clients: clients.clone(),
+        clients,
         names: Names { by_workspace: settings.identities.clone(), others: settings.other_identities },
         expected: settings.expected.clone(),
         objects: Arc::clone(&objects),
@@ -446,7 +443,6 @@ fn capabilities(
     });
     Ok(Capabilities {
         custody,
-        clients,
         forwarding,
         trust: trust.map_err(StartError::Setup)?,
         artifacts: artifacts.map_err(StartError::Setup)?,

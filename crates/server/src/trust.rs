@@ -72,7 +72,7 @@ pub(crate) struct Trust {
     packages: Packages,
     images: Images,
     outside: Outside,
-    clients: Option<Arc<Clients>>,
+    clients: Option<Clients>,
     names: Names,
     /// Whom workspaces expect to have signed, where a call does not say.
     expected: BTreeMap<Option<WorkspaceName>, ExpectedSigner>,
@@ -96,7 +96,7 @@ pub(crate) struct Parts {
     pub packages: Packages,
     pub images: Images,
     pub outside: Outside,
-    pub clients: Option<Arc<Clients>>,
+    pub clients: Option<Clients>,
     pub names: Names,
     pub expected: BTreeMap<Option<WorkspaceName>, ExpectedSigner>,
     pub objects: Arc<dyn Objects>,
@@ -134,6 +134,11 @@ impl Trust {
             computing: Computing::new(),
         };
         Ok((manifest, Arc::new(trust)))
+    }
+
+    /// What there is for Sigstore's own clients, if they are served.
+    pub fn clients(&self) -> Option<&Clients> {
+        self.clients.as_ref()
     }
 
     async fn call(&self, tool: &str, principal: &Principal, arguments: &str) -> Result<Value, Failure> {

@@ -23,7 +23,7 @@ use super::request::{Caller, Correlation, InBody, read_body_within};
 use super::{Answered, json, json_bytes};
 use crate::app::App;
 use crate::artifacts::keys::refusal;
-use crate::trust::{Clients, NAME, NotAdmitted};
+use crate::trust::{Clients, NAME, NotAdmitted, Trust};
 
 /// As for trusted roots: a new authority signs nothing that an old copy has to verify within a minute.
 const CACHED: &str = "public, max-age=60";
@@ -42,14 +42,15 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/api/v1/timestamp/certchain", get(stamp_chain))
 }
 
-fn clients(app: &App) -> Result<&Arc<Clients>, Refusal> {
+fn served(app: &App) -> Result<(&Trust, &Clients), Refusal> {
     let off = "this node serves no clients of Sigstore's; see [trust.clients] in docs/trust.md";
-    app.clients.as_ref().ok_or_else(|| Refusal::new(RefusalKind::NotFound, off))
+    let trust = app.trust.as_deref();
+    trust.and_then(|trust| Some((trust, trust.clients()?))).ok_or_else(|| Refusal::new(RefusalKind::NotFound, off))
 }
 
 /// The token stands in the body, with some clients in the header, too.
 async fn certificate(State(app): State<Arc<App>>, request: Request) -> Answered {
-    let clients = clients(&app)?;
+    let (_, clients) = served(&app)?;
     let (parts, body) = request.into_parts();
     let body = read_body_within(&app, &parts.headers, body, issuing::MAX_REQUEST_BYTES).await?;
     let malformed = |error: issuing::IssuingError| Refusal::new(RefusalKind::MalformedRequest, error.to_string());
@@ -76,7 +77,7 @@ async fn certificate(State(app): State<Arc<App>>, request: Request) -> Answered 
 
 /// No token: the certificate in the entry says who it is, and the signature shows it.
 async fn log(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answered {
-    let clients = clients(&app)?;
+    let (trust, clients) = served(&app)?;
     let body = read_body_within(&app, &headers, body, hashedrekord::MAX_REQUEST_BYTES).await?;
     let (record, holder) = clients.admit(&body).await.map_err(|error| {
         let (kind, cause) = match error {
@@ -87,9 +88,7 @@ async fn log(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Ans
         app.gate.note_refusal(SURFACE, cause);
         Refusal::new(kind, error.to_string()).with("cause", cause)
     })?;
-    if let Some(trust) = &app.trust
-        && let Some(entry) = trust.logged_already(&record, &holder).await.map_err(refusal)?
-    {
+    if let Some(entry) = trust.logged_already(&record, &holder).await.map_err(refusal)? {
         return Ok((StatusCode::CREATED, json(&entry)?).into_response());
     }
     let principal = app.gate.admit(Arc::new(holder.principal))?;
@@ -104,7 +103,7 @@ async fn log(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Ans
 
 /// RFC 3161 section 3.4, and the JSON that Sigstore's timestamp authority takes besides.
 async fn stamp(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Answered {
-    let clients = clients(&app)?;
+    let (_, clients) = served(&app)?;
     if let Err(wait) = clients.pace() {
         app.gate.note_refusal(SURFACE, "pace");
         return Err(too_fast(wait));
